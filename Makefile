@@ -1,0 +1,39 @@
+# Everything runs from here, as root or not; paths stay relative so that the project may lie anywhere.
+PYTHON_IN_VENV := .venv/bin/python
+UV_COMPILE := $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links
+# More arguments for pytest, for instance `make test PYTEST="-k follow_ups -x"`.
+PYTEST ?= --cov --cov-report=term
+
+.PHONY: help setup demo up test lint types lock
+
+help:
+	@echo 'make setup   install what is missing: .venv, MariaDB'
+	@echo 'make demo    one campaign of 200 leads from start to end (KEEP=1 leaves the stack running until Ctrl-C)'
+	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
+	@echo 'make test    the whole test suite'
+	@echo 'make lint, make types   ruff, mypy'
+	@echo 'make lock    pin the requirements anew (UPGRADE=1: to the newest versions)'
+
+setup:
+	@sh devstack/setup.sh
+
+demo: setup
+	@$(PYTHON_IN_VENV) -m devstack.demo
+
+up: setup
+	@$(PYTHON_IN_VENV) -m devstack.up
+
+# Ends by itself: each test has a timeout, and so has the session (pyproject.toml).
+test: setup
+	@$(PYTHON_IN_VENV) -m pytest $(PYTEST)
+
+lint: setup
+	@$(PYTHON_IN_VENV) -m ruff check .
+
+types: setup
+	@$(PYTHON_IN_VENV) -m mypy
+
+lock: setup
+	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --output-file requirements.lock requirements.in
+	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --output-file requirements-dev.lock requirements-dev.in

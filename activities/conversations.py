@@ -1,0 +1,247 @@
+"""Outcomes and transcripts of calls (SPEC 4). Task queue ``outbound-bot``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import activity
+
+from activities.liveness import heartbeating
+from activities.row_runs import Runs, pack
+from clients.database import Database, to_json
+from clients.errors import ServiceError
+from clients.platform import IDS_A_CALL, Attempt, Bot, Job, PlatformSession, moment
+from clients.tables import retries as retry_table
+from clients.tables import rows as table
+from clients.tables.retries import Retry, next_try
+from clients.tables.rows import CallRow, Outcome
+
+PRIORITY = 1
+"""Of the rate limit: before everything else (SPEC, Always)."""
+CALLS_AT_ONCE = 10
+FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
+TABLE = "leads_task_list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRequest:
+    """Rows to ask the platform about. ``grace`` and ``lag_retry``: seconds that a transcript may come late, and after
+    which a late one is asked for again (growing)."""
+
+    task_id: int
+    organization_id: str
+    rows: Runs
+    grace: float
+    lag_retry: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What the platform said.
+
+    Attributes:
+        ready: rows with a final outcome that wait for nothing more of the platform's, to be followed up.
+        under_way: rows without an outcome, by the status that the platform gave.
+        lagging: rows whose transcript is not there yet.
+        not_returned: jobs that the platform left out of its answer, or gave in a form that cannot be read.
+        failed_calls: requests that failed; their rows are asked for again later.
+    """
+
+    ready: Runs
+    under_way: dict[str, int]
+    lagging: int
+    not_returned: int
+    saved: int
+    failed_calls: int
+    api_calls: int
+    error: str = ""
+
+
+@dataclass(slots=True)
+class _Answers:
+    """Answers matched to rows."""
+
+    jobs: list[tuple[CallRow, Job]] = field(default_factory=list)
+    not_returned: int = 0
+    failed_calls: int = 0
+    error: str = ""
+
+
+class Conversations:
+    """The activity that fetches outcomes and transcripts."""
+
+    def __init__(self, database: Database, bot: Bot) -> None:
+        self._database = database
+        self._bot = bot
+
+    @activity.defn
+    async def fetch_conversations(self, request: FetchRequest) -> Fetched:
+        """Ask for the outcome of these rows, as far as they have none, and save what changed."""
+        session = self._bot.session(request.organization_id, PRIORITY)
+        async with heartbeating():
+            rows = await self._database.run(table.without_outcome, request.task_id, request.rows)
+            answers = await ask(session, rows)
+            result = await self._save(request, answers, session)
+        activity.logger.info(
+            "task %d: asked for %d calls, %d saved, %d transcripts late, %d not returned, %d requests failed",
+            *(request.task_id, len(rows), result.saved, result.lagging, result.not_returned, result.failed_calls),
+        )
+        return result
+
+    async def _save(self, request: FetchRequest, answers: _Answers, session: PlatformSession) -> Fetched:
+        now = await self._database.now()
+        outcomes, ready, late = [], [], []
+        under_way: Counter[str] = Counter()
+        for row, job in answers.jobs:
+            outcome = outcome_of(row, job, self._database, now)
+            if changed(row, outcome):
+                outcomes.append(outcome)
+            status = outcome.call_status or row.call_status
+            if status not in FINAL:
+                under_way[job.status or "Unknown"] += 1
+            elif status == "Succeeded" and not (outcome.conversation or row.conversation) and not row.followed:
+                late.append(_late(row, now.replace(tzinfo=None), request))
+            else:
+                ready.append(row.id)
+        saved = await self._database.run(table.save_outcomes, outcomes)
+        await self._database.run(retry_table.save, request.task_id, late)
+        given_up = [retry.list_id for retry in late if retry.retry_at >= retry.since + timedelta(seconds=request.grace)]
+        return Fetched(
+            ready=pack([*ready, *given_up]),
+            under_way=dict(under_way),
+            lagging=len(late) - len(given_up),
+            not_returned=answers.not_returned,
+            saved=saved,
+            failed_calls=answers.failed_calls,
+            api_calls=session.calls,
+            error=answers.error,
+        )
+
+
+def _late(row: CallRow, now: datetime, request: FetchRequest) -> Retry:
+    since = row.since or now
+    delay = timedelta(seconds=min(request.lag_retry * 2 ** min(row.tries, 6), 60))
+    retry_at = next_try(since=since, now=now, delay=delay, grace=timedelta(seconds=request.grace))
+    return Retry(list_id=row.id, step="conversation", tries=row.tries + 1, since=since, retry_at=retry_at)
+
+
+async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> _Answers:
+    """Ask for the jobs of these rows, at most 99 a request; a request that fails is counted, not raised."""
+    answers = _Answers()
+    batches = iter([rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL)])
+
+    async def work() -> None:
+        for batch in batches:
+            try:
+                jobs = await session.jobs([row.call_job_id for row in batch])
+            except ServiceError as error:
+                answers.failed_calls += 1
+                answers.error = str(error)
+                continue
+            found = match_answers(batch, jobs)
+            answers.jobs += found
+            answers.not_returned += len(batch) - len(found)
+
+    await asyncio.gather(*(work() for _ in range(CALLS_AT_ONCE)))
+    return answers
+
+
+def match_answers(rows: Sequence[CallRow], jobs: Iterable[Job]) -> list[tuple[CallRow, Job]]:
+    """Answers to rows: by job id; an unknown id by reference id and phone together (SPEC 4)."""
+    by_id = {row.call_job_id: row for row in rows}
+    by_contact = {(row.reference_id, row.phone): row for row in rows if row.reference_id and row.phone}
+    found: dict[int, tuple[CallRow, Job]] = {}
+    strangers = []
+    for job in jobs:
+        if row := by_id.get(job.job_id):
+            found.setdefault(row.id, (row, job))
+        else:
+            strangers.append(job)
+    for job in strangers:
+        for contact in job.contacts:
+            row = by_contact.get((contact.reference_id or job.reference_id, contact.phone_number))
+            if row and row.id not in found:
+                found[row.id] = (row, job)
+    return list(found.values())
+
+
+def chosen_attempt(job: Job) -> Attempt | None:
+    """The last attempt; of a job that succeeded the last connected one (SPEC 4)."""
+    if job.status == "Succeeded":
+        for attempt in reversed(job.tasks):
+            if attempt.connected:
+                return attempt
+    return job.tasks[-1] if job.tasks else None
+
+
+def status_of(job: Job, attempt: Attempt | None) -> str:
+    """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (SPEC 4)."""
+    if job.status or attempt is None:
+        return job.status
+    if attempt.connected:
+        return "Succeeded"
+    if attempt.status in ("", "Executing"):
+        return attempt.status
+    return "Cancelled" if attempt.status == "Cancelled" else "Failed"
+
+
+def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Outcome:
+    """What the row shall hold after this answer; never less than it holds already.
+
+    A status that is not final is left unwritten, and so is the transcript of a call that is not over: a later attempt
+    may replace it (SPEC 4).
+    """
+    attempt = chosen_attempt(job)
+    status = status_of(job, attempt)
+    if row.call_status == "Succeeded" or (row.call_status in FINAL and status != "Succeeded"):
+        status = row.call_status
+    final = status in FINAL
+    conversation = transcript(attempt.conversation, row.conversation, database) if attempt and final else ""
+    attempt = attempt or Attempt()
+    planed, actual = moment(attempt.planed_time), moment(attempt.actual_time)
+    return Outcome(
+        id=row.id,
+        call_status=status if final else "",
+        conversation=conversation,
+        planed_time=database.wall_clock(planed) if planed else row.planed_time,
+        call_task_id=database.fit(TABLE, "call_task_id", attempt.task_id) or row.call_task_id,
+        calling_number=database.fit(TABLE, "calling_number", attempt.calling_number) or row.calling_number,
+        updated_time=database.wall_clock(actual or now),
+    )
+
+
+def changed(row: CallRow, outcome: Outcome) -> bool:
+    """Whether the outcome differs from the row; ``updated_time`` alone, which may be now, does not count."""
+    return (
+        (outcome.call_status or row.call_status) != row.call_status
+        or (bool(outcome.conversation) and outcome.conversation != row.conversation)
+        or (outcome.planed_time, outcome.call_task_id, outcome.calling_number)
+        != (row.planed_time, row.call_task_id, row.calling_number)
+    )
+
+
+def transcript(turns: list[Any], known: str, database: Database) -> str:
+    """The transcript as the column can hold it; ``""`` if there is nothing new or only less than is known."""
+    old = _turns(known)
+    if not turns or turns == old or len(turns) < len(old):
+        return ""
+    text = database.fit(TABLE, "call_conversation", to_json(turns))
+    while not _turns(text) and len(turns) > 1:
+        # Longer than the column: a transcript without its end is still JSON, and still says what was said first.
+        turns = turns[: len(turns) // 2]
+        text = database.fit(TABLE, "call_conversation", to_json(turns))
+    return text if _turns(text) else ""
+
+
+def _turns(text: str) -> list[Any]:
+    try:
+        turns = json.loads(text) if text else []
+    except ValueError:
+        return []
+    return turns if isinstance(turns, list) else []

@@ -1,0 +1,265 @@
+"""Judge calls and write their follow-ups (SPEC 6, 7). Task queue ``analysis``.
+
+The model is asked outside of any transaction; what it said is written in portions, each with its follow-ups, links and
+ledger entries at once. A worker that dies loses the answers of its last portion only, and those are asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from temporalio import activity
+
+from activities.judgement import PROMPT_VERSION, SYSTEM, InvalidAnswerError, fingerprint, question, read_answer, render
+from activities.liveness import heartbeating
+from activities.row_runs import Runs, pack
+from clients.database import Database
+from clients.errors import PermanentError, ServiceError
+from clients.tables import follow_ups as table
+from clients.tables import retries as retry_table
+from clients.tables.follow_ups import ROWS_A_TRANSACTION, FinishedCall, FollowUp
+from clients.tables.retries import Retry
+
+if TYPE_CHECKING:
+    from clients.analysis import AnalysisModel
+
+TRIES = 3
+"""Before the model has failed for good (SPEC 6)."""
+AT_ONCE = 50
+"""Model calls that one activity has under way."""
+PORTION_SECONDS = 3.0
+"""Judgements are written at least this often, so that few are lost with a worker and sales sees them soon."""
+MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
+FOLLOW = "dcc_leads_follow"
+LEDGER = "call_analyses"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUpRequest:
+    """Rows to follow up.
+
+    Attributes:
+        retry_interval: seconds; a call whose analysis failed is tried again after one to two of them.
+        conversation_grace: seconds that a transcript may come late.
+        request_id: of a re-analysis; empty for first follow-ups.
+        last_try: a re-analysis that fails now has failed for good.
+    """
+
+    task_id: int
+    organization_id: str
+    rows: Runs
+    retry_interval: float
+    conversation_grace: float
+    request_id: str = ""
+    last_try: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowedUp:
+    """How many rows got a follow-up (or a new judgement), by outcome; ``again``: rows whose analysis failed for now."""
+
+    written: int
+    by_outcome: dict[str, int]
+    by_interest: dict[str, int]
+    again: Runs
+    input_tokens: int
+    output_tokens: int
+    error: str = ""
+
+
+@dataclass(slots=True)
+class _Portions:
+    """Judgements that wait to be written, and what was written so far."""
+
+    waiting: list[FollowUp] = field(default_factory=list)
+    retries: list[Retry] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)
+    written: int = 0
+    by_outcome: Counter[str] = field(default_factory=Counter)
+    by_interest: Counter[str] = field(default_factory=Counter)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error: str = ""
+    since: float = field(default_factory=monotonic)
+
+
+class FollowUps:
+    """The activities that judge calls."""
+
+    def __init__(self, database: Database, model: AnalysisModel) -> None:
+        self._database = database
+        self._model = model
+
+    @activity.defn
+    async def follow_up(self, request: FollowUpRequest) -> FollowedUp:
+        """Give each of these rows that has none its follow-up."""
+        return await self._judge_all(request)
+
+    @activity.defn
+    async def analyse_again(self, request: FollowUpRequest) -> FollowedUp:
+        """Judge these rows anew: update their follow-ups, create those that are missing."""
+        return await self._judge_all(request)
+
+    async def _judge_all(self, request: FollowUpRequest) -> FollowedUp:
+        portions = _Portions()
+        async with heartbeating():
+            calls = iter(await self._load(request))
+            writing = asyncio.Lock()
+
+            async def work() -> None:
+                for call in calls:
+                    await self._judge(call, request, portions)
+                    full = len(portions.waiting) >= ROWS_A_TRANSACTION
+                    if full or monotonic() - portions.since > PORTION_SECONDS:
+                        async with writing:
+                            await self._write(request, portions)
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(AT_ONCE):
+                        group.create_task(work())
+            except ExceptionGroup as errors:
+                # Only the database can fail here, a call cannot: the rest was stopped, the first error is ours.
+                raise errors.exceptions[0] from None
+            await self._write(request, portions)
+            await self._database.run(retry_table.save, request.task_id, portions.retries)
+        activity.logger.info(
+            "task %d: %d calls judged (%s), %d to be tried again",
+            *(request.task_id, portions.written, dict(portions.by_outcome), len(portions.again)),
+        )
+        return FollowedUp(
+            written=portions.written,
+            by_outcome=dict(portions.by_outcome),
+            by_interest=dict(portions.by_interest),
+            again=pack(portions.again),
+            input_tokens=portions.input_tokens,
+            output_tokens=portions.output_tokens,
+            error=portions.error,
+        )
+
+    async def _load(self, request: FollowUpRequest) -> list[FinishedCall]:
+        if request.request_id:
+            return await self._database.run(
+                table.to_analyse_again, request.task_id, request.rows, request.request_id
+            )
+        return await self._database.run(
+            table.to_follow_up,
+            request.task_id,
+            request.rows,
+            conversation_grace=request.conversation_grace,
+            now=(await self._database.now()).replace(tzinfo=None),
+        )
+
+    async def _judge(self, call: FinishedCall, request: FollowUpRequest, portions: _Portions) -> None:
+        """Judge one call; what it leads to is added to the portions."""
+        transcript = render(call.conversation)
+        if not transcript:
+            portions.waiting.append(without_conversation(call))
+            return
+        base = FollowUp(
+            list_id=call.id,
+            call_job_id=call.call_job_id,
+            outcome="analysed",
+            is_interested=0,
+            leads_remark="",
+            model=self._model.name[:80],
+            prompt_version=PROMPT_VERSION,
+            transcript_hash=fingerprint(call.conversation),
+        )
+        called_at = self._called_at(call)
+        try:
+            answer = await self._model.complete(
+                system=SYSTEM, user=question(transcript, called_at), tenant=request.organization_id
+            )
+        except ServiceError as error:
+            portions.error = str(error)
+            await self._failed(call, request, base, portions, error.code, for_good=isinstance(error, PermanentError))
+            return
+        portions.input_tokens += answer.input_tokens
+        portions.output_tokens += answer.output_tokens
+        base = replace(base, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
+        try:
+            judgement = read_answer(answer.text, called_at=called_at, transcript=transcript)
+        except InvalidAnswerError:
+            portions.error = "DashScope completion: InvalidAnswer"
+            await self._failed(call, request, base, portions, "InvalidAnswer", for_good=False)
+            return
+        next_time = judgement.next_follow_time
+        portions.waiting.append(
+            replace(
+                base,
+                is_interested=judgement.is_interested,
+                leads_remark=self._database.fit(FOLLOW, "leads_remark", judgement.leads_remark),
+                next_follow_time=self._database.wall_clock(next_time) if next_time else None,
+                evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
+            )
+        )
+
+    async def _failed(
+        self,
+        call: FinishedCall,
+        request: FollowUpRequest,
+        base: FollowUp,
+        portions: _Portions,
+        code: str,
+        *,
+        for_good: bool,
+    ) -> None:
+        """Try again later; or, after the third try and where no retry can mend it, a basic follow-up (SPEC 6)."""
+        if for_good or (request.last_try if request.request_id else call.tries + 1 >= TRIES):
+            portions.waiting.append(replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=code))
+            return
+        portions.again.append(call.id)
+        if request.request_id:
+            return
+        now = (await self._database.now()).replace(tzinfo=None)
+        delay = timedelta(seconds=request.retry_interval * random.uniform(1, 2))
+        portions.retries.append(
+            Retry(
+                list_id=call.id,
+                step="analysis",
+                tries=call.tries + 1,
+                since=call.since or now,
+                retry_at=now + delay,
+                error_code=code,
+            )
+        )
+
+    async def _write(self, request: FollowUpRequest, portions: _Portions) -> None:
+        portions.since = monotonic()
+        while portions.waiting:
+            portion = portions.waiting[:ROWS_A_TRANSACTION]
+            del portions.waiting[:ROWS_A_TRANSACTION]
+            now = await self._database.now()
+            times = {"now": self._database.wall_clock(now), "now_utc": now.replace(tzinfo=None)}
+            if request.request_id:
+                portions.written += await self._database.transaction(
+                    table.update, request.task_id, portion, request_id=request.request_id, **times
+                )
+            else:
+                portions.written += await self._database.transaction(table.create, request.task_id, portion, **times)
+            portions.by_outcome.update(follow_up.outcome for follow_up in portion)
+            portions.by_interest.update(str(follow_up.is_interested) for follow_up in portion)
+
+    def _called_at(self, call: FinishedCall) -> datetime:
+        """The time of the call, aware; a row without any time was called just now."""
+        zone = self._database.zone
+        return (call.called_at or datetime.now(UTC).astimezone(zone)).replace(tzinfo=zone, microsecond=0)
+
+
+def without_conversation(call: FinishedCall) -> FollowUp:
+    """The follow-up of a call without transcript (SPEC 6)."""
+    remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
+    return FollowUp(
+        list_id=call.id,
+        call_job_id=call.call_job_id,
+        outcome="default",
+        is_interested=0,
+        leads_remark=remarks.get(call.call_status, f"外呼状态：{call.call_status}；"),
+    )

@@ -1,0 +1,119 @@
+"""The job group as a whole: watch it, suspend, resume or cancel its calls. Task queue ``outbound-bot``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from clients.errors import PermanentError, ServiceError
+from clients.platform import Bot
+
+PRIORITY = 1
+GROWTH = 1.5
+"""By which the pause between two looks grows while nothing changes."""
+FULL_LOOK = 4
+"""After this many of the longest pauses the calls are looked at even if the group's counters never move."""
+ACTIONS = {"pause": "SuspendJobs", "resume": "ResumeJobs", "cancel": "CancelJobs"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """A job group's counters: jobs in all, and jobs that are over."""
+
+    total: int
+    over: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchRequest:
+    """What to wait for: a change of a group's counters since ``seen``.
+
+    Attributes:
+        called: jobs that we know of; counters that know fewer are not believed.
+        first, shortest, longest: seconds before the first look, and between two looks.
+    """
+
+    task_id: int
+    organization_id: str
+    job_group_id: str
+    seen: Counters | None
+    called: int
+    first: float
+    shortest: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """The group's counters now (None: unknown), and how many looks it took."""
+
+    counters: Counters | None
+    polls: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlRequest:
+    """``action``: pause, resume or cancel all calls of the group."""
+
+    task_id: int
+    organization_id: str
+    job_group_id: str
+    action: str
+
+
+class JobGroups:
+    """The activities on a job group as a whole."""
+
+    def __init__(self, bot: Bot) -> None:
+        self._bot = bot
+
+    @activity.defn
+    async def watch_calls(self, request: WatchRequest) -> Watched:
+        """Return once the group's counters moved.
+
+        An attempt is one look, one cheap call for the whole task. It fails on purpose when nothing changed, and
+        Temporal makes the next attempt after the pause: hours of waiting cost no event and hold no worker.
+        """
+        info = activity.info()
+        looks = info.attempt - 1
+        if looks == 0 and request.first > 0:
+            raise _not_yet("first look", request.first)
+        session = self._bot.session(request.organization_id, PRIORITY)
+        try:
+            progress = await session.progress(request.job_group_id)
+        except ServiceError as error:
+            return Watched(counters=None, polls=looks, error=str(error))
+        over = progress.total_completed + progress.failed + progress.cancelled
+        counters = Counters(total=progress.total_jobs, over=over)
+        waited = (datetime.now(UTC) - info.scheduled_time).total_seconds()
+        if counters != request.seen or counters.total < request.called or waited > FULL_LOOK * request.longest:
+            return Watched(counters=counters, polls=max(looks, 1))
+        pause = min(request.shortest * GROWTH ** min(looks, 50), request.longest)
+        raise _not_yet(f"{over} of {counters.total} calls are over, as before", pause)
+
+    @activity.defn
+    async def control_calls(self, request: ControlRequest) -> str:
+        """Suspend, resume or cancel all calls of a group; returns the platform's action.
+
+        Raises:
+            ApplicationError: ``PlatformRefused``, not to be retried.
+        """
+        action = ACTIONS[request.action]
+        try:
+            await self._bot.session(request.organization_id, PRIORITY).control(action, request.job_group_id)
+        except PermanentError as error:
+            raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None
+        return action
+
+
+def _not_yet(reason: str, pause: float) -> ApplicationError:
+    return ApplicationError(
+        f"{reason}; next look in {pause:.0f} s",
+        type="NotYet",
+        next_retry_delay=timedelta(seconds=pause),
+        category=ApplicationErrorCategory.BENIGN,
+    )

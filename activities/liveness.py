@@ -1,0 +1,28 @@
+"""Heartbeats of activities that take longer than a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio import activity
+
+BEAT_SECONDS = 3.0
+"""Well below the heartbeat timeout of ``workflows.options``; the SDK throttles what is sent."""
+
+
+@asynccontextmanager
+async def heartbeating() -> AsyncIterator[None]:
+    """Tell the server that this worker lives, so that it hands the work on soon after the worker died."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    beats = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beats.cancel()

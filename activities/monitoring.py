@@ -1,0 +1,55 @@
+"""Take up again what nothing is working on (SPEC 9). Task queue ``call-tasks``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from activities.liveness import heartbeating
+from clients.database import Database
+from clients.tables import tasks as table
+
+WORKFLOW = "CallTaskWorkflow"
+QUEUE = "call-tasks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a check found: open tasks, those of them that were taken up, and those that could not be."""
+
+    open_tasks: int
+    taken_up: list[int]
+    failed: int
+
+
+class Monitoring:
+    """The activity of the monitor."""
+
+    def __init__(self, database: Database, client: Client) -> None:
+        self._database = database
+        self._client = client
+
+    @activity.defn
+    async def take_up_tasks(self) -> Checked:
+        """Start the workflow of every task of type 2 or 3 with a job group; those that run are left alone."""
+        taken_up: list[int] = []
+        failed = 0
+        async with heartbeating():
+            tasks = await self._database.run(table.open_tasks)
+            for task_id in tasks:
+                try:
+                    await self._client.start_workflow(
+                        WORKFLOW, {"task_id": task_id}, id=f"call-task-{task_id}", task_queue=QUEUE
+                    )
+                    taken_up.append(task_id)
+                except WorkflowAlreadyStartedError:
+                    continue
+                except RPCError as error:
+                    failed += 1
+                    activity.logger.warning("task %d could not be taken up: %s", task_id, error.status.name)
+        activity.logger.info("%d open tasks, %d taken up, %d failed", len(tasks), len(taken_up), failed)
+        return Checked(open_tasks=len(tasks), taken_up=taken_up, failed=failed)

@@ -1,0 +1,246 @@
+"""The task as a whole: open it, see how it stands, move its ``task_type`` on (SPEC 8). Task queue ``call-tasks``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pymysql.cursors import Cursor
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.row_runs import Runs, pack
+from clients.database import Database
+from clients.tables import dispatches
+from clients.tables import follow_ups as follow_up_table
+from clients.tables import tasks as table
+from clients.tables.tasks import Chunk, RowGroup, TaskRow
+
+FINAL = ("Succeeded", "Failed", "Cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A call task as the workflow needs it. ``dispatched`` says that every lead is already with the platform."""
+
+    task_id: int
+    organization_id: str
+    task_type: int
+    job_group_id: str
+    dispatched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewRequest:
+    """What to look at.
+
+    Attributes:
+        task_id: the task.
+        unfinished: look for calls without an outcome too, not only for what is due for another try.
+        conversations, follow_ups, recordings: rows a chunk of work.
+        conversation_grace, recording_grace: seconds.
+    """
+
+    task_id: int
+    unfinished: bool
+    conversations: int
+    follow_ups: int
+    recordings: int
+    conversation_grace: float
+    recording_grace: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Rows between two ids (both included) that wait for a step; ``count`` of them do."""
+
+    rows: Runs
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """How a task stands, and what can be done for it now.
+
+    Attributes:
+        leads: rows of the task.
+        called: rows with a job id; ``unmatched`` those without; ``unsettled`` those of them that may still get one.
+        finished: called rows with a final status.
+        recordings: rows with a recording's URL; ``recordings_missing`` succeeded rows without.
+        follow_ups: called rows with a follow-up; ``unjudged`` called rows without one or without ``is_interested``.
+        next_due: seconds until a row that was set aside is due; None if none is.
+    """
+
+    task_type: int
+    leads: int
+    called: int
+    unmatched: int
+    unsettled: int
+    finished: int
+    unjudged: int
+    by_status: dict[str, int]
+    by_interest: dict[str, int]
+    recordings: int
+    recordings_missing: int
+    follow_ups: int
+    analysed: int
+    analysis_failed: int
+    reanalysed: int
+    input_tokens: int
+    output_tokens: int
+    next_due: float | None
+    conversations: list[Work] = field(default_factory=list)
+    to_follow_up: list[Work] = field(default_factory=list)
+    to_record: list[Work] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows to analyse again: by job id, or those whose analysis failed, or (neither) all of the task."""
+
+    task_id: int
+    call_job_ids: list[str] | None
+    failed: bool
+    size: int
+
+
+class Tasks:
+    """The activities on a task as a whole."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @activity.defn
+    async def open_task(self, task_id: int) -> Task:
+        """Read a task.
+
+        Raises:
+            ApplicationError: ``UnknownTask``, not to be retried.
+        """
+
+        def read(cursor: Cursor) -> tuple[TaskRow | None, int | None]:
+            return table.load(cursor, task_id), dispatches.started(cursor, task_id)
+
+        row, started = await self._database.run(read)
+        if row is None:
+            raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
+        # A group that we did not make ourselves is adopted as it is (SPEC 2); one of ours may be half dispatched.
+        complete = bool(row.job_group_id) and (started is None or row.task_type >= 2)
+        return Task(
+            task_id=row.task_id,
+            organization_id=row.organization_id,
+            task_type=row.task_type,
+            job_group_id=row.job_group_id,
+            dispatched=row.task_type >= 3 or complete,
+        )
+
+    @activity.defn
+    async def review_task(self, request: ReviewRequest) -> Review:
+        """Count the task's rows, move ``task_type`` on where that is due, and list the work that is left."""
+        now = (await self._database.now()).replace(tzinfo=None)
+        return await self._database.run(_review, request, now)
+
+    @activity.defn
+    async def mark_dispatched(self, task_id: int) -> None:
+        """Every lead is with the platform: ``task_type`` 2."""
+        await self._database.run(table.raise_type, task_id, 2)
+
+    @activity.defn
+    async def select_for_analysis(self, request: Selection) -> list[Work]:
+        """The rows that a re-analysis names, in pieces of at most ``size``."""
+        ids = await self._database.run(
+            follow_up_table.requested, request.task_id, job_ids=request.call_job_ids, failed=request.failed
+        )
+        return [
+            Work(rows=pack(part), count=len(part))
+            for part in (ids[start : start + request.size] for start in range(0, len(ids), request.size))
+        ]
+
+
+def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
+    row = table.load(cursor, request.task_id)
+    if row is None:
+        raise ApplicationError(f"call task {request.task_id} was deleted", type="UnknownTask", non_retryable=True)
+    groups = table.standing(cursor, request.task_id)
+    task_type = _raise_type(cursor, row, groups)
+    chunks: list[Chunk] = []
+    next_due: datetime | None = None
+    if _open(groups):
+        sizes = (request.conversations, request.follow_ups, request.recordings)
+        graces = {"conversation_grace": request.conversation_grace, "recording_grace": request.recording_grace}
+        chunks = table.work(cursor, request.task_id, now=now, unfinished=request.unfinished, sizes=sizes, **graces)
+        next_due = table.next_due(cursor, request.task_id, now=now, recording_grace=request.recording_grace)
+    ledger = table.judgements(cursor, request.task_id)
+    called = [group for group in groups if group.called]
+    return Review(
+        task_type=task_type,
+        leads=_sum(groups),
+        called=_sum(called),
+        unmatched=_sum(group for group in groups if not group.called),
+        unsettled=_sum(group for group in groups if _unsettled(group)),
+        finished=_sum(group for group in called if group.status in FINAL),
+        unjudged=_sum(group for group in called if group.interest is None or not group.followed),
+        by_status=_tally((group.status, group.count) for group in groups if group.status),
+        by_interest={"0": 0, "1": 0, "2": 0}
+        | _tally((str(group.interest), group.count) for group in called if group.interest is not None),
+        recordings=_sum(group for group in called if group.recorded),
+        recordings_missing=_sum(group for group in called if _unrecorded(group)),
+        follow_ups=_sum(group for group in called if group.followed),
+        analysed=ledger.get("analysed", 0),
+        analysis_failed=ledger.get("failed", 0),
+        reanalysed=ledger["reanalysed"],
+        input_tokens=ledger["input_tokens"],
+        output_tokens=ledger["output_tokens"],
+        next_due=None if next_due is None else max(0.0, (next_due - now).total_seconds()),
+        conversations=_work(chunks, "conversations"),
+        to_follow_up=_work(chunks, "follow_ups"),
+        to_record=_work(chunks, "recordings"),
+    )
+
+
+def _raise_type(cursor: Cursor, row: TaskRow, groups: Sequence[RowGroup]) -> int:
+    """SPEC 8: 3 when job ids are settled and every called row has its outcome, 4 when every one is judged."""
+    called = [group for group in groups if group.called]
+    task_type = row.task_type
+    settled = not any(_unsettled(group) for group in groups)
+    if row.task_type < 2 or not called or not settled or any(group.status not in FINAL for group in called):
+        return task_type
+    if task_type < 3:
+        table.raise_type(cursor, row.task_id, task_type := 3)
+    if task_type < 4 and not any(group.interest is None or not group.followed for group in called):
+        table.raise_type(cursor, row.task_id, task_type := 4)
+    return task_type
+
+
+def _unsettled(group: RowGroup) -> bool:
+    return not group.called and group.matchable and not group.status
+
+
+def _unrecorded(group: RowGroup) -> bool:
+    return group.status == "Succeeded" and group.has_recording_id and not group.recorded
+
+
+def _open(groups: Sequence[RowGroup]) -> bool:
+    """Whether a called row still lacks anything: otherwise there is no work to look for."""
+    return any(
+        group.called
+        and (group.status not in FINAL or group.interest is None or not group.followed or _unrecorded(group))
+        for group in groups
+    )
+
+
+def _sum(groups: Iterable[RowGroup]) -> int:
+    return sum(group.count for group in groups)
+
+
+def _tally(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    tally: Counter[str] = Counter()
+    for key, count in pairs:
+        tally[key] += count
+    return dict(tally)
+
+
+def _work(chunks: Sequence[Chunk], step: str) -> list[Work]:
+    return [Work(rows=[[chunk.first, chunk.last]], count=chunk.count) for chunk in chunks if chunk.step == step]

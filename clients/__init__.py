@@ -1,0 +1,1 @@
+"""The outside world, typed: OutboundBot, DashScope, MySQL."""

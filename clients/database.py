@@ -1,0 +1,304 @@
+"""MySQL and MariaDB through PyMySQL, pooled by SQLAlchemy, called from threads.
+
+Every function handed to :meth:`Database.run` or :meth:`Database.transaction` must be safe to run twice: a connection
+that breaks leaves open whether the last statement counted, and the function is then run again on a fresh connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from zoneinfo import ZoneInfo
+
+import pymysql
+from pymysql.cursors import Cursor
+from sqlalchemy import URL, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from clients.errors import PassingError, PermanentError, ServiceError
+from settings import DatabaseSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 8
+"""Connections, and threads that use them, of one process."""
+TRIES = 3
+PASSING = frozenset({1020, 1040, 1042, 1043, 1205, 1213, 1290, 1836, 1021, 1114, 2002, 2003, 2006, 2013, 2014, 3572, 0})
+"""Error numbers after which the same work may succeed: lock conflicts, lost connections, a server that is full,
+read-only or restarting. 0 is PyMySQL's own "connection closed"."""
+LOCK_CONFLICTS = frozenset({1020, 1205, 1213, 3572})
+CLOCK_SECONDS = 60
+"""How long one comparison of the database's clock with ours is trusted."""
+SESSION = (
+    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00',"
+    " innodb_lock_wait_timeout = 10"
+)
+BULK_ROWS = 500
+BULK_BYTES = 2_000_000
+
+
+class Database:
+    """The CRM's database.
+
+    Attributes:
+        zone: the zone of the CRM's wall-clock columns.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        url = make_url(settings.database_url.get_secret_value())
+        self.zone: ZoneInfo = settings.zone
+        self._engine = create_engine(
+            url,
+            pool_size=THREADS,
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            pool_timeout=60,
+            # Autocommit is on and transactions are ended here: the pool's own ROLLBACK would be a statement a use.
+            pool_reset_on_return=None,
+            skip_autocommit_rollback=True,
+            isolation_level="AUTOCOMMIT",
+            connect_args=_connect_args(url),
+        )
+        event.listen(self._engine, "connect", _prepare_session)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mysql")
+        self._clock: tuple[float, datetime] | None = None
+        self._limits: dict[tuple[str, str], int] = {}
+
+    async def run(
+        self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """``function(cursor, …)`` in a thread, each of its statements committed by itself.
+
+        Raises:
+            PassingError: the database is out of reach, or too busy even after three tries.
+            PermanentError: it refuses (unknown table, no right).
+        """
+        return await self._in_thread(lambda: self.run_sync(function, *args, **kwargs))
+
+    async def transaction(
+        self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`run`, in one transaction (READ COMMITTED) that is rolled back on any exception."""
+        return await self._in_thread(lambda: self._attempt(function, args, kwargs, transaction=True))
+
+    def run_sync(self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As :meth:`run`, in the calling thread."""
+        return self._attempt(function, args, kwargs, transaction=False)
+
+    def transaction_sync(
+        self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As :meth:`transaction`, in the calling thread."""
+        return self._attempt(function, args, kwargs, transaction=True)
+
+    async def now(self) -> datetime:
+        """The time by the database's clock, in UTC, to the second: the one clock that all workers share."""
+        return await self._in_thread(self.now_sync)
+
+    def now_sync(self) -> datetime:
+        """As :meth:`now`, in the calling thread."""
+        return self.precise_now().replace(microsecond=0)
+
+    def precise_now(self) -> datetime:
+        """As :meth:`now_sync`, with microseconds (for the rate limit)."""
+        clock = self._clock
+        if clock is None or time.monotonic() - clock[0] > CLOCK_SECONDS:
+            before = time.monotonic()
+            there = self.run_sync(_utc_now)
+            clock = self._clock = ((before + time.monotonic()) / 2, there)
+        return clock[1] + timedelta(seconds=time.monotonic() - clock[0])
+
+    def wall_clock(self, moment: datetime) -> datetime:
+        """A moment as the CRM's columns hold it: naive, in the configured zone, whole seconds."""
+        return moment.astimezone(self.zone).replace(tzinfo=None, microsecond=0)
+
+    def fit(self, table: str, column: str, text: str) -> str:
+        """``text`` as the column can hold it: no lone surrogates, no NUL, no longer than the column's type allows."""
+        if not self._limits:
+            self._limits = self.run_sync(_column_limits)
+        clean = text.encode("utf-8", "replace").decode().replace("\0", "")
+        limit = self._limits.get((table, column), 0)
+        return clean if not limit or len(clean.encode()) <= limit else _cut(clean, limit)
+
+    async def reserve(self, name: str, seconds: float) -> float:
+        """Book ``seconds`` of the shared time line of the rate limit ``name``.
+
+        Returns:
+            Seconds from now at which the booked part begins.
+        """
+
+        def book() -> float:
+            end = self.run_sync(_reserve, name, round(seconds * 1_000_000))
+            return end / 1_000_000 - seconds - self.precise_now().timestamp()
+
+        return await self._in_thread(book)
+
+    async def push_back(self, name: str, seconds: float) -> None:
+        """Let nobody book anything of ``name`` before ``seconds`` from now."""
+        await self.run(_push_back, name, round(seconds * 1_000_000))
+
+    async def prepare(self) -> None:
+        """Read what every use needs: the sizes of text columns, and the database's clock."""
+        self._limits = await self.run(_column_limits)
+        await self.now()
+
+    def close(self) -> None:
+        """Wait for what runs, then close every connection."""
+        self._threads.shutdown(wait=True)
+        self._engine.dispose()
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _attempt(
+        self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, transaction: bool
+    ) -> T:
+        for attempt in range(1, TRIES + 1):
+            try:
+                return self._once(function, args, kwargs, transaction=transaction)
+            except (DBAPIError, pymysql.MySQLError, SQLAlchemyError, OSError) as error:
+                failure = translate(error, function.__name__)
+                if isinstance(failure, PermanentError) or attempt == TRIES:
+                    raise failure from None
+                time.sleep(0.05 * 4**attempt)
+        raise AssertionError("unreachable")
+
+    def _once(
+        self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], *, transaction: bool
+    ) -> T:
+        connection = self._engine.raw_connection()
+        try:
+            with connection.cursor() as cursor:
+                if transaction:
+                    cursor.execute("START TRANSACTION")
+                result = function(cursor, *args, **kwargs)
+                if transaction:
+                    cursor.execute("COMMIT")
+        except BaseException:
+            # What the server still holds for this connection is unknown: never hand it to anybody else.
+            connection.invalidate()
+            raise
+        connection.close()
+        return result
+
+
+def translate(error: BaseException, operation: str) -> ServiceError:
+    """The typed error of a failed database call; its text never quotes a statement or a value."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else -1
+    passing = number in PASSING or isinstance(error, (OSError, SQLAlchemyError))
+    kind = PassingError if passing else PermanentError
+    return kind("MySQL", operation.strip("_"), str(number) if number >= 0 else type(error).__name__)
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "charset": "utf8mb4",
+        "connect_timeout": 5,
+        "read_timeout": 60,
+        "write_timeout": 60,
+        "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    }
+    if url.host in ("127.0.0.1", "localhost", "::1") and not any(key.startswith("ssl") for key in url.query):
+        # PyMySQL builds a TLS context for every connection otherwise, 20 ms each, to talk to this very machine.
+        arguments["ssl_disabled"] = True
+    return arguments
+
+
+def _prepare_session(connection: pymysql.Connection[Cursor], _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(SESSION)
+
+
+def _utc_now(cursor: Cursor) -> datetime:
+    cursor.execute("SELECT UTC_TIMESTAMP(6)")
+    row = cursor.fetchone()
+    assert row is not None
+    moment = row[0]
+    assert isinstance(moment, datetime)
+    return moment.replace(tzinfo=UTC)
+
+
+_MICROSECONDS = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
+
+
+def _reserve(cursor: Cursor, name: str, microseconds: int) -> int:
+    for _ in range(2):
+        cursor.execute(
+            f"UPDATE call_rate_limits SET next_at = LAST_INSERT_ID(GREATEST(next_at, {_MICROSECONDS}) + %s)"
+            " WHERE name = %s",
+            (microseconds, name),
+        )
+        if cursor.rowcount:
+            return int(cursor.lastrowid)
+        cursor.execute("INSERT IGNORE INTO call_rate_limits (name, next_at) VALUES (%s, 0)", (name,))
+    raise AssertionError("the row was just inserted")
+
+
+def _push_back(cursor: Cursor, name: str, microseconds: int) -> None:
+    cursor.execute(
+        f"UPDATE call_rate_limits SET next_at = GREATEST(next_at, {_MICROSECONDS} + %s) WHERE name = %s",
+        (microseconds, name),
+    )
+
+
+def _column_limits(cursor: Cursor) -> dict[tuple[str, str], int]:
+    """Bytes that each text column holds."""
+    cursor.execute(
+        "SELECT table_name, column_name, data_type, character_maximum_length, character_octet_length"
+        " FROM information_schema.columns WHERE table_schema = DATABASE() AND character_octet_length IS NOT NULL"
+    )
+    # A VARCHAR counts characters and a TEXT counts bytes; characters taken as bytes are never too many.
+    return {
+        (table, column): int(characters if kind == "varchar" else octets)
+        for table, column, kind, characters, octets in cursor.fetchall()
+    }
+
+
+def _cut(text: str, limit: int) -> str:
+    return text.encode()[: max(limit, 0)].decode("utf-8", "ignore")
+
+
+def derived(columns: Sequence[str], rows: int) -> str:
+    """``SELECT %s AS a, %s AS b UNION ALL SELECT %s, %s …``: rows of values as a table that both dialects take."""
+    first = "SELECT " + ", ".join(f"%s AS {column}" for column in columns)
+    other = " UNION ALL SELECT " + ", ".join(["%s"] * len(columns))
+    return first + other * (rows - 1)
+
+
+def bulks(rows: Iterable[Sequence[Any]], size: int = BULK_ROWS) -> Iterator[list[Sequence[Any]]]:
+    """Rows in portions of at most ``size`` and about 2 MB, so that no statement outgrows ``max_allowed_packet``."""
+    portion: list[Sequence[Any]] = []
+    weight = 0
+    for row in rows:
+        heavy = sum(len(value) * 2 for value in row if isinstance(value, str))
+        if portion and (len(portion) >= size or weight + heavy > BULK_BYTES):
+            yield portion
+            portion, weight = [], 0
+        portion.append(row)
+        weight += heavy
+    if portion:
+        yield portion
+
+
+def flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
+    """The parameters of :func:`derived`, or of a VALUES list, in order."""
+    return [value for row in rows for value in row]
+
+
+def marks(count: int) -> str:
+    """``%s, %s, …`` for an IN list."""
+    return ", ".join(["%s"] * count)
+
+
+def to_json(value: object) -> str:
+    """Compact JSON text with its characters as they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

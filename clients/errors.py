@@ -1,0 +1,78 @@
+"""What can go wrong outside, told apart once, where it arises.
+
+::
+
+    ServiceError
+    ├── PassingError         may succeed later: network, 5xx, an answer that cannot be read
+    │   └── ThrottledError   asks us to slow down; ``retry_after`` seconds, where it says so
+    └── PermanentError       no retry can mend it: wrong credentials, wrong parameters, a refusal
+
+Texts hold the service, the operation, a code and a request id, never the other side's own message: that may quote
+a phone number or a transcript.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SAFE = re.compile(r"[^A-Za-z0-9._:-]")
+
+
+class ServiceError(Exception):
+    """A call to an outside service failed.
+
+    Attributes:
+        service: ``OutboundBot``, ``DashScope`` or ``MySQL``.
+        operation: what was asked, such as ``ListJobs``.
+        code: the service's own code, cut to a safe alphabet and 80 characters.
+        request_id: the service's id of the call, or ``""``.
+    """
+
+    def __init__(self, service: str, operation: str, code: str, *, request_id: str = "") -> None:
+        self.service = service
+        self.operation = operation
+        self.code = _SAFE.sub("_", code)[:80]
+        self.request_id = _SAFE.sub("_", request_id)[:80]
+        suffix = f" (request {self.request_id})" if self.request_id else ""
+        super().__init__(f"{service} {operation}: {self.code}{suffix}")
+
+
+class PassingError(ServiceError):
+    """May succeed when tried again later.
+
+    Attributes:
+        sent: whether the request may have reached the service, so that it may have been carried out.
+    """
+
+    def __init__(self, service: str, operation: str, code: str, *, request_id: str = "", sent: bool = True) -> None:
+        super().__init__(service, operation, code, request_id=request_id)
+        self.sent = sent
+
+
+class ThrottledError(PassingError):
+    """The service asks for fewer calls; ``retry_after`` is its wish in seconds, or None."""
+
+    def __init__(
+        self, service: str, operation: str, code: str, *, request_id: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(service, operation, code, request_id=request_id, sent=False)
+        self.retry_after = retry_after
+
+
+class PermanentError(ServiceError):
+    """No retry can mend it."""
+
+
+_HINTS = {
+    ("MySQL", "1044"): "the user may not use this database; check DATABASE_URL and the user's rights",
+    ("MySQL", "1045"): "wrong user or password in DATABASE_URL",
+    ("MySQL", "1049"): "the database named in DATABASE_URL does not exist",
+    ("MySQL", "1146"): "a table is missing; create what is missing with: starter.py init-db",
+    ("MySQL", "2003"): "no server answers at the host and port of DATABASE_URL",
+}
+
+
+def explain(error: ServiceError) -> str:
+    """The error as one line for a person, with what to do where that is known."""
+    hint = _HINTS.get((error.service, error.code))
+    return f"{error}: {hint}" if hint else str(error)

@@ -1,0 +1,139 @@
+"""One rate limit shared by all workers, and fair between organisations.
+
+Slots are reserved in the database (one row a limit, one statement for a block of slots), so all workers together stay
+below the setting. Inside a worker the waiting calls are served by priority and, within it, organisation by
+organisation, however many calls one of them has queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+
+PACE = 0.93
+"""Share of the limit that is used: the rest covers slots that are used up to LATENESS after their time."""
+LATENESS = 0.06
+"""Seconds after its time for which a reserved slot may still be used."""
+BLOCK = 0.5
+"""Seconds' worth of slots that one worker may reserve at once."""
+
+
+class RateLimiter:
+    """Paces calls.
+
+    Args:
+        per_second: the limit, calls per second, all workers together.
+        in_flight: calls that this worker may have under way at once.
+        reserve: ``await reserve(seconds)`` books that much of the shared time line and returns how many seconds from
+            now the booked part begins (it may be negative only by the clock's error).
+        push_back: ``await push_back(seconds)`` keeps every worker from calling for that long.
+    """
+
+    def __init__(
+        self,
+        per_second: float,
+        in_flight: int,
+        *,
+        reserve: Callable[[float], Awaitable[float]],
+        push_back: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._interval = 1 / (per_second * PACE)
+        self._free = in_flight
+        self._reserve = reserve
+        self._push_back = push_back
+        self._waiting: list[tuple[int, float, int, asyncio.Future[None]]] = []
+        self._sequence = itertools.count()
+        self._virtual = 0.0
+        self._finish: dict[str, float] = {}
+        self._slots_from = 0.0
+        self._slots = 0
+        self._last = 0.0
+        self._pump: asyncio.Task[None] | None = None
+        self._freed = asyncio.Event()
+
+    @asynccontextmanager
+    async def slot(self, *, tenant: str, priority: int) -> AsyncIterator[None]:
+        """Hold one call's place: wait for a slot of the shared rate and for one of this worker's places.
+
+        Args:
+            tenant: the organisation, between which places are shared evenly.
+            priority: 1 is served before 2, and so on.
+        """
+        # Start-time fair queueing: a tenant's next call is one unit after its last, or now if it was idle.
+        start = max(self._virtual, self._finish.get(tenant, 0.0) + 1)
+        self._finish[tenant] = start
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (priority, start, next(self._sequence), turn))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._serve())
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._release()
+            raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def slow_down(self, seconds: float) -> None:
+        """Keep every worker from calling for ``seconds``, because the service asked for it."""
+        self._slots = 0
+        await self._push_back(seconds)
+
+    def _release(self) -> None:
+        self._free += 1
+        self._freed.set()
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            while not self._free:
+                self._freed.clear()
+                await self._freed.wait()
+            try:
+                await self._next_slot()
+            except Exception as error:
+                self._fail_all(error)
+                return
+            _, start, _, turn = heapq.heappop(self._waiting)
+            if turn.done():
+                continue
+            self._virtual = max(self._virtual, start)
+            self._free -= 1
+            turn.set_result(None)
+        # Nobody waits: nobody is ahead of anybody.
+        self._virtual = 0.0
+        self._finish.clear()
+
+    async def _next_slot(self) -> None:
+        """Wait for the time of the next reserved slot, reserving more when none is left or they are too old."""
+        while True:
+            if self._slots and monotonic() - self._slots_from > LATENESS:
+                stale = min(self._slots, int((monotonic() - self._slots_from - LATENESS) / self._interval) + 1)
+                self._slots -= stale
+                self._slots_from += stale * self._interval
+            if self._slots:
+                break
+            wanted = min(len(self._waiting), BLOCK / self._interval)
+            self._slots = max(1, int(max(wanted, min(LATENESS / self._interval, 1000))))
+            self._slots_from = monotonic() + await self._reserve(self._slots * self._interval)
+            # Slots that became ours late are still ours: keep their spacing, but from now on.
+            self._slots_from = max(self._slots_from, monotonic())
+        at = max(self._slots_from, self._last + self._interval)
+        self._slots -= 1
+        self._slots_from += self._interval
+        delay = at - monotonic()
+        if delay > 0.001:
+            await asyncio.sleep(delay)
+        self._last = max(at, monotonic() - 0.001)
+
+    def _fail_all(self, error: Exception) -> None:
+        for _, _, _, turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(error)
+        self._waiting.clear()

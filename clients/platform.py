@@ -1,0 +1,301 @@
+"""Alibaba Cloud OutboundBot (version 2019-12-26): its answers, typed, and its calls on behalf of one piece of work.
+
+The SDK itself is loaded by :mod:`clients.outbound_bot` only, because importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Protocol, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_pascal
+
+from clients.errors import PassingError, ThrottledError
+from clients.limiter import RateLimiter
+
+SERVICE = "OutboundBot"
+PAGE_SIZE = 100
+IDS_A_CALL = 99
+CONTACTS_A_CALL = 99
+THROTTLED_TRIES = 6
+THROTTLED_SECONDS = 30.0
+"""Longest wait that one worker chooses by itself after a throttling answer that names none."""
+
+
+class Bot(Protocol):
+    """The platform of one instance, shared by a whole process."""
+
+    limiter: RateLimiter
+    script_id: str
+
+    async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
+        """One request, without retry and without waiting for the rate limit."""
+
+
+def _text(value: Any) -> Any:
+    return "" if value is None else str(value) if isinstance(value, int) else value
+
+
+def _list(value: Any) -> Any:
+    return [] if value is None else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+B = TypeVar("B", bound="Body")
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """Part of a vendor's answer: PascalCase names, unknown fields ignored, null text read as empty."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, extra="ignore", populate_by_name=True)
+
+
+class Contact(Body):
+    """Who is called."""
+
+    phone_number: Text = ""
+    reference_id: Text = ""
+
+
+class Attempt(Body):
+    """One dialled attempt of a job (the vendor's *task*). Times are milliseconds since 1970."""
+
+    task_id: Text = ""
+    status: Text = ""
+    calling_number: Text = ""
+    actual_time: int | None = None
+    planed_time: int | None = None
+    contact: Contact | None = None
+    conversation: Annotated[list[Any], BeforeValidator(_list)] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody answered (VENDOR_FACTS: ``Succeeded`` and every name that begins with it)."""
+        return self.status.startswith("Succeeded")
+
+
+class Job(Body):
+    """A job as ``ListJobs`` returns it."""
+
+    job_id: str = Field(min_length=1)
+    status: Text = ""
+    reference_id: Text = ""
+    contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
+    tasks: Annotated[list[Attempt], BeforeValidator(_list)] = []
+
+
+class LatestTask(Body):
+    """The latest attempt, as a page of a job group shows it."""
+
+    contact: Contact | None = None
+
+
+class ListedJob(Body):
+    """A job as ``QueryJobsWithResult`` returns it: no task id, no transcript."""
+
+    id: str = Field(min_length=1)
+    status: Text = ""
+    reference_id: Text = ""
+    latest_task: LatestTask | None = None
+
+
+class _Page(Body):
+    row_count: int
+    list_: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
+
+
+class _Group(Body):
+    job_group_id: str = Field(min_length=1)
+    job_group_name: Text = ""
+
+
+class _Groups(Body):
+    list_: Annotated[list[_Group], BeforeValidator(_list)] = Field(default=[], alias="List")
+    total_count: int = 0
+
+
+class GroupProgress(Body):
+    """How far a job group is, in jobs."""
+
+    total_jobs: int = 0
+    total_completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    scheduling: int = 0
+    executing: int = 0
+    paused: int = 0
+
+
+class _DescribedGroup(Body):
+    status: Text = ""
+    progress: GroupProgress
+
+
+class _DownloadParams(Body):
+    signature_url: Text = ""
+
+
+class Envelope(Body):
+    """What every answer begins with."""
+
+    success: bool | None = None
+    code: Text = ""
+    request_id: Text = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """One page of a group's jobs, and how many jobs the group has in all."""
+
+    jobs: list[ListedJob]
+    row_count: int
+
+
+@dataclass(slots=True)
+class PlatformSession:
+    """The platform for one piece of work: its tenant and priority for the rate limit, and a count of its calls.
+
+    All methods raise :class:`clients.errors.ServiceError`.
+    """
+
+    bot: Bot
+    tenant: str
+    priority: int
+    calls: int = field(default=0)
+
+    async def create_group(self, name: str) -> str:
+        """Create a job group and return its id."""
+        query = {"JobGroupName": name}
+        if self.bot.script_id:
+            query["ScriptId"] = self.bot.script_id
+        body = await self._ask("CreateJobGroup", query)
+        return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
+
+    async def find_group(self, name: str) -> str | None:
+        """The id of the group of exactly this name, or None."""
+        for page in range(1, 1000):
+            query = {"SearchText": name, "PageNumber": page, "PageSize": PAGE_SIZE}
+            groups = read("ListJobGroups", _Groups, (await self._ask("ListJobGroups", query)).get("JobGroups"))
+            for group in groups.list_:
+                if group.job_group_name == name:
+                    return group.job_group_id
+            if not groups.list_ or page * PAGE_SIZE >= groups.total_count:
+                return None
+        return None
+
+    async def assign(self, group_id: str, contacts: Sequence[str], *, send_before: float) -> int | None:
+        """Hand over at most 99 contacts, each a JSON text.
+
+        Args:
+            group_id: the job group.
+            contacts: as the vendor's ``JobsJson`` wants them.
+            send_before: time of the event loop after which the request must not leave any more.
+
+        Returns:
+            How many jobs the platform says it made; None if it does not say.
+
+        Raises:
+            TooLateError: ``send_before`` has passed; nothing was sent.
+        """
+        query = {"JobGroupId": group_id, "JobsJson": list(contacts)}
+        body = await self._ask("AssignJobs", query, send_before=send_before)
+        ids = body.get("JobsId")
+        return len(ids) if isinstance(ids, list) else None
+
+    async def page(self, group_id: str, number: int) -> JobPage:
+        """Page ``number`` (from 1) of a group's jobs, 100 a page."""
+        query = {"JobGroupId": group_id, "PageNumber": number, "PageSize": PAGE_SIZE}
+        page = read("QueryJobsWithResult", _Page, (await self._ask("QueryJobsWithResult", query)).get("Jobs"))
+        return JobPage(jobs=page.list_, row_count=page.row_count)
+
+    async def jobs(self, ids: Sequence[str]) -> list[Job]:
+        """Up to 99 jobs by id, with their attempts.
+
+        Those that the platform leaves out, or answers in a form that cannot be read, are missing here too: one odd
+        job must not hold up the other 98.
+        """
+        return readable_jobs(await self.raw_jobs(ids))
+
+    async def raw_jobs(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """As :meth:`jobs`, as the vendor spells them."""
+        jobs = (await self._ask("ListJobs", {"JobId": list(ids)})).get("Jobs")
+        if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
+            raise PassingError(SERVICE, "ListJobs", "UnreadableAnswer")
+        return jobs
+
+    async def recording_url(self, task_id: str) -> str:
+        """The signed URL of one attempt's recording; ``""`` if there is none (yet)."""
+        params = (await self._ask("DownloadRecording", {"TaskId": task_id})).get("DownloadParams")
+        return "" if params is None else read("DownloadRecording", _DownloadParams, params).signature_url
+
+    async def progress(self, group_id: str) -> GroupProgress:
+        """The group's counters: one cheap call however many jobs it has."""
+        body = await self._ask("DescribeJobGroup", {"JobGroupId": group_id})
+        return read("DescribeJobGroup", _DescribedGroup, body.get("JobGroup")).progress
+
+    async def control(self, action: str, group_id: str) -> None:
+        """``SuspendJobs``, ``ResumeJobs`` or ``CancelJobs`` for the whole group."""
+        await self._ask(action, {"JobGroupId": group_id, "All": True})
+
+    async def _ask(
+        self, action: str, query: dict[str, Any], *, send_before: float | None = None
+    ) -> dict[str, Any]:
+        """One call, repeated as long as the platform asks us to slow down."""
+        for attempt in range(1, THROTTLED_TRIES + 1):
+            async with self.bot.limiter.slot(tenant=self.tenant, priority=self.priority):
+                self.calls += 1
+                try:
+                    return await self.bot.call(action, query, send_before=send_before)
+                except ThrottledError as error:
+                    if attempt == THROTTLED_TRIES:
+                        raise
+                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
+            await self.bot.limiter.slow_down(wait)
+        raise AssertionError("unreachable")
+
+
+def readable_jobs(answers: Sequence[dict[str, Any]]) -> list[Job]:
+    """The jobs of an answer that can be read."""
+    jobs = []
+    for answer in answers:
+        with suppress(PassingError):
+            jobs.append(read("ListJobs", Job, answer))
+    return jobs
+
+
+class TooLateError(Exception):
+    """A request was not sent, because its time had passed."""
+
+
+def read(action: str, model: type[B], value: Any) -> B:
+    """One part of an answer.
+
+    Raises:
+        PassingError: it is not of the form that it should have.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError:
+        raise PassingError(SERVICE, action, "UnreadableAnswer") from None
+
+
+def contact_json(*, phone: str, name: str, reference_id: str) -> str:
+    """One contact as ``AssignJobs`` wants it."""
+    contact = {"phoneNumber": phone, "name": name, "referenceId": reference_id, "honorific": ""}
+    return json.dumps({"extras": [], "contacts": [contact]}, ensure_ascii=False, separators=(",", ":"))
+
+
+def moment(milliseconds: int | None) -> datetime | None:
+    """A vendor's time, or None if it has none or one that no calendar holds."""
+    if not milliseconds or milliseconds < 0:
+        return None
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None

@@ -1,0 +1,44 @@
+"""``call_retries``: rows of a step that could not be done yet, and when to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pymysql.cursors import Cursor
+
+from clients.database import bulks, flat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """One row's tries of one step. ``step`` is ``conversation``, ``recording`` or ``analysis``; times UTC, naive."""
+
+    list_id: int
+    step: str
+    tries: int
+    since: datetime
+    retry_at: datetime
+    error_code: str = ""
+
+
+def next_try(*, since: datetime, now: datetime, delay: timedelta, grace: timedelta) -> datetime:
+    """When to ask again for something that may appear until ``since + grace``.
+
+    The last try falls on the end of the grace; a time at or after that end means that no more tries follow.
+    """
+    last = since + grace - timedelta(seconds=1)
+    return min(now + delay, last) if now < last else since + grace + delay
+
+
+def save(cursor: Cursor, task_id: int, retries: Sequence[Retry]) -> None:
+    """Insert or renew."""
+    for part in bulks([(r.list_id, r.step, task_id, r.tries, r.since, r.retry_at, r.error_code) for r in retries]):
+        cursor.execute(
+            "INSERT INTO call_retries (list_id, step, task_id, tries, since, retry_at, error_code) VALUES "
+            + ", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(part))
+            + " ON DUPLICATE KEY UPDATE tries = VALUES(tries), since = VALUES(since), retry_at = VALUES(retry_at),"
+            " error_code = VALUES(error_code)",
+            flat(part),
+        )

@@ -1,0 +1,269 @@
+"""``call_tasks``, and the standing of a whole task (SPEC 1, 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pymysql.cursors import Cursor
+
+from clients.database import bulks, marks
+
+FINAL_SQL = "('Succeeded', 'Failed', 'Cancelled')"
+
+
+class UnknownLeadsError(Exception):
+    """Leads that were named do not exist in the organisation. ``leads`` are the first of their ids."""
+
+    def __init__(self, leads: Sequence[int]) -> None:
+        self.leads = list(leads)
+        super().__init__("unknown leads of this organisation: " + ", ".join(str(lead) for lead in leads[:20]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """One row of ``call_tasks``."""
+
+    task_id: int
+    organization_id: str
+    task_type: int
+    job_group_id: str
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """How many rows of a task stand alike. Empty text stands for NULL."""
+
+    called: bool
+    matchable: bool
+    status: str
+    interest: int | None
+    followed: bool
+    has_recording_id: bool
+    recorded: bool
+    count: int
+
+
+def create(
+    cursor: Cursor, *, name: str, organization_id: str, leads: Sequence[int] | None, now: datetime
+) -> tuple[int, int]:
+    """Insert a task and its rows (SPEC 1), inside a transaction.
+
+    Args:
+        cursor: inside a transaction.
+        name: ``task_name``.
+        organization_id: whose leads.
+        leads: ids of ``dcc_leads``; None for all of the organisation.
+        now: ``call_time``, wall clock.
+
+    Returns:
+        The task's id and its number of rows.
+
+    Raises:
+        UnknownLeadsError: a named lead does not exist, or there is none at all.
+    """
+    cursor.execute(
+        "INSERT INTO call_tasks (task_name, organization_id, task_type, job_group_id, create_time)"
+        " VALUES (%s, %s, 1, '', %s)",
+        (name, organization_id, now),
+    )
+    task_id = int(cursor.lastrowid)
+    insert = (
+        "INSERT INTO leads_task_list"
+        " (task_id, leads_id, leads_name, leads_phone, call_time, call_job_id, reference_id)"
+        " SELECT %s, leads_id, leads_user_name, leads_user_phone, %s, '', CONCAT(%s, leads_id)"
+        " FROM dcc_leads WHERE organization_id = %s"
+    )
+    values = (task_id, now, f"{task_id}{organization_id}", organization_id)
+    if leads is None:
+        count = cursor.execute(insert + " ORDER BY leads_id", values)
+    else:
+        wanted = sorted(set(leads))
+        count = 0
+        for part in bulks([(lead,) for lead in wanted], 1000):
+            ids = [row[0] for row in part]
+            count += cursor.execute(f"{insert} AND leads_id IN ({marks(len(ids))}) ORDER BY leads_id", (*values, *ids))
+        if count < len(wanted):
+            cursor.execute("SELECT leads_id FROM leads_task_list WHERE task_id = %s", (task_id,))
+            known = {int(row[0]) for row in cursor.fetchall()}
+            raise UnknownLeadsError([lead for lead in wanted if lead not in known])
+    if not count:
+        raise UnknownLeadsError([])
+    return task_id, count
+
+
+def load(cursor: Cursor, task_id: int) -> TaskRow | None:
+    """The task, or None if there is none of this id."""
+    cursor.execute(
+        "SELECT id, organization_id, task_type, job_group_id, create_time FROM call_tasks WHERE id = %s", (task_id,)
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return TaskRow(
+        task_id=int(row[0]),
+        organization_id=str(row[1] or ""),
+        task_type=int(row[2] or 1),
+        job_group_id=str(row[3] or ""),
+        create_time=row[4],
+    )
+
+
+def save_group(cursor: Cursor, task_id: int, group_id: str) -> None:
+    """Save the job group's id, unless the task has one."""
+    cursor.execute(
+        "UPDATE call_tasks SET job_group_id = %s WHERE id = %s AND COALESCE(job_group_id, '') = ''",
+        (group_id, task_id),
+    )
+
+
+def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
+    """Raise ``task_type``: it never falls (SPEC 8)."""
+    cursor.execute(
+        "UPDATE call_tasks SET task_type = %s WHERE id = %s AND COALESCE(task_type, 0) < %s",
+        (task_type, task_id, task_type),
+    )
+
+
+def open_tasks(cursor: Cursor) -> list[int]:
+    """Tasks that are dialling or being followed up (SPEC 9)."""
+    cursor.execute(
+        "SELECT id FROM call_tasks WHERE task_type IN (2, 3) AND COALESCE(job_group_id, '') <> '' ORDER BY id"
+    )
+    return [int(row[0]) for row in cursor.fetchall()]
+
+
+def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
+    """The task's rows, counted by how they stand: one statement."""
+    cursor.execute(
+        "SELECT COALESCE(call_job_id, '') <> '',"
+        " COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') <> '',"
+        " COALESCE(call_status, ''), is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'),"
+        " COALESCE(call_task_id, '') <> '', COALESCE(recording_url, '') <> '', COUNT(*)"
+        " FROM leads_task_list WHERE task_id = %s GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        (task_id,),
+    )
+    return [
+        RowGroup(
+            called=bool(called),
+            matchable=bool(matchable),
+            status=str(status),
+            interest=None if interest is None else int(interest),
+            followed=bool(followed),
+            has_recording_id=bool(has_recording_id),
+            recorded=bool(recorded),
+            count=int(count),
+        )
+        for called, matchable, status, interest, followed, has_recording_id, recorded, count in cursor.fetchall()
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Rows between two ids (both included) that a step has something to do with."""
+
+    step: str
+    first: int
+    last: int
+    count: int
+
+
+# A transcript or a recording that is not there yet is asked for again while its next try lies within its grace.
+_OPEN = "{r}.retry_at < {r}.since + INTERVAL %s SECOND"
+_LAGGING = (
+    "l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
+    " AND COALESCE(l.leads_follow_id, '') IN ('', '0')"
+    f" AND (c.list_id IS NULL OR {_OPEN.format(r='c')})"
+)
+_CALLED = "l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
+_FINAL = f"COALESCE(l.call_status, '') IN {FINAL_SQL}"
+_JOIN = "LEFT JOIN call_retries {r} ON {r}.list_id = l.id AND {r}.step = '{step}'"
+
+_CONVERSATIONS = (
+    f"SELECT 'conversations' AS step, l.id FROM leads_task_list l {_JOIN.format(r='c', step='conversation')}"
+    f" WHERE {_CALLED} AND ((%s AND NOT {_FINAL}) OR ({_LAGGING} AND (c.list_id IS NULL OR c.retry_at <= %s)))"
+)
+_FOLLOW_UPS = (
+    f"SELECT 'follow_ups' AS step, l.id FROM leads_task_list l {_JOIN.format(r='c', step='conversation')}"
+    f" {_JOIN.format(r='a', step='analysis')}"
+    f" WHERE {_CALLED} AND {_FINAL} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
+    f" AND NOT ({_LAGGING}) AND (a.list_id IS NULL OR a.retry_at <= %s)"
+)
+_RECORDINGS = (
+    f"SELECT 'recordings' AS step, l.id FROM leads_task_list l {_JOIN.format(r='r', step='recording')}"
+    f" WHERE {_CALLED} AND l.call_status = 'Succeeded' AND COALESCE(l.call_task_id, '') <> ''"
+    f" AND COALESCE(l.recording_url, '') = '' AND (r.list_id IS NULL OR ({_OPEN.format(r='r')} AND r.retry_at <= %s))"
+)
+_WORK = (
+    "SELECT step, MIN(id), MAX(id), COUNT(*) FROM ("
+    " SELECT step, id, (ROW_NUMBER() OVER (PARTITION BY step ORDER BY id) - 1)"
+    " DIV CASE step WHEN 'conversations' THEN %s WHEN 'follow_ups' THEN %s ELSE %s END AS chunk"
+    f" FROM ({_CONVERSATIONS} UNION ALL {_FOLLOW_UPS} UNION ALL {_RECORDINGS}) w) n"
+    " GROUP BY step, chunk ORDER BY step, chunk"
+)
+_NEXT_DUE = (
+    "SELECT MIN(r.retry_at) FROM call_retries r JOIN leads_task_list l ON l.id = r.list_id"
+    " WHERE r.task_id = %s AND r.retry_at > %s AND ("
+    " (r.step = 'conversation' AND COALESCE(l.leads_follow_id, '') IN ('', '0')"
+    "  AND COALESCE(l.call_conversation, '') = '')"
+    " OR (r.step = 'analysis' AND COALESCE(l.leads_follow_id, '') IN ('', '0'))"
+    " OR (r.step = 'recording' AND COALESCE(l.recording_url, '') = ''"
+    "  AND r.retry_at < r.since + INTERVAL %s SECOND))"
+)
+
+
+def work(
+    cursor: Cursor,
+    task_id: int,
+    *,
+    now: datetime,
+    unfinished: bool,
+    sizes: tuple[int, int, int],
+    conversation_grace: float,
+    recording_grace: float,
+) -> list[Chunk]:
+    """What the steps 4 to 6 can do now, as ranges of rows.
+
+    Args:
+        cursor: any.
+        task_id: the task.
+        now: UTC, naive.
+        unfinished: whether calls without an outcome are asked for too, not only what is due for another try.
+        sizes: rows a chunk of conversations, follow-ups and recordings.
+        conversation_grace: seconds that a transcript may come after its call's outcome.
+        recording_grace: seconds that a recording may.
+    """
+    conversations = (task_id, unfinished, conversation_grace, now)
+    follow_ups = (task_id, conversation_grace, now)
+    recordings = (task_id, recording_grace, now)
+    cursor.execute(_WORK, (*sizes, *conversations, *follow_ups, *recordings))
+    return [
+        Chunk(step=str(step), first=int(first), last=int(last), count=int(count))
+        for step, first, last, count in cursor.fetchall()
+    ]
+
+
+def next_due(cursor: Cursor, task_id: int, *, now: datetime, recording_grace: float) -> datetime | None:
+    """When the next set-aside row is due for another try (UTC, naive), or None."""
+    cursor.execute(_NEXT_DUE, (task_id, now, recording_grace))
+    row = cursor.fetchone()
+    due = row[0] if row else None
+    return due if isinstance(due, datetime) else None
+
+
+def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
+    """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens."""
+    cursor.execute(
+        "SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome", (task_id,)
+    )
+    counts = {str(outcome): int(count) for outcome, count in cursor.fetchall()}
+    cursor.execute(
+        "SELECT COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0),"
+        " COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0) FROM call_analyses WHERE task_id = %s",
+        (task_id,),
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    return {**counts, "reanalysed": int(row[0]), "input_tokens": int(row[1]), "output_tokens": int(row[2])}

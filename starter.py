@@ -1,0 +1,336 @@
+"""What a backend calls, and the command line (``python starter.py --help``).
+
+::
+
+    async with CallTasks.connect() as calls:
+        task_id = await calls.create_task("org-7", "spring sale", leads=[1, 2, 3])
+        await calls.start_call(task_id)
+        print(await calls.progress(task_id))
+
+Settings come from the environment (README, Settings). Everything here is asynchronous and safe to call twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    WorkflowHandle,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from clients.database import Database
+from clients.tables import schema, tasks
+from clients.temporal import connect
+from settings import DatabaseSettings, PlatformSettings, load
+from workflows.options import (
+    CALL_TASKS,
+    MONITOR_INTERVAL,
+    MONITOR_SCHEDULE,
+    MONITOR_WORKFLOW,
+    WORKFLOW,
+    Options,
+    workflow_id,
+)
+
+if TYPE_CHECKING:
+    from activities.executions import ExecutionPage
+
+ANSWER_SECONDS = timedelta(seconds=10)
+
+
+class UnknownTaskError(LookupError):
+    """There is no such call task (or it belongs to another organisation)."""
+
+    def __init__(self, task_id: int) -> None:
+        super().__init__(f"call task {task_id} does not exist")
+
+
+class NotRunningError(LookupError):
+    """Nothing is known of a run of the task."""
+
+    def __init__(self, task_id: int) -> None:
+        super().__init__(f"no run of call task {task_id} is known to Temporal; start it with: start-call {task_id}")
+
+
+class NoWorkerError(Exception):
+    """The run is there, but no worker answers."""
+
+    def __init__(self) -> None:
+        super().__init__("no worker answers on task queue call-tasks; is `python worker.py` running?")
+
+
+class CallTasks:
+    """Call tasks, for a backend.
+
+    Args:
+        database: the CRM's.
+        client: Temporal's, or None where only the database is used.
+    """
+
+    def __init__(self, database: Database, client: Client | None) -> None:
+        self.database = database
+        self._client = client
+        self._platform: Any = None
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, *, temporal: bool = True) -> AsyncIterator[CallTasks]:
+        """Open what the environment names.
+
+        Raises:
+            SettingsError: a setting is missing or wrong.
+            ServiceError: Temporal is out of reach.
+        """
+        database = Database(load(DatabaseSettings))
+        calls = cls(database, await connect() if temporal else None)
+        try:
+            yield calls
+        finally:
+            if calls._platform is not None:
+                calls._platform.close()
+            database.close()
+
+    # --- SPEC 1, 2 --------------------------------------------------------------------------------------------------
+
+    async def init_db(self) -> list[str]:
+        """Create missing tables and indexes; returns what was created."""
+        return await self.database.run(schema.apply)
+
+    async def create_task(self, organization_id: str, name: str, leads: Sequence[int] | None = None) -> int:
+        """Create a call task of these leads (None: all of the organisation) and return its id.
+
+        Raises:
+            UnknownLeadsError: a lead does not exist in the organisation; nothing is created.
+        """
+        now = self.database.wall_clock(await self.database.now())
+        task_id, _ = await self.database.transaction(
+            tasks.create, name=name, organization_id=organization_id, leads=leads, now=now
+        )
+        return task_id
+
+    async def task(self, task_id: int, organization_id: str | None = None) -> tasks.TaskRow:
+        """The task's row.
+
+        Raises:
+            UnknownTaskError: there is none, or not in this organisation.
+        """
+        row = await self.database.run(tasks.load, task_id)
+        if row is None or organization_id not in (None, row.organization_id):
+            raise UnknownTaskError(task_id)
+        return row
+
+    async def start_call(self, task_id: int, options: Options | None = None) -> bool:
+        """Start the task's workflow; False if it is running already.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+        """
+        await self.task(task_id)
+        try:
+            await self._temporal.start_workflow(
+                WORKFLOW, _input(task_id, options), id=workflow_id(task_id), task_queue=CALL_TASKS
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        return True
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    async def progress(self, task_id: int) -> dict[str, Any]:
+        """The progress object (CONTRACT, Temporal), also of a run that is over.
+
+        Raises:
+            NotRunningError: no run is known.
+            NoWorkerError: no worker answers.
+        """
+        with _answers(task_id):
+            progress: dict[str, Any] = await self._handle(task_id).query("progress", rpc_timeout=ANSWER_SECONDS)
+        return progress
+
+    async def result(self, task_id: int) -> dict[str, Any]:
+        """Wait for the run to end and return its result.
+
+        Raises:
+            NotRunningError: no run is known.
+            WorkflowFailureError: the run failed.
+        """
+        with _answers(task_id):
+            result: dict[str, Any] = await self._handle(task_id).result()
+        return result
+
+    async def is_open(self, task_id: int) -> bool:
+        """Whether a run is under way."""
+        with _answers(task_id):
+            described = await self._handle(task_id).describe(rpc_timeout=ANSWER_SECONDS)
+        return described.close_time is None
+
+    # --- SPEC 7, 10 and signals -------------------------------------------------------------------------------------
+
+    async def force_analyze(
+        self, task_id: int, *, call_job_ids: Sequence[str] | None = None, every: bool = False, failed: bool = False
+    ) -> None:
+        """Analyse again: named calls, every call, or those whose analysis failed. Works on a closed task too.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            ValueError: not exactly one of the three is asked for.
+        """
+        if [bool(call_job_ids), every, failed].count(True) != 1:
+            raise ValueError("name call job ids, or all, or failed: exactly one of them")
+        await self.task(task_id)
+        request: dict[str, Any] = {"all": True} if every else {"failed": True}
+        if call_job_ids:
+            request = {"call_job_ids": list(call_job_ids)}
+        await self._temporal.start_workflow(
+            WORKFLOW,
+            _input(task_id, None),
+            id=workflow_id(task_id),
+            task_queue=CALL_TASKS,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="force_analyze",
+            start_signal_args=[request],
+        )
+
+    async def analysed_again(self, task_id: int, *, every: float = 1.0) -> dict[str, Any]:
+        """Wait until no re-analysis is left to do; returns the progress."""
+        while True:
+            progress = await self.progress(task_id)
+            if not progress["analysing_again"] or not await self.is_open(task_id):
+                return await self.progress(task_id)
+            await asyncio.sleep(every)
+
+    async def query_task_execution(
+        self,
+        task_id: int,
+        *,
+        page: int = 1,
+        page_size: int = 20,
+        skip_recording: bool = True,
+        apply_update: bool = True,
+    ) -> ExecutionPage:
+        """One page of the task's calls, fresh from the platform (SPEC 10).
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            NoJobIdsError: it has no job id yet.
+            ServiceError: the platform failed.
+        """
+        from activities.executions import Executions
+
+        row = await self.task(task_id)
+        return await Executions(self.database, self._bot()).query(
+            task_id,
+            row.organization_id,
+            page=page,
+            page_size=page_size,
+            skip_recording=skip_recording,
+            apply_update=apply_update,
+        )
+
+    async def signal(self, task_id: int, name: str) -> None:
+        """``refresh``, ``pause_calls``, ``resume_calls`` or ``cancel_calls``.
+
+        Raises:
+            NotRunningError: the task is not running.
+        """
+        with _answers(task_id):
+            await self._handle(task_id).signal(name, rpc_timeout=ANSWER_SECONDS)
+
+    # --- SPEC 9 -----------------------------------------------------------------------------------------------------
+
+    async def monitor(self, action: str) -> bool:
+        """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
+
+        ``check`` looks once, now, whether or not the monitor is running.
+        """
+        handle = self._temporal.get_schedule_handle(MONITOR_SCHEDULE)
+        if action == "start":
+            with suppress(ScheduleAlreadyRunningError):
+                await self._temporal.create_schedule(MONITOR_SCHEDULE, _schedule())
+            await handle.unpause(note="started by starter.py")
+        elif action == "check":
+            await self._temporal.start_workflow(
+                MONITOR_WORKFLOW,
+                id=f"{MONITOR_SCHEDULE}-check",
+                task_queue=CALL_TASKS,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            )
+        try:
+            if action == "stop":
+                await handle.pause(note="stopped by starter.py")
+            return not (await handle.describe()).schedule.state.paused
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+
+    @property
+    def _temporal(self) -> Client:
+        assert self._client is not None, "opened without Temporal"
+        return self._client
+
+    def _handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
+        return self._temporal.get_workflow_handle(workflow_id(task_id))
+
+    def _bot(self) -> Any:
+        if self._platform is None:
+            # Importing the vendor's SDK takes seconds: only who asks the platform pays for it.
+            from clients.limiter import RateLimiter
+            from clients.outbound_bot import THREADS, OutboundBot
+
+            settings = load(PlatformSettings)
+            limiter = RateLimiter(
+                settings.outbound_bot_qps,
+                THREADS,
+                reserve=partial(self.database.reserve, "outbound-bot"),
+                push_back=partial(self.database.push_back, "outbound-bot"),
+            )
+            self._platform = OutboundBot(settings, limiter)
+        return self._platform
+
+
+def _input(task_id: int, options: Options | None) -> dict[str, Any]:
+    return {"task_id": task_id} | ({"options": options.model_dump()} if options else {})
+
+
+def _schedule() -> Schedule:
+    return Schedule(
+        action=ScheduleActionStartWorkflow(MONITOR_WORKFLOW, id=MONITOR_SCHEDULE, task_queue=CALL_TASKS),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=MONITOR_INTERVAL)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=MONITOR_INTERVAL),
+    )
+
+
+@contextmanager
+def _answers(task_id: int) -> Iterator[None]:
+    """Turns what Temporal says of a missing run, or of a missing worker, into an error of this module."""
+    try:
+        yield
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            raise NotRunningError(task_id) from None
+        if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+            raise NoWorkerError from None
+        raise
+
+
+if __name__ == "__main__":
+    from commands import main
+
+    main()

@@ -1,0 +1,96 @@
+"""The real parts that tests run against, each started once a run, when the first test wants it, and stopped at the end.
+
+| fixture | scope | what it is |
+| --- | --- | --- |
+| `mariadb` | session | an `EmbeddedMariaDB`, relaxed: tests that kill a server start one of their own |
+| `database_url` | test | a `DATABASE_URL` of a database of its own, schema applied |
+| `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
+| `temporal_client` | test | a `temporalio` client of it |
+| `simulator` | test | simulators within this process; `SimulatorOptions` by indirect parametrization |
+
+Workflows of different tests share the Temporal server: they need workflow ids or task queues of their own.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import EmbeddedTemporal
+from simulators import SimulatorOptions, Simulators, running
+
+PROJECT = Path(__file__).resolve().parent.parent
+_SETTINGS = re.compile(
+    r"(TEMPORAL|ALIBABA_CLOUD|OUTBOUND_BOT|DASHSCOPE|ANALYSIS)_.*"
+    r"|DATABASE_URL|TIME_ZONE|RECORDING_ARCHIVE|API_TOKENS|(?i:(https?|all|no)_proxy)"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """No test depends on the settings, the profile or the proxy of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if _SETTINGS.fullmatch(name):
+                patch.delenv(name)
+        patch.setenv("TEMPORAL_CONFIG_FILE", os.devnull)
+        yield
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMariaDB]:
+    server = EmbeddedMariaDB(tmp_path_factory.mktemp("mariadb"), relaxed=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def database_url(mariadb: EmbeddedMariaDB) -> Iterator[str]:
+    name = f"{mariadb.database}_{secrets.token_hex(6)}"
+    with mariadb.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE `{name}`")
+        try:
+            _apply_schema(mariadb, name)
+            yield mariadb.url_of(name)
+        finally:
+            cursor.execute(f"DROP DATABASE `{name}`")
+
+
+def _apply_schema(mariadb: EmbeddedMariaDB, database: str) -> None:
+    # HOOK: once `clients.database.apply_schema(url)` exists, this is one call of it.
+    with mariadb.connect(database) as connection, connection.cursor() as cursor:
+        for path in (PROJECT / "schema/crm.sql", PROJECT / "schema/own.sql"):
+            text = path.read_text() if path.exists() else ""
+            text = re.sub(r"^\s*--.*$", "", text, flags=re.MULTILINE)
+            for statement in filter(str.strip, re.split(r";\s*$", text, flags=re.MULTILINE)):
+                cursor.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTemporal]:
+    server = EmbeddedTemporal(tmp_path_factory.mktemp("temporal"), headless=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+async def temporal_client(temporal: EmbeddedTemporal) -> Client:
+    return await Client.connect(temporal.address, namespace=temporal.namespace)
+
+
+@pytest.fixture
+async def simulator(request: pytest.FixtureRequest) -> AsyncIterator[Simulators]:
+    """`simulators.running(...)`: has `.url` and `.world`."""
+    async with running(getattr(request, "param", SimulatorOptions())) as simulators:
+        yield simulators

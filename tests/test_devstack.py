@@ -1,0 +1,214 @@
+"""The embedded stack: parts that were killed come back with their data, and nothing outlives who started it."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from temporalio import workflow
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.processes import Child, StackError, free_port, wait_until
+from devstack.temporal import EmbeddedTemporal
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def durable_mariadb(tmp_path: Path) -> Iterator[EmbeddedMariaDB]:
+    # A path with a space, and too long for a socket in it.
+    server = EmbeddedMariaDB(tmp_path / ("a long directory name " * 4))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def test_mariadb_killed_and_started_again_has_what_was_committed(durable_mariadb: EmbeddedMariaDB) -> None:
+    port = durable_mariadb.port
+    with durable_mariadb.connect("callcrm", autocommit=False) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE note (text VARCHAR(20))")
+        cursor.execute("INSERT INTO note VALUES ('提交')")
+        connection.commit()
+        cursor.execute("INSERT INTO note VALUES ('lost')")
+        durable_mariadb.kill()
+    assert not durable_mariadb.process.alive
+    durable_mariadb.start()
+    with durable_mariadb.connect("callcrm") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT text FROM note")
+        assert cursor.fetchall() == (("提交",),)
+    assert durable_mariadb.port == port
+
+
+def test_mariadb_lets_nobody_else_in(durable_mariadb: EmbeddedMariaDB) -> None:
+    with durable_mariadb.connect(root=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT user, host FROM mysql.user WHERE user <> 'mariadb.sys' ORDER BY user")
+        assert cursor.fetchall() == (("app", "127.0.0.1"), ("root", "127.0.0.1"))
+    with durable_mariadb.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW GRANTS")
+        assert not [grant for (grant,) in cursor.fetchall() if "ON *.*" in grant and "USAGE" not in grant]
+
+
+def test_a_second_mariadb_on_the_same_data_is_refused(durable_mariadb: EmbeddedMariaDB) -> None:
+    second = EmbeddedMariaDB(durable_mariadb.directory)
+    with pytest.raises(StackError, match="another MariaDB server uses"):
+        second.start()
+    durable_mariadb.stop()
+    second.start()
+    second.stop()
+
+
+def test_a_mariadb_that_cannot_start_shows_why(tmp_path: Path) -> None:
+    server = EmbeddedMariaDB(tmp_path, options=["--no-such-option"])
+    with pytest.raises(StackError, match=r"(?s)MariaDB ended with exit code.*no-such-option"):
+        server.start()
+
+
+@workflow.defn(sandboxed=False)
+class Waiting:
+    """Ends with what it was told."""
+
+    def __init__(self) -> None:
+        self.told = ""
+
+    @workflow.run
+    async def run(self) -> str:
+        await workflow.wait_condition(lambda: bool(self.told))
+        return self.told
+
+    @workflow.signal
+    def tell(self, text: str) -> None:
+        self.told = text
+
+    @workflow.query
+    def progress(self) -> dict[str, str]:
+        return {"told": self.told}
+
+
+async def test_temporal_killed_and_started_again_goes_on_with_its_workflows(tmp_path: Path) -> None:
+    server = EmbeddedTemporal(tmp_path, headless=True)
+    server.start()
+    try:
+        client = await Client.connect(server.address)
+        handle = await client.start_workflow(Waiting.run, id="waiting", task_queue="devstack")
+        server.kill()
+        assert not server.process.alive
+        server.start()
+        assert server.is_open("waiting")
+        client = await Client.connect(server.address)
+        handle = client.get_workflow_handle_for(Waiting.run, "waiting")
+        async with Worker(client, task_queue="devstack", workflows=[Waiting]):
+            await handle.signal(Waiting.tell, "went on")
+            assert await handle.result() == "went on"
+        assert not server.is_open("waiting")
+    finally:
+        server.stop()
+
+
+async def test_temporal_answers_queries_without_an_sdk(temporal: EmbeddedTemporal, temporal_client: Client) -> None:
+    handle = await temporal_client.start_workflow(Waiting.run, id="queried", task_queue="devstack-query")
+    async with Worker(temporal_client, task_queue="devstack-query", workflows=[Waiting]):
+        await handle.signal(Waiting.tell, "好")
+        await handle.result()
+        assert await asyncio.to_thread(temporal.query, "queried", "progress") == {"told": "好"}
+    with pytest.raises(OSError):
+        temporal.query("unknown", "progress")
+
+
+def test_a_child_that_does_not_get_ready_is_ended_and_its_log_shown(tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo warming up; sleep 60"]
+    child = Child("sleeper", command, log=tmp_path / "log", ready_line="no", timeout=0.3)
+    with pytest.raises(StackError, match=r"(?s)sleeper is ready: not within 0.3 s.*warming up"):
+        child.start()
+    assert child.exit_code == -signal.SIGKILL
+
+
+def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path) -> None:
+    script = "trap '' TERM; sleep 60 & echo $!; wait; wait; sleep 60"
+    child = Child("stubborn", ["sh", "-c", script], log=tmp_path / "log", ready_line="\n", grace=0.2)
+    child.start()
+    grandchild = psutil.Process(int(child.output()))
+    assert child.stop() == -signal.SIGKILL
+    wait_until(lambda: is_gone(grandchild), 10, "the grandchild is gone")
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_ports_are_free_and_given_once() -> None:
+    ports = {free_port() for _ in range(50)}
+    assert len(ports) == 50
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+
+
+class Up:
+    """`make up` as a process of its own, with what it started."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "devstack.up"]
+        self.process = subprocess.Popen(
+            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        self.said: list[str] = []
+        for line in self.process.stderr:
+            self.said.append(line)
+            if "Ctrl-C ends" in line:
+                break
+        assert self.process.poll() is None, "".join(self.said)
+        self.started = psutil.Process(self.process.pid).children(recursive=True)
+        self.directory = Path(self.said[-1].split("logs ")[1].split("   ")[0])
+
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        """Exit code and messages, once nothing of it is left."""
+        _, errors = self.process.communicate(timeout=60)
+        wait_until(lambda: all(map(is_gone, self.started)), 20, "every process has ended")
+        wait_until(lambda: not self.directory.exists(), 10, "the directory is removed")
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def up() -> Iterator[Up]:
+    stack = Up()
+    assert stack.directory.is_dir()
+    assert {"mariadbd", "temporal"} <= {process.name() for process in stack.started}
+    yield stack
+    if stack.process.poll() is None:
+        stack.end(signal.SIGKILL)
+
+
+def test_the_stack_leaves_nothing_behind_after_ctrl_c(up: Up) -> None:
+    assert up.end(signal.SIGINT)[0] == 0
+
+
+def test_the_stack_leaves_nothing_behind_after_sigterm(up: Up) -> None:
+    assert up.end(signal.SIGTERM)[0] == 128 + signal.SIGTERM
+
+
+def test_the_stack_leaves_nothing_behind_after_kill_9(up: Up) -> None:
+    assert up.end(signal.SIGKILL)[0] == -signal.SIGKILL
+
+
+def test_a_part_that_dies_is_named_and_the_rest_is_stopped(up: Up) -> None:
+    next(process for process in up.started if process.name() == "mariadbd").kill()
+    code, errors = up.ended()
+    assert code == 1
+    assert "MariaDB ended with exit code -9" in errors

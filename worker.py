@@ -1,0 +1,175 @@
+"""One worker process: settings → clients → activities → workers. The one place that wires.
+
+``python worker.py [--queue NAME …]`` polls until SIGTERM or SIGINT, then finishes or hands back what it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.conversations import Conversations
+from activities.dispatch import Dispatching
+from activities.follow_ups import FollowUps
+from activities.job_groups import JobGroups
+from activities.job_ids import JobIds
+from activities.monitoring import Monitoring
+from activities.recordings import Recordings
+from activities.tasks import Tasks
+from clients.database import Database
+from clients.errors import ServiceError, explain
+from clients.limiter import RateLimiter
+from clients.tables import schema
+from clients.temporal import connect
+from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load
+from workflows.call_task import CallTaskWorkflow
+from workflows.monitor import MonitorWorkflow
+from workflows.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
+
+log = logging.getLogger("worker")
+
+SHUTDOWN = timedelta(seconds=20)
+"""What runs when the worker is stopped has so long to finish; the rest is handed to another worker."""
+ACTIVITIES_AT_ONCE = 100
+"""Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
+PASSED_THROUGH = ("activities", "clients", "workflows", "pydantic", "pydantic_core", "annotated_types", "pymysql", "sqlalchemy")
+
+
+def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., Any]]) -> Worker:
+    """The worker of one task queue, as production and tests run it."""
+    return Worker(
+        client,
+        task_queue=queue,
+        workflows=[CallTaskWorkflow, MonitorWorkflow] if queue == CALL_TASKS else [],
+        activities=activities,
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
+        ),
+        max_concurrent_activities=ACTIVITIES_AT_ONCE,
+        graceful_shutdown_timeout=SHUTDOWN,
+        max_heartbeat_throttle_interval=timedelta(seconds=5),
+    )
+
+
+@asynccontextmanager
+async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterator[list[Worker]]:
+    """The workers of some task queues with the clients that they need, made from the environment.
+
+    Raises:
+        SettingsError: a setting that these queues need is missing or wrong.
+        SchemaError: the database is not as it must be.
+        ServiceError: the database is out of reach.
+    """
+    async with AsyncExitStack() as stack:
+        database = Database(load(DatabaseSettings))
+        stack.callback(database.close)
+        await database.run(schema.check)
+        await database.prepare()
+        activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
+        if CALL_TASKS in activities:
+            tasks = Tasks(database)
+            activities[CALL_TASKS] = [
+                tasks.open_task,
+                tasks.review_task,
+                tasks.mark_dispatched,
+                tasks.select_for_analysis,
+                Monitoring(database, client).take_up_tasks,
+            ]
+        if OUTBOUND_BOT in activities:
+            activities[OUTBOUND_BOT] = _platform_activities(database, stack)
+        if ANALYSIS in activities:
+            activities[ANALYSIS] = _analysis_activities(database, stack)
+        yield [build_worker(client, queue, functions) for queue, functions in activities.items()]
+
+
+def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
+    # Importing the vendor's SDK takes seconds: only a worker that uses it pays for it.
+    from clients.outbound_bot import THREADS, OutboundBot
+
+    settings = load(PlatformSettings)
+    limiter = _limiter(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
+    bot = OutboundBot(settings, limiter)
+    stack.callback(bot.close)
+    dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
+    return [
+        dispatching.open_job_group,
+        dispatching.assign_contacts,
+        job_ids.match_pages,
+        job_ids.settle_jobs,
+        job_groups.watch_calls,
+        job_groups.control_calls,
+        Conversations(database, bot).fetch_conversations,
+        Recordings(database, bot).save_recordings,
+    ]
+
+
+def _analysis_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
+    from clients.analysis import AnalysisModel
+
+    settings = load(AnalysisSettings)
+    limiter = _limiter(database, "analysis", settings.analysis_qpm / 60, settings.analysis_concurrency)
+    model = AnalysisModel(settings, limiter)
+    stack.push_async_callback(model.close)
+    follow_ups = FollowUps(database, model)
+    return [follow_ups.follow_up, follow_ups.analyse_again]
+
+
+def _limiter(database: Database, name: str, per_second: float, in_flight: int) -> RateLimiter:
+    return RateLimiter(
+        per_second,
+        in_flight,
+        reserve=partial(database.reserve, name),
+        push_back=partial(database.push_back, name),
+    )
+
+
+async def run(queues: Sequence[str]) -> None:
+    """Poll until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = await connect()
+    async with workers(client, queues) as built, AsyncExitStack() as stack:
+        for worker in built:
+            await stack.enter_async_context(worker)
+        log.info("worker ready, polling %s", ", ".join(queues))
+        await stop.wait()
+        log.info("worker stops: finishing what it holds")
+    log.info("worker stopped")
+
+
+def main(
+    queue: Annotated[list[str] | None, typer.Option(help="Poll only this task queue (repeatable).")] = None,
+) -> None:
+    """Run one worker process on all task queues until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    queues = queue or list(QUEUES)
+    unknown = [name for name in queues if name not in QUEUES]
+    if unknown:
+        print(f"worker: no task queue {', '.join(unknown)}; there are {', '.join(QUEUES)}", file=sys.stderr)
+        raise typer.Exit(2)
+    try:
+        asyncio.run(run(queues))
+    except (SettingsError, schema.SchemaError) as error:
+        print(f"worker: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except ServiceError as error:
+        print(f"worker: {explain(error)}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

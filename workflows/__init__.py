@@ -1,0 +1,1 @@
+"""Order, time and decisions: what runs when, on Temporal."""

@@ -1,0 +1,68 @@
+"""Dispatch: the job group, then every lead, each once (SPEC 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.dispatch import DispatchRequest
+    from activities.tasks import Task
+    from workflows.options import Options
+    from workflows.steps import Steps
+    from workflows.tally import Tally
+
+
+class Dispatcher:
+    """Hands a task over to the platform.
+
+    Args:
+        task: not dispatched, or only in part.
+        steps: its activities.
+        options: how patient it is.
+        tally: what is counted.
+        stopped: whether an operator has cancelled the calls meanwhile.
+    """
+
+    def __init__(
+        self, task: Task, steps: Steps, options: Options, tally: Tally, stopped: Callable[[], bool]
+    ) -> None:
+        self._task = task
+        self._steps = steps
+        self._tally = tally
+        self._stopped = stopped
+        self._request = DispatchRequest(
+            task_id=task.task_id,
+            organization_id=task.organization_id,
+            job_group_id=task.job_group_id,
+            grace=options.match_grace,
+            retry_interval=options.retry_interval,
+        )
+
+    async def open_group(self) -> Task:
+        """Find or create the job group; the task with its id."""
+        while not self._request.job_group_id:
+            group = await self._steps.open_job_group(self._request)
+            self._tally.api_calls += group.api_calls
+            self._tally.note(group.error)
+            if group.job_group_id:
+                self._request = replace(self._request, job_group_id=group.job_group_id, list_first=group.found)
+            else:
+                await workflow.sleep(max(group.retry_in, 1), summary="until the job group would be listed")
+        return replace(self._task, job_group_id=self._request.job_group_id)
+
+    async def assign_all(self) -> None:
+        """Assign every lead, and raise ``task_type`` to 2."""
+        while not self._stopped():
+            dispatched = await self._steps.assign_contacts(self._request)
+            self._tally.api_calls += dispatched.api_calls
+            self._tally.note(dispatched.error)
+            if dispatched.done:
+                break
+            if not dispatched.error:
+                self._request = replace(self._request, list_first=False)
+            if dispatched.retry_in:
+                await workflow.sleep(dispatched.retry_in, summary=f"{dispatched.unresolved} batches without an answer")
+        await self._steps.mark_dispatched(self._task.task_id)

@@ -1,0 +1,26 @@
+"""``MonitorWorkflow``: one check of the Schedule ``call-task-monitor`` (SPEC 9)."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.monitoring import Checked, Monitoring
+    from workflows import options
+
+
+@workflow.defn(name=options.MONITOR_WORKFLOW)
+class MonitorWorkflow:
+    """Takes up every open task that nothing is working on."""
+
+    @workflow.run
+    async def run(self) -> Checked:
+        """Check once."""
+        return await workflow.execute_activity_method(
+            Monitoring.take_up_tasks,
+            task_queue=options.CALL_TASKS,
+            start_to_close_timeout=options.WORK_TIMEOUT,
+            heartbeat_timeout=options.HEARTBEAT,
+            retry_policy=options.THREE_TRIES,
+            summary="every task of type 2 or 3",
+        )

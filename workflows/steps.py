@@ -1,0 +1,184 @@
+"""The activities as the workflow calls them: queue, timeouts, retries and priority of each, in one place.
+
+The work on rows is *set aside* when it failed three times: the method returns None, the rows still say what is left to
+do, and a later review finds them. Only what a task cannot go on without is retried until it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import Priority, RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.conversations import Conversations, Fetched, FetchRequest
+    from activities.dispatch import Dispatched, Dispatching, DispatchRequest, Group
+    from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
+    from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
+    from activities.job_ids import JobIds, Pages, PagesRead, Settlement
+    from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
+    from activities.row_runs import count
+    from activities.tasks import Review, ReviewRequest, Selection, Task, Tasks, Work
+    from workflows import options
+    from workflows.tally import Tally
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TASK_GONE = "UnknownTask"
+
+
+async def open_task(task_id: int) -> Task:
+    """The task, from the database."""
+    return await workflow.execute_activity_method(
+        Tasks.open_task,
+        task_id,
+        task_queue=options.CALL_TASKS,
+        start_to_close_timeout=options.QUERY_TIMEOUT,
+        retry_policy=options.UNTIL_DONE,
+    )
+
+
+class Steps:
+    """The activities on one task. ``tally`` is told of work that was set aside."""
+
+    def __init__(self, task: Task, tally: Tally) -> None:
+        self._tenant = task.organization_id[:64]
+        self._tally = tally
+
+    async def review(self, request: ReviewRequest) -> Review:
+        """See how the task stands."""
+        return await self._until_done(Tasks.review_task, request, options.CALL_TASKS)
+
+    async def mark_dispatched(self, task_id: int) -> None:
+        """``task_type`` 2."""
+        await self._until_done(Tasks.mark_dispatched, task_id, options.CALL_TASKS)
+
+    async def select_for_analysis(self, selection: Selection) -> list[Work]:
+        """The rows that a re-analysis names."""
+        return await self._until_done(Tasks.select_for_analysis, selection, options.CALL_TASKS)
+
+    async def open_job_group(self, request: DispatchRequest) -> Group:
+        """Find or create the job group."""
+        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT, beats=True)
+
+    async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
+        """Assign the next leads."""
+        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT, beats=True)
+
+    async def watch(self, request: WatchRequest) -> Watched:
+        """Wait for the group's counters to move."""
+        return await self._execute(
+            JobGroups.watch_calls,
+            request,
+            options.OUTBOUND_BOT,
+            priority=options.CONVERSATIONS_FIRST,
+            timeout=options.WATCH_TIMEOUT,
+            retry=options.WATCHING,
+            beats=False,
+            summary=f"{request.called} calls known",
+        )
+
+    async def control(self, request: ControlRequest) -> str | None:
+        """Suspend, resume or cancel; None if the platform did not take it."""
+        return await self._set_aside(JobGroups.control_calls, request, options.CONVERSATIONS_FIRST, request.action)
+
+    async def match_pages(self, pages: Pages) -> PagesRead | None:
+        """Match the jobs of some pages."""
+        summary = f"pages {pages.first} to {pages.last}"
+        return await self._set_aside(JobIds.match_pages, pages, options.JOB_IDS, summary)
+
+    async def settle_jobs(self, settlement: Settlement) -> PagesRead | None:
+        """Match what is left."""
+        return await self._set_aside(JobIds.settle_jobs, settlement, options.JOB_IDS, "all pages")
+
+    async def fetch_conversations(self, request: FetchRequest) -> Fetched | None:
+        """Outcomes and transcripts of some rows."""
+        summary = _rows(request.rows)
+        return await self._set_aside(
+            Conversations.fetch_conversations, request, options.CONVERSATIONS_FIRST, summary
+        )
+
+    async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved | None:
+        """Recordings of some rows."""
+        return await self._set_aside(Recordings.save_recordings, request, options.RECORDINGS, _rows(request.rows))
+
+    async def follow_up(self, request: FollowUpRequest) -> FollowedUp | None:
+        """Follow-ups of some rows; or, with a ``request_id``, new judgements."""
+        method = FollowUps.analyse_again if request.request_id else FollowUps.follow_up
+        return await self._set_aside(
+            method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS
+        )
+
+    async def _until_done(
+        self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, beats: bool = False
+    ) -> R:
+        return await self._execute(
+            method,
+            request,
+            queue,
+            priority=options.CONVERSATIONS_FIRST,
+            timeout=options.WORK_TIMEOUT if beats else options.QUERY_TIMEOUT,
+            retry=options.UNTIL_DONE,
+            beats=beats,
+            summary="",
+        )
+
+    async def _set_aside(
+        self,
+        method: Callable[[Any, T], Awaitable[R]],
+        request: T,
+        priority: int,
+        summary: str,
+        *,
+        queue: str = options.OUTBOUND_BOT,
+    ) -> R | None:
+        try:
+            return await self._execute(
+                method,
+                request,
+                queue,
+                priority=priority,
+                timeout=options.WORK_TIMEOUT,
+                retry=options.THREE_TRIES,
+                beats=True,
+                summary=summary,
+            )
+        except ActivityError as error:
+            cause = error.cause
+            if isinstance(cause, CancelledError):
+                raise
+            self._tally.note(cause.message if isinstance(cause, ApplicationError) else type(cause).__name__)
+            workflow.logger.warning("%s set aside: %s", error.activity_type, self._tally.last_error)
+            return None
+
+    async def _execute(
+        self,
+        method: Callable[[Any, T], Awaitable[R]],
+        request: T,
+        queue: str,
+        *,
+        priority: int,
+        timeout: timedelta,
+        retry: RetryPolicy,
+        beats: bool,
+        summary: str,
+    ) -> R:
+        return await workflow.execute_activity_method(
+            method,
+            request,
+            task_queue=queue,
+            start_to_close_timeout=timeout,
+            heartbeat_timeout=options.HEARTBEAT if beats else None,
+            retry_policy=retry,
+            priority=Priority(priority_key=priority, fairness_key=self._tenant),
+            summary=summary or None,
+        )
+
+
+def _rows(rows: list[list[int]]) -> str:
+    return f"{count(rows)} rows from {rows[0][0]}" if rows else "no rows"

@@ -1,0 +1,100 @@
+"""What a run counts beside what the database says, and how both are shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.conversations import Fetched
+    from activities.tasks import Review
+    from workflows.options import Carried
+
+ERROR_CHARACTERS = 200
+
+
+class Tally:
+    """Counts of one run. ``last_error`` is the last thing that went wrong, ``last_control`` what the platform
+    answered to pause, resume or cancel, ``analysing_again`` how many re-analyses were asked for and are not done."""
+
+    def __init__(self, carried: Carried | None) -> None:
+        self.started_at = carried.started_at if carried else _iso(workflow.now())
+        self.polls = carried.polls if carried else 0
+        self.api_calls = carried.api_calls if carried else 0
+        self.under_way: Counter[str] = Counter()
+        self.last_error = ""
+        self.last_error_at = ""
+        self.last_control = ""
+        self.waiting = ""
+        self.analysing_again = 0
+
+    def note(self, error: str) -> None:
+        """Remember what went wrong; ``""`` is nothing."""
+        if error:
+            self.last_error = error[:ERROR_CHARACTERS]
+            self.last_error_at = _iso(workflow.now())
+
+    def fetched(self, fetched: Fetched) -> None:
+        """Count an answer about calls."""
+        self.api_calls += fetched.api_calls
+        self.under_way.update(fetched.under_way)
+        self.note(fetched.error)
+
+    def progress(self, task_id: int, phase: str, review: Review | None) -> dict[str, Any]:
+        """The progress object (CONTRACT, Temporal)."""
+        by_status = dict(review.by_status) if review else {}
+        for status, count in self.under_way.items():
+            by_status[status] = by_status.get(status, 0) + count
+        return {
+            "task_id": task_id,
+            "task_type": review.task_type if review else None,
+            "phase": phase,
+            "leads": review.leads if review else 0,
+            "called": review.called if review else 0,
+            "unmatched": review.unmatched if review else 0,
+            "finished": review.finished if review else 0,
+            "by_status": by_status,
+            "recordings": review.recordings if review else 0,
+            "recordings_missing": review.recordings_missing if review else 0,
+            "follow_ups": review.follow_ups if review else 0,
+            "analysed": review.analysed if review else 0,
+            "analysis_failed": review.analysis_failed if review else 0,
+            "by_interest": review.by_interest if review else {"0": 0, "1": 0, "2": 0},
+            "reanalysed": review.reanalysed if review else 0,
+            "analysing_again": self.analysing_again,
+            "input_tokens": review.input_tokens if review else 0,
+            "output_tokens": review.output_tokens if review else 0,
+            "polls": self.polls,
+            "api_calls": self.api_calls,
+            "started_at": self.started_at,
+            "updated_at": _iso(workflow.now()),
+            "last_error": self.last_error,
+        }
+
+    def details(self, progress: dict[str, Any]) -> str:
+        """The progress as the Temporal UI shows it on the run's page (Markdown)."""
+        rows = [
+            ("phase", f"{progress['phase']}, task_type {progress['task_type']}"),
+            ("calls over", f"{progress['finished']} of {progress['called']}"),
+            ("leads without a job", progress["unmatched"]),
+            ("by status", _pairs(progress["by_status"])),
+            ("follow-ups", f"{progress['follow_ups']}, of which {progress['analysed']} judged by the model"),
+            ("analyses that failed", progress["analysis_failed"]),
+            ("interest", _pairs(progress["by_interest"])),
+            ("recordings", f"{progress['recordings']}, {progress['recordings_missing']} missing"),
+            ("waiting for", self.waiting or "work under way"),
+            ("dialling", self.last_control or "as the platform does"),
+            ("last error", f"{self.last_error} ({self.last_error_at})" if self.last_error else "none"),
+        ]
+        return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _pairs(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

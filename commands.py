@@ -1,4 +1,4 @@
-"""The command line of ``starter.py``: results on stdout, messages on stderr, exit code 0 done, 1 failed, 2 wrong use."""
+"""The command line of ``starter.py``: results on stdout, messages on stderr; exit code 0 done, 1 failed, 2 misused."""
 
 from __future__ import annotations
 

@@ -44,7 +44,16 @@ SHUTDOWN = timedelta(seconds=20)
 """What runs when the worker is stopped has so long to finish; the rest is handed to another worker."""
 ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
-PASSED_THROUGH = ("activities", "clients", "workflows", "pydantic", "pydantic_core", "annotated_types", "pymysql", "sqlalchemy")
+PASSED_THROUGH = (
+    "activities",
+    "clients",
+    "workflows",
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "pymysql",
+    "sqlalchemy",
+)
 
 
 def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., Any]]) -> Worker:

@@ -145,9 +145,7 @@ class FollowUps:
 
     async def _load(self, request: FollowUpRequest) -> list[FinishedCall]:
         if request.request_id:
-            return await self._database.run(
-                table.to_analyse_again, request.task_id, request.rows, request.request_id
-            )
+            return await self._database.run(table.to_analyse_again, request.task_id, request.rows, request.request_id)
         return await self._database.run(
             table.to_follow_up,
             request.task_id,
@@ -237,13 +235,15 @@ class FollowUps:
             portion = portions.waiting[:ROWS_A_TRANSACTION]
             del portions.waiting[:ROWS_A_TRANSACTION]
             now = await self._database.now()
-            times = {"now": self._database.wall_clock(now), "now_utc": now.replace(tzinfo=None)}
-            if request.request_id:
-                portions.written += await self._database.transaction(
-                    table.update, request.task_id, portion, request_id=request.request_id, **times
-                )
-            else:
-                portions.written += await self._database.transaction(table.create, request.task_id, portion, **times)
+            write = table.update if request.request_id else table.create
+            portions.written += await self._database.transaction(
+                write,
+                request.task_id,
+                portion,
+                request_id=request.request_id,
+                now=self._database.wall_clock(now),
+                now_utc=now.replace(tzinfo=None),
+            )
             portions.by_outcome.update(follow_up.outcome for follow_up in portion)
             portions.by_interest.update(str(follow_up.is_interested) for follow_up in portion)
 

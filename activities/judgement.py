@@ -49,9 +49,7 @@ def _no_bool(value: Any) -> Any:
 class _Answer(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    leads_remark: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=REMARK_CHARACTERS)
-    ]
+    leads_remark: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=REMARK_CHARACTERS)]
     is_interested: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2)]
     next_follow_time: str | None = None
     evidence: str | None = None

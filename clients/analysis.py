@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 from dashscope import AsyncClient
 from dashscope.v2 import errors
-from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
+from dashscope.v2.resources.apps import AppCompletion
+from httpx_aiohttp import HttpxAiohttpClient
 
 from clients.errors import PassingError, PermanentError, ServiceError, ThrottledError
 from clients.limiter import RateLimiter
@@ -66,7 +67,7 @@ class AnalysisModel:
             base_url=base_url,
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
-            transport=AiohttpTransport(limits=limits),
+            limits=limits,
         )
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
 
@@ -95,13 +96,13 @@ class AnalysisModel:
 
     async def close(self) -> None:
         """Close the pooled connections."""
-        await self._client.close()
         await self._http.aclose()
 
     async def _ask(self, system: str, user: str) -> Completion:
         try:
             if self._app_id:
                 app = await self._client.apps.completions.create(app_id=self._app_id, prompt=f"{system}\n\n{user}")
+                assert isinstance(app, AppCompletion)
                 text, input_tokens, output_tokens = app.text, *_app_tokens(app.usage)
             else:
                 chat = await self._client.chat.completions.create(

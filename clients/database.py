@@ -71,9 +71,7 @@ class Database:
         self._clock: tuple[float, datetime] | None = None
         self._limits: dict[tuple[str, str], int] = {}
 
-    async def run(
-        self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def run(self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(cursor, …)`` in a thread, each of its statements committed by itself.
 
         Raises:
@@ -82,9 +80,7 @@ class Database:
         """
         return await self._in_thread(lambda: self.run_sync(function, *args, **kwargs))
 
-    async def transaction(
-        self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def transaction(self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As :meth:`run`, in one transaction (READ COMMITTED) that is rolled back on any exception."""
         return await self._in_thread(lambda: self._attempt(function, args, kwargs, transaction=True))
 
@@ -92,9 +88,7 @@ class Database:
         """As :meth:`run`, in the calling thread."""
         return self._attempt(function, args, kwargs, transaction=False)
 
-    def transaction_sync(
-        self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def transaction_sync(self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As :meth:`transaction`, in the calling thread."""
         return self._attempt(function, args, kwargs, transaction=True)
 
@@ -175,12 +169,12 @@ class Database:
     ) -> T:
         connection = self._engine.raw_connection()
         try:
-            with connection.cursor() as cursor:
-                if transaction:
-                    cursor.execute("START TRANSACTION")
-                result = function(cursor, *args, **kwargs)
-                if transaction:
-                    cursor.execute("COMMIT")
+            cursor = connection.cursor()
+            if transaction:
+                cursor.execute("START TRANSACTION")
+            result = function(cursor, *args, **kwargs)
+            if transaction:
+                cursor.execute("COMMIT")
         except BaseException:
             # What the server still holds for this connection is unknown: never hand it to anybody else.
             connection.invalidate()

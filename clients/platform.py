@@ -33,6 +33,9 @@ class Bot(Protocol):
     limiter: RateLimiter
     script_id: str
 
+    def session(self, tenant: str, priority: int) -> PlatformSession:
+        """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
+
     async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One request, without retry and without waiting for the rate limit."""
 
@@ -243,9 +246,7 @@ class PlatformSession:
         """``SuspendJobs``, ``ResumeJobs`` or ``CancelJobs`` for the whole group."""
         await self._ask(action, {"JobGroupId": group_id, "All": True})
 
-    async def _ask(
-        self, action: str, query: dict[str, Any], *, send_before: float | None = None
-    ) -> dict[str, Any]:
+    async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""
         for attempt in range(1, THROTTLED_TRIES + 1):
             async with self.bot.limiter.slot(tenant=self.tenant, priority=self.priority):

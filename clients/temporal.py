@@ -24,4 +24,6 @@ async def connect() -> Client:
     try:
         return await Client.connect(**config)
     except RuntimeError:
-        raise PassingError("Temporal", f"connect to {config['target_host']} (TEMPORAL_ADDRESS)", "Unreachable") from None
+        raise PassingError(
+            "Temporal", f"connect to {config['target_host']} (TEMPORAL_ADDRESS)", "Unreachable"
+        ) from None

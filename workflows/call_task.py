@@ -8,7 +8,6 @@ again whatever was set aside; it hands work out only to steps that are idle, so 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,10 +16,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.conversations import FetchRequest
-    from activities.job_groups import Counters, WatchRequest
-    from activities.job_ids import Pages, PagesRead, Settlement
     from activities.follow_ups import FollowUpRequest
-    from activities.job_groups import ControlRequest
+    from activities.job_groups import ControlRequest, Counters, WatchRequest
+    from activities.job_ids import Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest
     from activities.row_runs import Runs, take
     from activities.tasks import Review, ReviewRequest, Task
@@ -83,9 +81,7 @@ class CallTaskWorkflow:
     def progress(self) -> dict[str, Any]:
         return self._tally.progress(self._input.task_id, self._phase(), self._review)
 
-    @workflow.signal(
-        description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.'
-    )
+    @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
     def force_analyze(self, request: Any = None) -> None:
         try:
             force = Force.model_validate(request)
@@ -313,7 +309,7 @@ class CallTaskWorkflow:
             self._wake = True
 
     def _phase(self) -> str:
-        if self._task is None or not self._dispatched_at and self._task.task_type < 4:
+        if self._task is None or (not self._dispatched_at and self._task.task_type < 4):
             return "dispatching"
         review = self._review
         if review is None or review.unsettled or review.finished < review.called:
@@ -431,7 +427,7 @@ class CallTaskWorkflow:
                 organization_id=self._task.organization_id,
                 rows=rows,
                 grace=self._options.recording_grace,
-                retry_interval=self._options.retry_interval,
+                retry_interval=self._options.poll_min,
             )
         )
         if saved is not None:

@@ -26,9 +26,7 @@ class Dispatcher:
         stopped: whether an operator has cancelled the calls meanwhile.
     """
 
-    def __init__(
-        self, task: Task, steps: Steps, options: Options, tally: Tally, stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, task: Task, steps: Steps, options: Options, tally: Tally, stopped: Callable[[], bool]) -> None:
         self._task = task
         self._steps = steps
         self._tally = tally

@@ -77,7 +77,7 @@ class Steps:
             request,
             options.OUTBOUND_BOT,
             priority=options.CONVERSATIONS_FIRST,
-            timeout=options.WATCH_TIMEOUT,
+            within=options.WATCH_TIMEOUT,
             retry=options.WATCHING,
             beats=False,
             summary=f"{request.called} calls known",
@@ -99,9 +99,7 @@ class Steps:
     async def fetch_conversations(self, request: FetchRequest) -> Fetched | None:
         """Outcomes and transcripts of some rows."""
         summary = _rows(request.rows)
-        return await self._set_aside(
-            Conversations.fetch_conversations, request, options.CONVERSATIONS_FIRST, summary
-        )
+        return await self._set_aside(Conversations.fetch_conversations, request, options.CONVERSATIONS_FIRST, summary)
 
     async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved | None:
         """Recordings of some rows."""
@@ -110,9 +108,7 @@ class Steps:
     async def follow_up(self, request: FollowUpRequest) -> FollowedUp | None:
         """Follow-ups of some rows; or, with a ``request_id``, new judgements."""
         method = FollowUps.analyse_again if request.request_id else FollowUps.follow_up
-        return await self._set_aside(
-            method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS
-        )
+        return await self._set_aside(method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS)
 
     async def _until_done(
         self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, beats: bool = False
@@ -122,7 +118,7 @@ class Steps:
             request,
             queue,
             priority=options.CONVERSATIONS_FIRST,
-            timeout=options.WORK_TIMEOUT if beats else options.QUERY_TIMEOUT,
+            within=options.WORK_TIMEOUT if beats else options.QUERY_TIMEOUT,
             retry=options.UNTIL_DONE,
             beats=beats,
             summary="",
@@ -143,7 +139,7 @@ class Steps:
                 request,
                 queue,
                 priority=priority,
-                timeout=options.WORK_TIMEOUT,
+                within=options.WORK_TIMEOUT,
                 retry=options.THREE_TRIES,
                 beats=True,
                 summary=summary,
@@ -163,7 +159,7 @@ class Steps:
         queue: str,
         *,
         priority: int,
-        timeout: timedelta,
+        within: timedelta,
         retry: RetryPolicy,
         beats: bool,
         summary: str,
@@ -172,7 +168,7 @@ class Steps:
             method,
             request,
             task_queue=queue,
-            start_to_close_timeout=timeout,
+            start_to_close_timeout=within,
             heartbeat_timeout=options.HEARTBEAT if beats else None,
             retry_policy=retry,
             priority=Priority(priority_key=priority, fairness_key=self._tenant),

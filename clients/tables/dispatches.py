@@ -39,10 +39,7 @@ def unresolved(cursor: Cursor, task_id: int) -> list[Dispatch]:
         " WHERE task_id = %s AND accepted_at IS NULL ORDER BY first_id, id",
         (task_id,),
     )
-    return [
-        Dispatch(first_id=int(row[0]), last_id=int(row[1]), attempted_at=row[2])
-        for row in cursor.fetchall()
-    ]
+    return [Dispatch(first_id=int(row[0]), last_id=int(row[1]), attempted_at=row[2]) for row in cursor.fetchall()]
 
 
 def started(cursor: Cursor, task_id: int) -> int | None:
@@ -82,9 +79,7 @@ def release(cursor: Cursor, task_id: int, firsts: Sequence[int]) -> None:
         )
 
 
-def replace(
-    cursor: Cursor, task_id: int, old: Sequence[int], new: Sequence[tuple[int, int]], now: datetime
-) -> None:
+def replace(cursor: Cursor, task_id: int, old: Sequence[int], new: Sequence[tuple[int, int]], now: datetime) -> None:
     """Put new attempts in the place of those that begin with the rows ``old``, inside a transaction."""
     cursor.execute(
         f"DELETE FROM call_dispatches WHERE task_id = %s AND accepted_at IS NULL AND first_id IN ({marks(len(old))})",

@@ -219,7 +219,9 @@ class Outcome:
     updated_time: datetime | None
 
 
-_SET_ATTEMPT = "t.planed_time = v.planed, t.call_task_id = v.task, t.calling_number = v.number, t.updated_time = v.updated"
+_SET_ATTEMPT = (
+    "t.planed_time = v.planed, t.call_task_id = v.task, t.calling_number = v.number, t.updated_time = v.updated"
+)
 _SAVE_OUTCOMES = (
     "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
     " WHERE NOT (t.call_status <=> 'Succeeded' AND v.is_succeeded = 0)"

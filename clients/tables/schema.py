@@ -96,9 +96,13 @@ def check(cursor: Cursor) -> None:
     tables = [name for name in wanted if name not in existing]
     if tables:
         raise SchemaError(f"database: no table {', '.join(tables)}; create what is missing with: starter.py init-db")
-    columns = [f"{name}.{c}" for name, wanted_columns in wanted.items() for c in wanted_columns if c not in existing[name]]
+    columns = [
+        f"{name}.{c}" for name, wanted_columns in wanted.items() for c in wanted_columns if c not in existing[name]
+    ]
     if columns:
-        raise SchemaError(f"database: no column {', '.join(columns)}; these tables are not those of the CRM (SPEC, Tables)")
+        raise SchemaError(
+            f"database: no column {', '.join(columns)}; these tables are not those of the CRM (SPEC, Tables)"
+        )
     cursor.execute("SELECT table_name, engine FROM information_schema.tables WHERE table_schema = DATABASE()")
     engines = {str(name).lower(): str(engine) for name, engine in cursor.fetchall()}
     wrong = [name for name in wanted if engines.get(name, "").lower() != "innodb"]
@@ -106,7 +110,9 @@ def check(cursor: Cursor) -> None:
         raise SchemaError(f"database: {', '.join(wrong)} must be InnoDB tables: follow-ups are written in transactions")
     denied = [name for name, statement in RIGHTS.items() if not _may(cursor, statement.format(name))]
     if denied:
-        raise SchemaError(f"database: the user may not write {', '.join(denied)}; its rights are listed in docs/operations.md")
+        raise SchemaError(
+            f"database: the user may not write {', '.join(denied)}; its rights are listed in docs/operations.md"
+        )
 
 
 def _may(cursor: Cursor, statement: str) -> bool:

@@ -255,9 +255,7 @@ def next_due(cursor: Cursor, task_id: int, *, now: datetime, recording_grace: fl
 
 def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
     """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens."""
-    cursor.execute(
-        "SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome", (task_id,)
-    )
+    cursor.execute("SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome", (task_id,))
     counts = {str(outcome): int(count) for outcome, count in cursor.fetchall()}
     cursor.execute(
         "SELECT COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0),"

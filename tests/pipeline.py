@@ -1,0 +1,414 @@
+"""The whole pipeline on real parts: Temporal, MariaDB, the simulators, workers in this process; and how to compare a
+finished task with what the platform says happened.
+
+Every `Site` has a Temporal namespace, a database and simulators of its own, so tests do not meet.
+"""
+
+import base64
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pymysql
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from pymysql.cursors import DictCursor
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+
+import simulators
+import worker
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import EmbeddedTemporal
+from simulators import SimulatorOptions, Simulators
+from simulators.dialogues import SLOTS
+from simulators.judge import judge
+from starter import CallTasks
+from workflows.options import QUEUES, Options, workflow_id
+
+ORGANIZATION = "org7"
+ZONE = ZoneInfo("Asia/Shanghai")
+FINAL = ("Succeeded", "Failed", "Cancelled")
+REMARKS = {"Failed": "呼叫失败；", "Cancelled": "外呼状态：Cancelled；", "Succeeded": "外呼已完成，但暂无通话内容；"}
+MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
+
+QUICK = Options(
+    poll_first=0,
+    poll_min=0.2,
+    poll_max=1,
+    match_grace=1,
+    conversation_grace=2,
+    retry_interval=0.2,
+    recording_grace=2,
+)
+"""Everything as soon as it can be."""
+
+
+class Site:
+    """One pipeline: the servers' addresses are in the environment, the workers are started by `working`."""
+
+    def __init__(self, client: Client, sim: Simulators, connection: "pymysql.Connection[DictCursor]") -> None:
+        self.client = client
+        self.sim = sim
+        self.connection = connection
+
+    # --- the CRM --------------------------------------------------------------------------------------------------
+
+    def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        """The rows of a statement; for one that has none, an empty list."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
+
+    def insert(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        columns = list(rows[0])
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})",
+                [tuple(row[column] for column in columns) for row in rows],
+            )
+
+    def add_leads(self, count: int, *, first: int = 1, organization: str = ORGANIZATION) -> None:
+        """Leads `first` and on, each with a phone number and a name of its own."""
+        self.insert("dcc_leads", [lead(number, organization) for number in range(first, first + count)])
+
+    def rows(self, task_id: int) -> list[dict[str, Any]]:
+        return self.sql("SELECT * FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)
+
+    def follow_ups(self) -> dict[int, dict[str, Any]]:
+        return {row["id"]: row for row in self.sql("SELECT * FROM dcc_leads_follow")}
+
+    def task(self, task_id: int) -> dict[str, Any]:
+        return self.sql("SELECT * FROM call_tasks WHERE id = %s", task_id)[0]
+
+    def everything(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows of all tables."""
+        tables = [next(iter(row.values())) for row in self.sql("SHOW TABLES")]
+        return {
+            table: sorted(self.sql(f"SELECT * FROM {table}"), key=str)
+            for table in tables
+            if table != "call_rate_limits"
+        }
+
+    def questions(self) -> int:
+        """Statements that the server was ever sent."""
+        return int(self.sql("SHOW GLOBAL STATUS LIKE 'Questions'")[0]["Value"])
+
+    # --- the platform ---------------------------------------------------------------------------------------------
+
+    def truth(self, task_id: int) -> list[dict[str, Any]]:
+        """What the jobs of the task's group come to, by the simulators' own record (`/_sim/groups/{id}/jobs`)."""
+        group = self.sim.world.find_group(self.task(task_id)["job_group_id"])
+        assert group is not None
+        return self.sim.world.truth(group)
+
+    def stats(self) -> dict[str, Any]:
+        return self.sim.stats.report(self.sim.world)
+
+    # --- the pipeline ---------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def working(self, queues: Sequence[str] = QUEUES) -> AsyncIterator[None]:
+        """A worker of these queues, as production builds it, for as long as the block lasts."""
+        async with worker.workers(self.client, queues) as built, AsyncExitStack() as stack:
+            for one in built:
+                await stack.enter_async_context(one)
+            yield
+
+    @asynccontextmanager
+    async def calls(self) -> AsyncIterator[CallTasks]:
+        async with CallTasks.connect() as calls:
+            yield calls
+
+    async def create_task(self, leads: Sequence[int] | None = None, organization: str = ORGANIZATION) -> int:
+        async with self.calls() as calls:
+            return await calls.create_task(organization, "autumn sale", leads)
+
+    async def run(self, task_id: int, options: Options = QUICK) -> dict[str, Any]:
+        """Start the task and wait for its end."""
+        async with self.calls() as calls:
+            assert await calls.start_call(task_id, options)
+            return await calls.result(task_id)
+
+    def handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
+        return self.client.get_workflow_handle(workflow_id(task_id))
+
+    async def progress(self, task_id: int) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.handle(task_id).query("progress")
+        return answer
+
+    async def histories(self) -> list[WorkflowHistory]:
+        """Of every run of the namespace."""
+        return [
+            await self.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+            async for run in self.client.list_workflows()
+        ]
+
+
+Sites = Callable[..., Awaitable[Site]]
+
+
+@asynccontextmanager
+async def opening_sites(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Sites]:
+    """`await sites(SimulatorOptions(...), SETTING="value")` opens a Site; its environment is this process's.
+
+    A test module makes a fixture `sites` of it.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def open_site(options: SimulatorOptions | None = None, **settings: str) -> Site:
+            sim = await stack.enter_async_context(simulators.running(options or SimulatorOptions(calls_over=True)))
+            namespace = f"test-{secrets.token_hex(6)}"
+            client = await new_namespace(temporal, namespace)
+            name = stack.enter_context(_new_database(mariadb))
+            connection = mariadb.connect(name, cursorclass=DictCursor)
+            stack.callback(connection.close)
+            for variable, value in (environment(sim.url, temporal, namespace, mariadb.url_of(name)) | settings).items():
+                monkeypatch.setenv(variable, value)
+            site = Site(client, sim, connection)
+            async with CallTasks.connect(temporal=False) as calls:
+                await calls.init_db()
+            return site
+
+        yield open_site
+
+
+def environment(sim_url: str, temporal: EmbeddedTemporal, namespace: str, database_url: str) -> dict[str, str]:
+    """The settings of a worker; the rate limits are out of the way."""
+    return {
+        "TEMPORAL_ADDRESS": temporal.address,
+        "TEMPORAL_NAMESPACE": namespace,
+        "DATABASE_URL": database_url,
+        "ALIBABA_CLOUD_ACCESS_KEY_ID": simulators.ACCESS_KEY_ID,
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": simulators.ACCESS_KEY_SECRET,
+        "OUTBOUND_BOT_INSTANCE_ID": simulators.INSTANCE_ID,
+        "OUTBOUND_BOT_SCRIPT_ID": simulators.SCRIPT_ID,
+        "OUTBOUND_BOT_ENDPOINT": sim_url,
+        "OUTBOUND_BOT_QPS": "2000",
+        "DASHSCOPE_API_KEY": simulators.DASHSCOPE_API_KEY,
+        "DASHSCOPE_HTTP_BASE_URL": f"{sim_url}/api/v1",
+        "ANALYSIS_QPM": "120000",
+    }
+
+
+async def new_namespace(temporal: EmbeddedTemporal, namespace: str) -> Client:
+    """A Temporal namespace of its own, and a client of it."""
+    client = await Client.connect(temporal.address)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=namespace, workflow_execution_retention_period=Duration(seconds=86_400))
+    )
+    return await Client.connect(temporal.address, namespace=namespace)
+
+
+@contextmanager
+def _new_database(mariadb: EmbeddedMariaDB) -> Iterator[str]:
+    """The name of an empty database, dropped at the end."""
+    name = f"{mariadb.database}_{secrets.token_hex(6)}"
+    with mariadb.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE `{name}`")
+        try:
+            yield name
+        finally:
+            cursor.execute(f"DROP DATABASE `{name}`")
+
+
+def lead(number: int, organization: str = ORGANIZATION) -> dict[str, Any]:
+    return {
+        "leads_id": number,
+        "organization_id": organization,
+        "leads_user_name": f"测试客户{number:05}",
+        "leads_user_phone": phone(number),
+    }
+
+
+def phone(number: int) -> str:
+    return f"139{number:08}"
+
+
+def wall(milliseconds: int | None) -> datetime | None:
+    """A vendor's time as the CRM's columns hold it."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(ZONE).replace(tzinfo=None, microsecond=0)
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+
+def assert_finished(site: Site, task_id: int, result: dict[str, Any], *, recordings: bool = True) -> None:
+    """The whole task equals the platform's record, row by row; its follow-ups are one to one; its numbers add up."""
+    truth = {job["job_id"]: job for job in site.truth(task_id)}
+    rows, follow_ups = site.rows(task_id), site.follow_ups()
+    called = [row for row in rows if row["call_job_id"]]
+    differences = [
+        f"row {row['id']} {name}: {found!r} instead of {wanted!r}"
+        for row in called
+        for name, found, wanted in differing(row, truth[row["call_job_id"]], follow_ups, recordings=recordings)
+    ]
+    assert not differences, f"{len(differences)} differences\n" + "\n".join(differences[:20])
+    jobs = Counter(row["call_job_id"] for row in called)
+    assert max(jobs.values(), default=1) == 1, "a job belongs to two rows"
+    assert_one_follow_up_a_row(site, task_id)
+    assert_numbers(site, task_id, result)
+    assert site.stats()["dialled_twice"] == []
+
+
+def differing(
+    row: dict[str, Any], job: dict[str, Any], follow_ups: dict[int, dict[str, Any]], *, recordings: bool = True
+) -> Iterator[tuple[str, Any, Any]]:
+    """What of a called row, and of its follow-up, is not as the platform's record and the course's label say."""
+    found = row | {"call_conversation": turns(row["call_conversation"])}
+    wanted = {
+        "call_status": job["status"],
+        "call_task_id": job["task_id"] or "",
+        "calling_number": job["calling_number"] or "",
+        "planed_time": wall(job["planed_time"]),
+        "updated_time": wall(job["actual_time"]) or row["updated_time"],
+        "call_conversation": job["transcript"],
+    }
+    for name, value in wanted.items():
+        if (found[name] or "") != (value or ""):
+            yield name, found[name], value
+    if row["updated_time"] is None:
+        yield "updated_time", None, "a time"
+    audio = f"/recordings/{job['task_id']}.wav" if job["recording"] and recordings else ""
+    url = row["recording_url"] or ""
+    if (audio not in url) if audio else (url and recordings):
+        yield "recording_url", url, audio
+    follow_up = follow_ups.get(row["leads_follow_id"])
+    if follow_up is None:
+        yield "leads_follow_id", row["leads_follow_id"], "a follow-up"
+        return
+    interest, remark, when = expected_judgement(row, job)
+    if row["is_interested"] != interest:
+        yield "is_interested", row["is_interested"], interest
+    if follow_up["leads_remark"] != remark:
+        yield "leads_remark", follow_up["leads_remark"], remark
+    if follow_up["next_follow_time"] != when:
+        yield "next_follow_time", follow_up["next_follow_time"], when
+
+
+def expected_judgement(row: dict[str, Any], job: dict[str, Any]) -> tuple[int, str, datetime | None]:
+    """Interest, remark and next time; the interest is the course's label, not what any program made of it."""
+    if not job["transcript"]:
+        return 0, REMARKS[job["status"]], None
+    called = wall(job["actual_time"])
+    assert called is not None
+    said = [turn["text"] for turn in job["transcript"] if turn["speaker"] == "Contact"]
+    subject = next((word for word in SLOTS["model"] if any(word in turn["text"] for turn in job["transcript"])), "")
+    judgement = judge(said, called.replace(second=0), subject)
+    interest = judgement.interest if job["interest"] is None else job["interest"]
+    return interest, judgement.remark, judgement.when
+
+
+
+
+
+def turns(conversation: str | None) -> list[dict[str, str]]:
+    """A stored conversation, in the form of the simulators' record."""
+    return [{"speaker": turn["Speaker"], "text": turn["Script"]} for turn in json.loads(conversation or "[]")]
+
+
+def assert_one_follow_up_a_row(site: Site, task_id: int) -> None:
+    """Each called row has one follow-up of its own lead, with its times, and no follow-up is without a row."""
+    rows, follow_ups = site.rows(task_id), site.follow_ups()
+    linked = Counter(row["leads_follow_id"] for row in rows if row["leads_follow_id"])
+    assert max(linked.values(), default=1) == 1, "two rows share a follow-up"
+    for row in rows:
+        if not row["call_job_id"]:
+            assert row["leads_follow_id"] is None and row["is_interested"] is None, row
+            continue
+        follow_up = follow_ups[row["leads_follow_id"]]
+        assert follow_up["leads_id"] == row["leads_id"]
+        assert row["is_interested"] in (0, 1, 2)
+        for column in ("follow_time", "frist_follow_time", "new_follow_time"):
+            assert isinstance(follow_up[column], datetime), column
+            assert abs((datetime.now(ZONE).replace(tzinfo=None) - follow_up[column]).total_seconds()) < 600, column
+    everywhere = {row["leads_follow_id"] for row in site.sql("SELECT leads_follow_id FROM leads_task_list")}
+    assert set(follow_ups) <= everywhere, "a follow-up without a row"
+
+
+def assert_numbers(site: Site, task_id: int, result: dict[str, Any]) -> None:
+    """The result's numbers are those of the tables."""
+    rows = site.rows(task_id)
+    called = [row for row in rows if row["call_job_id"]]
+    interest = Counter(str(row["is_interested"]) for row in called)
+    counted = {
+        "task_id": task_id,
+        "task_type": site.task(task_id)["task_type"],
+        "phase": "complete",
+        "leads": len(rows),
+        "called": len(called),
+        "unmatched": len(rows) - len(called),
+        "finished": sum(row["call_status"] in FINAL for row in called),
+        "by_status": dict(Counter(row["call_status"] for row in rows if row["call_status"])),
+        "recordings": sum(bool(row["recording_url"]) for row in called),
+        "recordings_missing": sum(
+            row["call_status"] == "Succeeded" and bool(row["call_task_id"]) and not row["recording_url"]
+            for row in called
+        ),
+        "follow_ups": sum(bool(row["leads_follow_id"]) for row in called),
+        "by_interest": {key: interest[key] for key in "012"},
+    }
+    wrong = {name: (result[name], value) for name, value in counted.items() if result[name] != value}
+    assert not wrong, f"result and tables differ: {wrong}"
+    ledger = Counter(
+        row["outcome"] for row in site.sql("SELECT outcome FROM call_follow_ups WHERE task_id = %s", task_id)
+    )
+    assert (result["analysed"], result["analysis_failed"]) == (ledger["analysed"], ledger["failed"])
+
+
+# --- what was said where --------------------------------------------------------------------------------------------
+
+
+class LogLines(logging.Handler):
+    """Every line that anything logs while the block lasts, tracebacks included."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+    def __enter__(self) -> "LogLines":
+        root = logging.getLogger()
+        self._level = root.level
+        root.setLevel(logging.INFO)
+        root.addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        root = logging.getLogger()
+        root.removeHandler(self)
+        root.setLevel(self._level)
+
+
+def decoded(history: WorkflowHistory) -> str:
+    """A history as text, every payload decoded."""
+    texts: list[str] = []
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key == "data" and isinstance(inner, str):
+                    texts.append(base64.b64decode(inner).decode("utf-8", "replace"))
+                else:
+                    collect(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                collect(inner)
+        else:
+            texts.append(str(value))
+
+    collect(history.to_json_dict())
+    return "\n".join(texts)

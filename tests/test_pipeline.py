@@ -1,0 +1,40 @@
+"""A whole call task, from creation to follow-up complete, equals what the platform says happened."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import EmbeddedTemporal
+from simulators import SimulatorOptions
+from tests.pipeline import QUICK, Sites, assert_finished, opening_sites
+
+
+@pytest.fixture
+async def sites(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Sites]:
+    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
+        yield sites
+
+
+
+async def test_a_thousand_leads_come_out_as_the_platform_recorded_them(
+    sites: Sites, record_property: Callable[[str, Any], None]
+) -> None:
+    site = await sites(SimulatorOptions(calls_over=True, cancelled_rate=0.1, transcript_never=0.02, recording_never=0.05))
+    site.add_leads(1000)
+    task_id = await site.create_task()
+    before = site.questions()
+    async with site.working():
+        result = await site.run(task_id)
+    statements = site.questions() - before
+    history = await site.handle(task_id).fetch_history()
+    stats = site.stats()
+    print(result)
+    print("statements", statements, "events", len(history.events), "calls", stats["calls"])
+    assert result["outcome"] == "complete"
+    assert site.task(task_id)["task_type"] == 4
+    assert result["called"] == 1000
+    assert_finished(site, task_id, result)

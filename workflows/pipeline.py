@@ -1,0 +1,235 @@
+"""The steps of one task, each in a lane of its own: what one yields goes on to the next at once (SPEC 3 to 7).
+
+Rows are handed on by exact ids, so pieces that come from a step never overlap. What a review of the database finds is
+handed out only while nothing else runs in that step; then it cannot overlap either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.conversations import FetchRequest
+    from activities.follow_ups import FollowUpRequest
+    from activities.job_ids import Pages, PagesRead, Settlement
+    from activities.recordings import RecordingRequest
+    from activities.row_runs import Runs, take
+    from activities.tasks import Review, Task
+    from workflows.lanes import Lane
+    from workflows.options import Force, Options
+    from workflows.reanalysis import Reanalysis
+    from workflows.steps import Steps
+    from workflows.tally import Tally
+
+PAGES_A_PIECE = 10
+FETCH_ROWS = 990
+"""Ten full requests."""
+FOLLOW_UP_ROWS = 400
+RECORDING_ROWS = 500
+
+
+class Pipeline:
+    """One task's work under way.
+
+    Attributes:
+        jobs_seen: jobs of the group at the last whole reading of its pages; None before the first.
+        pages_tried: whether the pages were asked for at all.
+        again_at: workflow time at which calls are looked at again because an answer failed or lacked some; or None.
+        paused_until: workflow time before which rows that were set aside are not handed out again.
+        changed: something came to its end that makes a new review worthwhile.
+    """
+
+    def __init__(self, task: Task, steps: Steps, options: Options, tally: Tally, jobs_seen: int | None) -> None:
+        self._task = task
+        self._steps = steps
+        self._options = options
+        self._tally = tally
+        self.jobs_seen = jobs_seen
+        self.pages_tried = jobs_seen is not None
+        self.again_at: float | None = None
+        self.paused_until = 0.0
+        self.changed = False
+        self.pages = Lane(8, self._piece_done)
+        self.fetching = Lane(8, self._piece_done)
+        self._following = Lane(8, self._piece_done)
+        self._recording = Lane(4, self._piece_done)
+        self.reanalyses = Lane(4, self._piece_done)
+        self._to_follow: Runs = []
+        self._to_record: Runs = []
+
+    @property
+    def _lanes(self) -> tuple[Lane, ...]:
+        return self.pages, self.fetching, self._following, self._recording, self.reanalyses
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """A value that stays the same while nothing is handed out; None while anything runs."""
+        if self._to_follow or self._to_record or not all(lane.idle for lane in self._lanes):
+            return None
+        return tuple(lane.started for lane in self._lanes)
+
+    def fetch_stamp(self) -> tuple[int, int] | None:
+        """As :meth:`stamp`, for job ids and conversations only."""
+        return (self.pages.started, self.fetching.started) if self.pages.idle and self.fetching.idle else None
+
+    async def drained(self) -> None:
+        """Wait until nothing runs."""
+        await workflow.wait_condition(lambda: self.stamp() is not None)
+
+    # --- handing work out ------------------------------------------------------------------------------------
+
+    def read_pages(self, *, may_fail: bool) -> None:
+        """Read the group's pages; ``may_fail``: rows without a job have had their time."""
+        self.pages.start(self._read_pages(may_fail=may_fail))
+
+    def sweep(self, review: Review) -> None:
+        """Ask for the outcomes that the review found missing."""
+        for work in review.conversations:
+            self.fetching.start(self._fetch(work.rows))
+
+    def leftovers(self, review: Review) -> None:
+        """Hand out the follow-ups and recordings that the review found missing."""
+        for work in review.to_follow_up:
+            self._to_follow += work.rows
+        for work in review.to_record:
+            self._to_record += work.rows
+        self._pump()
+
+    def reanalyse(self, force: Force) -> None:
+        """Judge calls again."""
+        self.reanalyses.start(Reanalysis(self._task, self._steps, self._options, self._tally).run(force))
+
+    def _pump(self) -> None:
+        """Start follow-ups and recordings as far as there is room; what comes in meanwhile goes in bigger pieces."""
+        while self._to_follow and not self._following.full:
+            piece, self._to_follow = take(self._to_follow, FOLLOW_UP_ROWS)
+            self._following.start(self._follow_up(piece))
+        while self._to_record and not self._recording.full:
+            piece, self._to_record = take(self._to_record, RECORDING_ROWS)
+            self._recording.start(self._save_recordings(piece))
+
+    def _piece_done(self, lane: Lane) -> None:
+        """Refill the steps that have room; ask for a review once calls are fetched, and once nothing runs."""
+        self._pump()
+        fetched = lane in (self.pages, self.fetching) and self.pages.idle and self.fetching.idle
+        if fetched or self.stamp() is not None:
+            self.changed = True
+
+    def _set_aside(self) -> None:
+        """Something failed three times: the rows still say what is left to do, but not at once."""
+        self.paused_until = workflow.time() + self._options.retry_interval
+
+    def _look_again(self) -> None:
+        delay = self._options.retry_interval * workflow.random().uniform(1, 2)
+        self.again_at = min(self.again_at or float("inf"), workflow.time() + delay)
+
+    # --- job ids (SPEC 3) ------------------------------------------------------------------------------------
+
+    async def _read_pages(self, *, may_fail: bool) -> None:
+        """Read pages in parallel; then, where it takes all of them together, settle what they left open."""
+        first = await self._read_piece(1)
+        self.pages_tried = True
+        if first is None or first.row_count is None:
+            return
+        last = -(-first.row_count // 100)
+        pieces = range(PAGES_A_PIECE + 1, last + 1, PAGES_A_PIECE)
+        others = await asyncio.gather(*(self._read_piece(start) for start in pieces))
+        results = [result for result in (first, *others) if result is not None]
+        whole = len(results) == 1 + len(others) and not any(result.failed_pages for result in results)
+        jobs = sum(result.jobs for result in results)
+        if whole and jobs >= first.row_count:
+            self.jobs_seen = jobs
+        else:
+            self._look_again()
+        if may_fail or any(result.left_over for result in results):
+            await self._settle(may_fail=may_fail)
+
+    async def _read_piece(self, start: int) -> PagesRead | None:
+        result = await self._steps.match_pages(
+            Pages(
+                task_id=self._task.task_id,
+                organization_id=self._task.organization_id,
+                job_group_id=self._task.job_group_id,
+                first=start,
+                last=start + PAGES_A_PIECE - 1,
+            )
+        )
+        self._hand_on(result)
+        return result
+
+    async def _settle(self, *, may_fail: bool) -> None:
+        result = await self._steps.settle_jobs(
+            Settlement(
+                task_id=self._task.task_id,
+                organization_id=self._task.organization_id,
+                job_group_id=self._task.job_group_id,
+                may_fail=may_fail,
+            )
+        )
+        self._hand_on(result)
+
+    def _hand_on(self, result: PagesRead | None) -> None:
+        if result is None:
+            self._look_again()
+            return
+        self._tally.api_calls += result.api_calls
+        self._tally.note(result.error)
+        if result.failed_pages:
+            self._look_again()
+        rows = result.matched
+        while rows:
+            piece, rows = take(rows, FETCH_ROWS)
+            self.fetching.start(self._fetch(piece))
+
+    # --- conversations, recordings, follow-ups (SPEC 4 to 6) -------------------------------------------------
+
+    async def _fetch(self, rows: Runs) -> None:
+        fetched = await self._steps.fetch_conversations(
+            FetchRequest(
+                task_id=self._task.task_id,
+                organization_id=self._task.organization_id,
+                rows=rows,
+                grace=self._options.conversation_grace,
+                lag_retry=self._options.poll_min,
+            )
+        )
+        if fetched is None or fetched.failed_calls or fetched.not_returned:
+            self._look_again()
+        if fetched is None:
+            return
+        self._tally.fetched(fetched)
+        self._to_follow += fetched.ready
+        self._to_record += fetched.ready
+        self._pump()
+
+    async def _follow_up(self, rows: Runs) -> None:
+        followed = await self._steps.follow_up(
+            FollowUpRequest(
+                task_id=self._task.task_id,
+                organization_id=self._task.organization_id,
+                rows=rows,
+                retry_interval=self._options.retry_interval,
+                conversation_grace=self._options.conversation_grace,
+            )
+        )
+        if followed is None:
+            self._set_aside()
+        else:
+            self._tally.note(followed.error)
+
+    async def _save_recordings(self, rows: Runs) -> None:
+        saved = await self._steps.save_recordings(
+            RecordingRequest(
+                task_id=self._task.task_id,
+                organization_id=self._task.organization_id,
+                rows=rows,
+                grace=self._options.recording_grace,
+                retry_interval=self._options.poll_min,
+            )
+        )
+        if saved is None:
+            self._set_aside()
+        else:
+            self._tally.api_calls += saved.api_calls
+            self._tally.note(saved.error)

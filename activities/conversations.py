@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from temporalio import activity
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients.database import Database, to_json
-from clients.errors import ServiceError
+from clients.errors import PermanentError, ServiceError
 from clients.platform import IDS_A_CALL, Attempt, Bot, Job, PlatformSession, moment
 from clients.tables import retries as retry_table
 from clients.tables import rows as table
@@ -134,19 +134,27 @@ def _late(row: CallRow, now: datetime, request: FetchRequest) -> Retry:
 async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> _Answers:
     """Ask for the jobs of these rows, at most 99 a request; a request that fails is counted, not raised."""
     answers = _Answers()
-    batches = iter([rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL)])
+    batches = deque(rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL))
 
     async def work() -> None:
-        for batch in batches:
+        while batches:
+            batch = batches.popleft()
             try:
                 jobs = await session.jobs([row.call_job_id for row in batch])
             except ServiceError as error:
-                answers.failed_calls += 1
                 answers.error = str(error)
-                continue
-            found = match_answers(batch, jobs)
-            answers.jobs += found
-            answers.not_returned += len(batch) - len(found)
+                refused = isinstance(error, PermanentError) and error.code.startswith(("NotExist.Job", "InvalidParam"))
+                if refused and len(batch) > 1:
+                    # One id that the platform refuses spoils its whole batch: halve until it stands alone.
+                    half = len(batch) // 2
+                    batches.extendleft((batch[:half], batch[half:]))
+                else:
+                    answers.not_returned += refused
+                    answers.failed_calls += not refused
+            else:
+                found = match_answers(batch, jobs)
+                answers.jobs += found
+                answers.not_returned += len(batch) - len(found)
 
     await asyncio.gather(*(work() for _ in range(CALLS_AT_ONCE)))
     return answers

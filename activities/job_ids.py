@@ -162,8 +162,12 @@ async def _read_page(session: PlatformSession, group_id: str, number: int, readi
     try:
         page = await session.page(group_id, number)
     except ServiceError as error:
-        reading.failed += 1
         reading.error = str(error)
+        if error.code == "NotExist.JobGroup":
+            # A group that was deleted lists no jobs any more: what it did not yield yet, it never will.
+            reading.row_count = reading.row_count or 0
+        else:
+            reading.failed += 1
         return
     reading.row_count = max(page.row_count, reading.row_count or 0)
     for job in page.jobs:

@@ -135,7 +135,8 @@ class Floor:
     async def _record(self) -> None:
         while True:
             row_id, call_task_id = await self._to_record.get()
-            self._urls.append((row_id, await self._recording.recording_url(call_task_id)))
+            url = await self._recording.recording_url(call_task_id)
+            self._urls.append((row_id, url))
             await self._save_urls(PORTION)
             self._to_record.task_done()
 
@@ -147,7 +148,8 @@ class Floor:
     async def _judge(self) -> None:
         while True:
             row, outcome = await self._to_judge.get()
-            self._judged.append(await self._follow_up(row, outcome))
+            follow_up = await self._follow_up(row, outcome)
+            self._judged.append(follow_up)
             await self._write(PORTION)
             self._to_judge.task_done()
 
@@ -201,7 +203,7 @@ class Floor:
 
     def _finish(self, cursor: Cursor) -> None:
         groups = tasks.standing(cursor, self._task.task_id)
-        assert all(group.followed for group in groups if group.called), groups
+        assert all(group.followed for group in groups if group.called)
         tasks.raise_type(cursor, self._task.task_id, 3)
         tasks.raise_type(cursor, self._task.task_id, 4)
 

@@ -4,6 +4,7 @@ finished task with what the platform says happened.
 Every `Site` has a Temporal namespace, a database and simulators of its own, so tests do not meet.
 """
 
+import asyncio
 import base64
 import json
 import logging
@@ -134,7 +135,18 @@ class Site:
         """Start the task and wait for its end."""
         async with self.calls() as calls:
             assert await calls.start_call(task_id, options)
-            return await calls.result(task_id)
+        return await self.result(task_id)
+
+    async def result(self, task_id: int, within: float = 60) -> dict[str, Any]:
+        """Wait for the run's end."""
+        try:
+            async with asyncio.timeout(within):
+                result: dict[str, Any] = await self.handle(task_id).result()
+                return result
+        except TimeoutError:
+            history = await self.handle(task_id).fetch_history()
+            standing = await self.progress(task_id)
+            raise AssertionError(f"not within {within} s, {len(history.events)} events, {standing}") from None
 
     def handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
         return self.client.get_workflow_handle(workflow_id(task_id))

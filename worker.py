@@ -32,7 +32,7 @@ from clients.database import Database
 from clients.errors import ServiceError, explain
 from clients.limiter import RateLimiter
 from clients.tables import schema
-from clients.temporal import connect
+from clients.temporal import connect, registered_search_attributes
 from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
@@ -88,7 +88,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         await database.prepare()
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
         if CALL_TASKS in activities:
-            tasks = Tasks(database)
+            tasks = Tasks(database, await registered_search_attributes(client))
             activities[CALL_TASKS] = [
                 tasks.open_task,
                 tasks.review_task,
@@ -165,6 +165,8 @@ def main(
 ) -> None:
     """Run one worker process on all task queues until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # A line for every call of the model would drown the rest.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     queues = queue or list(QUEUES)
     unknown = [name for name in queues if name not in QUEUES]
     if unknown:

@@ -11,7 +11,7 @@ from temporalio import activity
 from activities.liveness import heartbeating
 from activities.row_runs import Runs
 from clients.database import Database
-from clients.errors import ServiceError
+from clients.errors import DeclinedError, PermanentError, ServiceError
 from clients.platform import Bot, PlatformSession
 from clients.tables import retries as retry_table
 from clients.tables import rows as table
@@ -22,6 +22,8 @@ PRIORITY = 4
 """Of the rate limit: after everything else (SPEC, Always)."""
 BATCH = 50
 """Recordings asked for at once (SPEC 5)."""
+FAILED_TRIES = 10
+"""Requests that may fail before the time runs in which a recording may come late."""
 TABLE = "leads_task_list"
 
 
@@ -81,8 +83,9 @@ class Recordings:
         )
 
     def _late(self, row: RecordedRow, now: datetime, request: RecordingRequest, error: str) -> Retry:
-        # A request that failed says nothing about the recording: its time begins when the platform answers.
-        since = now if error else row.since or now
+        # A request that failed says nothing about the recording: its time begins when the platform answers; but a
+        # platform that never does must not hold a task open for ever.
+        since = now if error and row.tries < FAILED_TRIES else row.since or now
         delay = timedelta(seconds=request.retry_interval * 2 ** min(row.tries, 4))
         retry_at = next_try(since=since, now=now, delay=delay, grace=timedelta(seconds=request.grace))
         return Retry(
@@ -100,6 +103,9 @@ async def ask(session: PlatformSession, rows: list[RecordedRow]) -> tuple[dict[i
         for row in waiting:
             try:
                 urls[row.id] = await session.recording_url(row.call_task_id)
+            except (PermanentError, DeclinedError):
+                # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
+                urls[row.id] = ""
             except ServiceError as error:
                 errors[row.id] = str(error)
 

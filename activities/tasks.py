@@ -23,13 +23,19 @@ FINAL = ("Succeeded", "Failed", "Cancelled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A call task as the workflow needs it. ``dispatched`` says that every lead is already with the platform."""
+    """A call task as the workflow needs it.
+
+    Attributes:
+        dispatched: every lead is with the platform already.
+        search_attributes: those that the namespace knows.
+    """
 
     task_id: int
     organization_id: str
     task_type: int
     job_group_id: str
     dispatched: bool
+    search_attributes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +115,9 @@ class Selection:
 class Tasks:
     """The activities on a task as a whole."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, search_attributes: list[str]) -> None:
         self._database = database
+        self._search_attributes = search_attributes
 
     @activity.defn
     async def open_task(self, task_id: int) -> Task:
@@ -134,6 +141,7 @@ class Tasks:
             task_type=row.task_type,
             job_group_id=row.job_group_id,
             dispatched=row.task_type >= 3 or complete,
+            search_attributes=self._search_attributes,
         )
 
     @activity.defn

@@ -37,7 +37,7 @@ CLOCK_SECONDS = 60
 """How long one comparison of the database's clock with ours is trusted."""
 SESSION = (
     "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00',"
-    " innodb_lock_wait_timeout = 10"
+    " innodb_lock_wait_timeout = 10, {isolation} = 'READ-COMMITTED'"
 )
 BULK_ROWS = 500
 BULK_BYTES = 2_000_000
@@ -199,7 +199,6 @@ def _connect_args(url: URL) -> dict[str, Any]:
         "connect_timeout": 5,
         "read_timeout": 60,
         "write_timeout": 60,
-        "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     }
     if url.host in ("127.0.0.1", "localhost", "::1") and not any(key.startswith("ssl") for key in url.query):
         # PyMySQL builds a TLS context for every connection otherwise, 20 ms each, to talk to this very machine.
@@ -208,8 +207,9 @@ def _connect_args(url: URL) -> dict[str, Any]:
 
 
 def _prepare_session(connection: pymysql.Connection[Cursor], _record: object) -> None:
+    isolation = "tx_isolation" if "MariaDB" in connection.get_server_info() else "transaction_isolation"
     with connection.cursor() as cursor:
-        cursor.execute(SESSION)
+        cursor.execute(SESSION.format(isolation=isolation))
 
 
 def _utc_now(cursor: Cursor) -> datetime:

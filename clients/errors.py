@@ -4,7 +4,8 @@
 
     ServiceError
     ├── PassingError         may succeed later: network, 5xx, an answer that cannot be read
-    │   └── ThrottledError   asks us to slow down; ``retry_after`` seconds, where it says so
+    │   ├── ThrottledError   asks us to slow down; ``retry_after`` seconds, where it says so
+    │   └── DeclinedError    a whole answer, which says that it did not succeed, and not why for good
     └── PermanentError       no retry can mend it: wrong credentials, wrong parameters, a refusal
 
 Texts hold the service, the operation, a code and a request id, never the other side's own message: that may quote
@@ -57,6 +58,10 @@ class ThrottledError(PassingError):
     ) -> None:
         super().__init__(service, operation, code, request_id=request_id, sent=False)
         self.retry_after = retry_after
+
+
+class DeclinedError(PassingError):
+    """The service answered (HTTP 200) that it did not do it, for a reason that may pass."""
 
 
 class PermanentError(ServiceError):

@@ -16,7 +16,7 @@ from alibabacloud_tea_openapi import exceptions, utils_models
 from darabonba.runtime import RuntimeOptions
 from urllib3.exceptions import NewConnectionError
 
-from clients.errors import PassingError, PermanentError, ServiceError, ThrottledError
+from clients.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
 from clients.limiter import RateLimiter
 from clients.platform import SERVICE, Envelope, PlatformSession, TooLateError, read
 from settings import PlatformSettings
@@ -115,7 +115,10 @@ def _checked(action: str, body: Any) -> dict[str, Any]:
     envelope = read(action, Envelope, body)
     if envelope.success is True or (envelope.success is None and envelope.code in ("", "OK")):
         return body
-    raise _refusal(action, envelope.code or "NoSuccess", None, envelope.request_id)
+    failure = _refusal(action, envelope.code or "NoSuccess", None, envelope.request_id)
+    if type(failure) is PassingError:
+        failure = DeclinedError(SERVICE, action, envelope.code or "NoSuccess", request_id=envelope.request_id)
+    raise failure
 
 
 def _refusal(action: str, code: str, status: int | None, request_id: str) -> ServiceError:

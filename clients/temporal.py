@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
 
 from clients.errors import PassingError
 from settings import SettingsError
+
+SEARCH_ATTRIBUTES = {
+    "OrganizationId": "Keyword",
+    "TaskId": "Int",
+    "TaskType": "Keyword",
+    "Unfinished": "Int",
+    "AnalysisFailed": "Int",
+    "StalledSince": "Datetime",
+}
+"""What runs can be found and sorted by, where the namespace has these registered (docs/operations.md)."""
+
+
+async def registered_search_attributes(client: Client) -> list[str]:
+    """Those of :data:`SEARCH_ATTRIBUTES` that the namespace knows; a run that sets another one would hang."""
+    try:
+        answer = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace), timeout=timedelta(seconds=10)
+        )
+    except RPCError:
+        return []
+    known = {name: IndexedValueType.Name(kind) for name, kind in answer.custom_attributes.items()}
+    return [name for name, kind in SEARCH_ATTRIBUTES.items() if known.get(name) == f"INDEXED_VALUE_TYPE_{kind.upper()}"]
 
 
 async def connect() -> Client:

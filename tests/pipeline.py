@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,14 +21,17 @@ import pymysql
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from pymysql.cursors import DictCursor
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 
 import simulators
 import worker
 from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import SEARCH_ATTRIBUTES as KINDS
 from devstack.temporal import EmbeddedTemporal
-from simulators import SimulatorOptions, Simulators
+from simulators import Contact, SimulatorOptions, Simulators
 from simulators.dialogues import SLOTS
 from simulators.judge import judge
 from starter import CallTasks
@@ -100,6 +104,50 @@ class Site:
     def questions(self) -> int:
         """Statements that the server was ever sent."""
         return int(self.sql("SHOW GLOBAL STATUS LIKE 'Questions'")[0]["Value"])
+
+    def old_task(
+        self,
+        rows: Sequence[dict[str, Any]],
+        contacts: Sequence[Contact] = (),
+        *,
+        task_type: int = 2,
+        over: bool = True,
+        called_at: float | None = None,
+    ) -> int:
+        """A task that another program dispatched: its job group holds a job for each contact, its rows are given."""
+        self.insert("call_tasks", [{"task_name": "old", "organization_id": ORGANIZATION, "task_type": task_type}])
+        task_id = int(self.sql("SELECT MAX(id) AS id FROM call_tasks")[0]["id"])
+        contacts = [replace(contact, reference=contact.reference.format(task=task_id)) for contact in contacts]
+        group = self.sim.world.add_group(f"old {task_id}", contacts, over=over, called_at=called_at)
+        self.sql("UPDATE call_tasks SET job_group_id = %s WHERE id = %s", group.id, task_id)
+        for row in rows:
+            self.insert("leads_task_list", [{"task_id": task_id, "call_job_id": "", **row}])
+        return task_id
+
+    def watch_writes(self) -> None:
+        """Have the database write down every change of a row's status, job id and follow-up, and of a task's type."""
+        self.sql(
+            "CREATE TABLE seen_rows (n INT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6), id BIGINT, old_status TEXT,"
+            " new_status TEXT, old_job TEXT, new_job TEXT, old_text LONGTEXT, new_text LONGTEXT)"
+        )
+        self.sql(
+            "CREATE TRIGGER see_rows AFTER UPDATE ON leads_task_list FOR EACH ROW INSERT INTO seen_rows VALUES (NULL,"
+            " UTC_TIMESTAMP(6), NEW.id, OLD.call_status, NEW.call_status, OLD.call_job_id, NEW.call_job_id,"
+            " OLD.call_conversation, NEW.call_conversation)"
+        )
+        self.sql("CREATE TABLE seen_types (n INT AUTO_INCREMENT PRIMARY KEY, id BIGINT, task_type INT)")
+        self.sql(
+            "CREATE TRIGGER see_types AFTER UPDATE ON call_tasks FOR EACH ROW"
+            " INSERT INTO seen_types VALUES (NULL, NEW.id, NEW.task_type)"
+        )
+
+    def seen_rows(self) -> list[dict[str, Any]]:
+        return self.sql("SELECT * FROM seen_rows ORDER BY n")
+
+    def seen_types(self, task_id: int) -> list[int]:
+        """The values that the task's type took, one after the other."""
+        types = [row["task_type"] for row in self.sql("SELECT * FROM seen_types WHERE id = %s ORDER BY n", task_id)]
+        return [value for value, before in zip(types, [None, *types], strict=False) if value != before]
 
     # --- the platform ---------------------------------------------------------------------------------------------
 
@@ -216,6 +264,10 @@ async def new_namespace(temporal: EmbeddedTemporal, namespace: str) -> Client:
     client = await Client.connect(temporal.address)
     await client.workflow_service.register_namespace(
         RegisterNamespaceRequest(namespace=namespace, workflow_execution_retention_period=Duration(seconds=86_400))
+    )
+    kinds = {name: IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{kind.upper()}") for name, kind in KINDS.items()}
+    await client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=namespace, search_attributes=kinds)
     )
     return await Client.connect(temporal.address, namespace=namespace)
 
@@ -376,6 +428,20 @@ def assert_numbers(site: Site, task_id: int, result: dict[str, Any]) -> None:
         row["outcome"] for row in site.sql("SELECT outcome FROM call_follow_ups WHERE task_id = %s", task_id)
     )
     assert (result["analysed"], result["analysis_failed"]) == (ledger["analysed"], ledger["failed"])
+
+
+def assert_nothing_went_back(site: Site, task_id: int) -> None:
+    """Every write since `watch_writes`: no status that is not final, no final one or transcript lost, types rise."""
+    for write in site.seen_rows():
+        old, new = write["old_status"] or "", write["new_status"] or ""
+        assert new in ("", *FINAL), f"{new} was written"
+        if old and old != new:
+            taken_back = old == "Failed" and not new and not write["old_job"] and write["new_job"]
+            assert taken_back or (old != "Succeeded" and new == "Succeeded"), f"{old} became {new}"
+        assert not write["old_job"] or write["new_job"] == write["old_job"], "a job id was replaced"
+        assert len(write["new_text"] or "") >= len(write["old_text"] or ""), "a transcript was lost"
+    types = site.seen_types(task_id)
+    assert types == sorted(types), types
 
 
 # --- what was said where --------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.dispatching import Dispatcher
     from workflows.options import CallTaskInput, Carried, Force, Options
     from workflows.pipeline import FETCH_ROWS, FOLLOW_UP_ROWS, RECORDING_ROWS, Pipeline
+    from workflows.search_attributes import SearchAttributes
     from workflows.steps import Steps, open_task
     from workflows.tally import Tally
 
@@ -29,6 +30,9 @@ REVIEW_SECONDS = 60.0
 """While work runs, the standing is looked at this often."""
 ROWS_A_POLL = 10_000
 """A task with more calls under way is polled proportionally less often, so that polling leaves room for work."""
+
+STALLED_LOOKS = 5
+"""After so many looks in a row that found nothing new a task counts as stalled."""
 
 
 @workflow.defn(name="CallTaskWorkflow")
@@ -51,6 +55,8 @@ class CallTaskWorkflow:
         seen = carried.counters if carried else None
         self._counters = Counters(total=seen[0], over=seen[1]) if seen else None
         self._watching: asyncio.Task[None] | None = None
+        self._attributes: SearchAttributes | None = None
+        self._moved_at = workflow.now()
         self._look = True
         self._refreshed = False
         self._wake = False
@@ -111,6 +117,7 @@ class CallTaskWorkflow:
             raise ApplicationError(self._input_error, type="InvalidInput", non_retryable=True)
         try:
             self._task = await open_task(self._input.task_id)
+            self._attributes = SearchAttributes(self._task)
             steps = Steps(self._task, self._tally)
             if self._task.task_type >= 4 and not self._dispatched_at:
                 outcome = await self._only_reanalyse(steps)
@@ -184,8 +191,11 @@ class CallTaskWorkflow:
                 recording_grace=self._options.recording_grace,
             )
         )
-        if before is not None and (before.called, before.finished) != (self._review.called, self._review.finished):
+        if before is None or (before.called, before.finished) != (self._review.called, self._review.finished):
             self._quiet = 0
+            self._moved_at = workflow.now()
+        if self._attributes:
+            self._attributes.show(self._review, self._moved_at if self._quiet >= STALLED_LOOKS else None)
         return self._review
 
     def _settled(self, review: Review, pipeline: Pipeline) -> bool:

@@ -255,13 +255,12 @@ def next_due(cursor: Cursor, task_id: int, *, now: datetime, recording_grace: fl
 
 def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
     """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens."""
-    cursor.execute("SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome", (task_id,))
-    counts = {str(outcome): int(count) for outcome, count in cursor.fetchall()}
     cursor.execute(
-        "SELECT COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0),"
-        " COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0) FROM call_analyses WHERE task_id = %s",
-        (task_id,),
+        "SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome"
+        " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0)"
+        " FROM call_analyses WHERE task_id = %s"
+        " UNION ALL SELECT 'input_tokens', COALESCE(SUM(input_tokens), 0) FROM call_analyses WHERE task_id = %s"
+        " UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses WHERE task_id = %s",
+        (task_id, task_id, task_id, task_id),
     )
-    row = cursor.fetchone()
-    assert row is not None
-    return {**counts, "reanalysed": int(row[0]), "input_tokens": int(row[1]), "output_tokens": int(row[2])}
+    return {str(name): int(count) for name, count in cursor.fetchall()}

@@ -1,0 +1,1 @@
+"""HTTP for backends: ``python -m api`` (docs/http.md)."""

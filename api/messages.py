@@ -1,0 +1,240 @@
+"""Bodies of requests and answers. Fields that a request has beyond these are ignored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from api.errors import ForeignOrganizationError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """A whole number from 1 to ``maximum``, as a JSON number or, as old front ends send it, as text of ``digits``."""
+
+    maximum: int
+    digits: str
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        number = {"type": "integer", "minimum": 1, "maximum": self.maximum}
+        return {"anyOf": [number, {"type": "string", "pattern": f"^({self.digits})$"}]}
+
+    def _read(self, value: Any) -> int:
+        number = int(value) if isinstance(value, str) and re.fullmatch(self.digits, value) else value
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= self.maximum:
+            raise PydanticCustomError("whole_number", "must be a whole number from 1 to {maximum}", asdict(self))
+        return number
+
+
+Id = Annotated[int, Whole(maximum=10**18 - 1, digits="[1-9][0-9]{0,17}")]
+Page = Annotated[int, Whole(maximum=10**9 - 1, digits="[1-9][0-9]{0,8}")]
+PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
+# NUL and other control characters have no business in a name; neither has a name without anything to see.
+_VISIBLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f\s][^\x00-\x1f\x7f]*$"
+TaskName = Annotated[str, StringConstraints(max_length=255, pattern=_VISIBLE, strict=True)]
+JobId = Annotated[str, StringConstraints(min_length=1, max_length=64, strict=True)]
+
+
+class Request(BaseModel):
+    """What every body may hold."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    organization_id: StrictStr | StrictInt = Field(
+        default="", description="Not needed: the token says it. If it is there, it must be the token's."
+    )
+
+    def check(self, organization: str) -> None:
+        """Raise :class:`ForeignOrganizationError` if the body names another organisation."""
+        if "organization_id" in self.model_fields_set and str(self.organization_id) != organization:
+            raise ForeignOrganizationError
+
+
+class CreateRequest(Request):
+    """Which leads to call: either named ones or all."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"task_name": "spring sale", "all_leads": True},
+                {"task_name": "spring sale", "leads_ids": [1, 2, 3]},
+            ],
+            "oneOf": [
+                {
+                    "required": ["leads_ids"],
+                    "properties": {"leads_ids": {"minItems": 1}, "all_leads": {"const": False}},
+                },
+                {
+                    "required": ["all_leads"],
+                    "properties": {"leads_ids": {"maxItems": 0}, "all_leads": {"const": True}},
+                },
+            ],
+        }
+    )
+
+    task_name: TaskName = Field(description="What the campaign is called.")
+    leads_ids: list[Id] = Field(default=[], description="Leads of the organisation; each is called once.")
+    all_leads: StrictBool = Field(default=False, description="Every lead of the organisation.")
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if bool(self.leads_ids) == self.all_leads:
+            raise ValueError("give either leads_ids, not empty, or all_leads: true")
+        return self
+
+
+class TaskRequest(Request):
+    """Names a call task."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"task_id": 42}, {"task_id": "42"}]})
+
+    task_id: Id = Field(description="Id of the call task, as a number or as text.")
+
+
+class QueryRequest(TaskRequest):
+    """Which page of a task's calls to ask for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"task_id": 42}, {"task_id": 42, "page": 2, "page_size": 50}]}
+    )
+
+    page: Page = Field(default=1, description="From 1.")
+    page_size: PageSize = Field(default=20, description="Calls a page.")
+    skip_recording: StrictBool = Field(default=True, description="false: look for recordings too, and save them.")
+    apply_update: StrictBool = Field(default=True, description="false: only look, save nothing.")
+
+
+def _only(chosen: str, others: list[str], schema: dict[str, Any]) -> dict[str, Any]:
+    absent = {"call_job_ids": {"maxItems": 0}, "all": {"const": False}, "failed": {"const": False}}
+    return {"required": [chosen], "properties": {chosen: schema} | {other: absent[other] for other in others}}
+
+
+class ForceRequest(TaskRequest):
+    """Which calls to judge again: named ones, all, or those whose analysis failed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"task_id": 42, "call_job_ids": ["job-1", "job-2"]},
+                {"task_id": 42, "failed": True},
+                {"task_id": 42, "all": True},
+            ],
+            "oneOf": [
+                _only("call_job_ids", ["all", "failed"], {"minItems": 1}),
+                _only("all", ["call_job_ids", "failed"], {"const": True}),
+                _only("failed", ["call_job_ids", "all"], {"const": True}),
+            ],
+        }
+    )
+
+    call_job_ids: list[JobId] = Field(default=[], max_length=5000, description="Calls by job id.")
+    all: StrictBool = Field(default=False, description="Every call of the task.")
+    failed: StrictBool = Field(default=False, description="Calls whose analysis failed.")
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if [bool(self.call_job_ids), self.all, self.failed].count(True) != 1:
+            raise ValueError("give exactly one of call_job_ids, not empty, all: true and failed: true")
+        return self
+
+
+class MonitorRequest(Request):
+    """What to do with the monitor."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"action": "start"}, {"action": "check"}]})
+
+    action: Literal["start", "stop", "check"] = Field(
+        description="start: check every five minutes. stop: no more. check: once, now."
+    )
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+class Success(BaseModel, Generic[T]):
+    """A request that was carried out."""
+
+    status: Literal["success"]
+    code: Literal[200]
+    message: str
+    data: T
+
+
+class Failure(BaseModel):
+    """A request that was not carried out. ``code`` is the HTTP status, 4009 or 5003."""
+
+    status: Literal["error"]
+    code: int
+    message: str
+
+
+class Created(BaseModel):
+    """The new task."""
+
+    task_id: int
+
+
+class Started(BaseModel):
+    """``started`` is false if the task was running already."""
+
+    task_id: int
+    workflow_id: str
+    started: bool
+
+
+class Executed(BaseModel):
+    """One page of a task's calls. ``jobs_data`` is as the platform spells it, ``total`` counts the calls."""
+
+    jobs_data: list[dict[str, Any]]
+    updated_count: int
+    page: int
+    page_size: int
+    total: int
+
+
+class Requested(BaseModel):
+    """The calls are judged one after the other; the progress tells how far that is."""
+
+    task_id: int
+    requested: bool
+
+
+class MonitorState(BaseModel):
+    """How the monitor stands after the action."""
+
+    is_running: bool
+    action: Literal["start", "stop", "check"]
+
+
+class Health(BaseModel):
+    """Which of the servers behind us answer."""
+
+    database: bool
+    temporal: bool
+
+
+class Unhealthy(Failure):
+    """One of them does not."""
+
+    data: Health

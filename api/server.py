@@ -1,0 +1,104 @@
+"""The process: settings → call tasks → application → server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+import uvicorn
+
+from api._settings import ApiSettings
+from api.application import build
+from api.requests import log_to_stderr
+from clients.errors import ServiceError, explain
+from clients.tables import schema
+from settings import PlatformSettings, SettingsError, load
+from starter import CallTasks
+
+log = logging.getLogger("api")
+
+SHUTDOWN = 20
+"""Seconds that requests under way have to finish when the process is stopped."""
+
+
+class Server(uvicorn.Server):
+    """Says when it listens, and ends in good order at SIGTERM and SIGINT."""
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup()
+        if self.started:
+            log.info("api ready on http://%s:%d", self.config.host, self.port)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once it does."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # The base class raises the signal again at the end, which would end the process before it has cleaned up.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def server(calls: CallTasks, settings: ApiSettings) -> Server:
+    """The server, not started yet, as production and tests run it."""
+    return Server(
+        uvicorn.Config(
+            build(calls, settings.api_tokens),
+            host=settings.api_host,
+            port=settings.api_port,
+            # Its own log of requests quotes paths as they were sent.
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN,
+        )
+    )
+
+
+async def run() -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: a setting is missing or wrong.
+        SchemaError: the database is not as it must be.
+        ServiceError: the database or Temporal is out of reach.
+    """
+    settings = load(ApiSettings)
+    # From here on only the digests of the tokens are known.
+    os.environ.pop("API_TOKENS", None)
+    load(PlatformSettings)
+    async with CallTasks.connect() as calls:
+        await calls.database.run(schema.check)
+        await calls.database.prepare()
+        # Importing the vendor's SDK takes seconds, in which no other request would be answered.
+        import clients.outbound_bot  # noqa: F401
+
+        await server(calls, settings).serve()
+
+
+def main() -> None:
+    """The command ``python -m api``: exit code 0 stopped, 1 failed, 2 wrong use or settings."""
+    parser = argparse.ArgumentParser(prog="python -m api", description="HTTP for backends, until SIGTERM or SIGINT.")
+    parser.epilog = "Settings come from the environment: API_TOKENS, API_HOST, API_PORT, and those of starter.py."
+    parser.parse_args()
+    log_to_stderr()
+    try:
+        asyncio.run(run())
+    except (SettingsError, schema.SchemaError) as error:
+        fail(str(error), 2)
+    except ServiceError as error:
+        fail(explain(error), 1)
+
+
+def fail(message: str, code: int) -> None:
+    """One line on stderr, and the exit code."""
+    print(f"api: {message}", file=sys.stderr)
+    raise SystemExit(code)

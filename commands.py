@@ -22,7 +22,7 @@ from temporalio.service import RPCError
 from clients.errors import ServiceError, explain
 from clients.tables.tasks import UnknownLeadsError
 from settings import SettingsError
-from starter import CallTasks, NotRunningError, NoWorkerError, UnknownTaskError
+from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
 from workflows.options import Options
 
 app = typer.Typer(help="Start and steer call tasks.", no_args_is_help=True, add_completion=False)
@@ -52,7 +52,7 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
         fail(str(error), 2)
     except ServiceError as error:
         fail(explain(error), 1)
-    except (UnknownTaskError, UnknownLeadsError, NotRunningError, NoWorkerError) as error:
+    except (UnknownTaskError, UnknownLeadsError, NotRunningError, NotStartedError, NoWorkerError) as error:
         fail(str(error), 1)
     except WorkflowFailureError as error:
         fail(f"the run failed: {error.cause}", 1)

@@ -6,6 +6,9 @@ model key. A missing or wrong value raises :class:`SettingsError`, one line that
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -36,6 +39,34 @@ def _zone(value: str) -> str:
 def _base_url(value: str) -> str:
     if value and urlsplit(value).scheme not in ("http", "https"):
         raise ValueError("must begin with http:// or https://")
+    return value
+
+
+def encryption_keys(text: str) -> dict[str, bytes]:
+    """``id:base64,id:base64`` as ids and keys, in that order; "" holds none. ValueError quotes no part of a key."""
+    keys: dict[str, bytes] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, encoded = entry.partition(":")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or len(key) != 32:
+            raise ValueError("must be key-id:base64-key, separated by commas, each key 32 bytes")
+        if name in keys:
+            raise ValueError("names a key id twice")
+        keys[name] = key
+    return keys
+
+
+def _keys(value: SecretStr) -> SecretStr:
+    encryption_keys(value.get_secret_value())
+    return value
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", value):
+        raise ValueError("must be like http://127.0.0.1:8233, without a path")
     return value
 
 
@@ -82,6 +113,26 @@ class AnalysisSettings(_Group):
     analysis_app_id: str = ""
     analysis_qpm: Annotated[float, Field(gt=0)] = 1200
     analysis_concurrency: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class EncryptionSettings(_Group):
+    """Encryption of what Temporal stores: the first key encrypts, every key decrypts; none: off (docs/security.md)."""
+
+    payload_encryption_keys: Annotated[SecretStr, AfterValidator(_keys)] = SecretStr("")
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """Key ids and 32-byte keys, the one that encrypts first."""
+        return encryption_keys(self.payload_encryption_keys.get_secret_value())
+
+
+class CodecServerSettings(_Group):
+    """The codec endpoint of the Temporal UI. ``codec_server_origin`` is the UI's address in the browser."""
+
+    codec_server_token: Annotated[SecretStr, Field(min_length=16)]
+    codec_server_origin: Annotated[str, AfterValidator(_origin)] = "http://127.0.0.1:8233"
+    codec_server_host: Text = "127.0.0.1"
+    codec_server_port: Annotated[int, Field(ge=0, le=65535)] = 8234
 
 
 Group = TypeVar("Group", bound=_Group)

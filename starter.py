@@ -68,6 +68,13 @@ class NotRunningError(LookupError):
         super().__init__(f"no run of call task {task_id} is known to Temporal; start it with: start-call {task_id}")
 
 
+class NotStartedError(Exception):
+    """The task's calls were never started."""
+
+    def __init__(self, task_id: int) -> None:
+        super().__init__(f"the calls of task {task_id} were never started; start them with: start-call {task_id}")
+
+
 class NoWorkerError(Exception):
     """The run is there, but no worker answers."""
 
@@ -189,11 +196,14 @@ class CallTasks:
 
         Raises:
             UnknownTaskError: there is no such task.
+            NotStartedError: its calls were never started; a request to analyse must not be what dials people.
             ValueError: not exactly one of the three is asked for.
         """
         if [bool(call_job_ids), every, failed].count(True) != 1:
             raise ValueError("name call job ids, or all, or failed: exactly one of them")
-        await self.task(task_id)
+        row = await self.task(task_id)
+        if row.task_type < 2 and not row.job_group_id:
+            raise NotStartedError(task_id)
         request: dict[str, Any] = {"all": True} if every else {"failed": True}
         if call_job_ids:
             request = {"call_job_ids": list(call_job_ids)}

@@ -97,18 +97,18 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
                 Monitoring(database, client).take_up_tasks,
             ]
         if OUTBOUND_BOT in activities:
-            activities[OUTBOUND_BOT] = _platform_activities(database, stack)
+            activities[OUTBOUND_BOT] = await _platform_activities(database, stack)
         if ANALYSIS in activities:
-            activities[ANALYSIS] = _analysis_activities(database, stack)
+            activities[ANALYSIS] = await _analysis_activities(database, stack)
         yield [build_worker(client, queue, functions) for queue, functions in activities.items()]
 
 
-def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
+async def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
     # Importing the vendor's SDK takes seconds: only a worker that uses it pays for it.
     from clients.outbound_bot import THREADS, OutboundBot
 
     settings = load(PlatformSettings)
-    limiter = _limiter(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
+    limiter = await _limiter(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
     bot = OutboundBot(settings, limiter)
     stack.callback(bot.close)
     dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
@@ -124,18 +124,19 @@ def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Call
     ]
 
 
-def _analysis_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
+async def _analysis_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
     from clients.analysis import AnalysisModel
 
     settings = load(AnalysisSettings)
-    limiter = _limiter(database, "analysis", settings.analysis_qpm / 60, settings.analysis_concurrency)
+    limiter = await _limiter(database, "analysis", settings.analysis_qpm / 60, settings.analysis_concurrency)
     model = AnalysisModel(settings, limiter)
     stack.push_async_callback(model.close)
     follow_ups = FollowUps(database, model)
     return [follow_ups.follow_up, follow_ups.analyse_again]
 
 
-def _limiter(database: Database, name: str, per_second: float, in_flight: int) -> RateLimiter:
+async def _limiter(database: Database, name: str, per_second: float, in_flight: int) -> RateLimiter:
+    await database.open_limit(name)
     return RateLimiter(
         per_second,
         in_flight,

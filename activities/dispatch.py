@@ -120,7 +120,10 @@ class Dispatching:
             waits = [(batch.attempted_at + grace - now).total_seconds() for batch in tried]
             if any(wait > 0 for wait in waits):
                 return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
-            await self._database.transaction(table.replace, request.task_id, [0], [(0, 0)], now)
+            if tried:
+                await self._database.transaction(table.replace, request.task_id, [0], [(0, 0)], now)
+            else:
+                await self._database.run(table.attempt, request.task_id, [(0, 0)], now)
             try:
                 group_id = await session.create_group(name)
             except PassingError as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -26,6 +27,11 @@ from api.errors import ForeignOrganizationError
 T = TypeVar("T")
 
 
+def _integer(value: Any) -> Any:
+    """To JSON, 7.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
     """A whole number from 1 to ``maximum``, as a JSON number or, as old front ends send it, as text of ``digits``."""
@@ -41,13 +47,14 @@ class Whole:
         return {"anyOf": [number, {"type": "string", "pattern": f"^({self.digits})$"}]}
 
     def _read(self, value: Any) -> int:
-        number = int(value) if isinstance(value, str) and re.fullmatch(self.digits, value) else value
+        number = int(value) if isinstance(value, str) and re.fullmatch(self.digits, value) else _integer(value)
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= self.maximum:
             raise PydanticCustomError("whole_number", "must be a whole number from 1 to {maximum}", asdict(self))
         return number
 
 
-Id = Annotated[int, Whole(maximum=10**18 - 1, digits="[1-9][0-9]{0,17}")]
+# The specification holds limits as floating-point numbers: this is a round one just below that of a BIGINT.
+Id = Annotated[int, Whole(maximum=9 * 10**18, digits="[1-9][0-9]{0,17}|[1-8][0-9]{18}")]
 Page = Annotated[int, Whole(maximum=10**9 - 1, digits="[1-9][0-9]{0,8}")]
 PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
 # NUL and other control characters have no business in a name; neither has a name without anything to see.
@@ -61,7 +68,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    organization_id: StrictStr | StrictInt = Field(
+    organization_id: StrictStr | Annotated[StrictInt, BeforeValidator(_integer)] = Field(
         default="", description="Not needed: the token says it. If it is there, it must be the token's."
     )
 

@@ -7,7 +7,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -29,8 +31,8 @@ SHUTDOWN = 20
 class Server(uvicorn.Server):
     """Says when it listens, and ends in good order at SIGTERM and SIGINT."""
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         if self.started:
             log.info("api ready on http://%s:%d", self.config.host, self.port)
 
@@ -46,7 +48,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def server(calls: CallTasks, settings: ApiSettings) -> Server:
+def build_server(calls: CallTasks, settings: ApiSettings) -> Server:
     """The server, not started yet, as production and tests run it."""
     return Server(
         uvicorn.Config(
@@ -63,8 +65,11 @@ def server(calls: CallTasks, settings: ApiSettings) -> Server:
     )
 
 
-async def run() -> None:
+async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        made: is handed the server before it starts, for callers on a thread, where no signal comes.
 
     Raises:
         SettingsError: a setting is missing or wrong.
@@ -81,7 +86,9 @@ async def run() -> None:
         # Importing the vendor's SDK takes seconds, in which no other request would be answered.
         import clients.outbound_bot  # noqa: F401
 
-        await server(calls, settings).serve()
+        server = build_server(calls, settings)
+        made(server)
+        await server.serve()
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ CLOCK_SECONDS = 60
 """How long one comparison of the database's clock with ours is trusted."""
 SESSION = (
     "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00',"
-    " innodb_lock_wait_timeout = 10, {isolation} = 'READ-COMMITTED'"
+    " autocommit = 1, innodb_lock_wait_timeout = 10, {isolation} = 'READ-COMMITTED'"
 )
 BULK_ROWS = 500
 BULK_BYTES = 2_000_000
@@ -62,8 +62,6 @@ class Database:
             pool_timeout=60,
             # Autocommit is on and transactions are ended here: the pool's own ROLLBACK would be a statement a use.
             pool_reset_on_return=None,
-            skip_autocommit_rollback=True,
-            isolation_level="AUTOCOMMIT",
             connect_args=_connect_args(url),
         )
         event.listen(self._engine, "connect", _prepare_session)
@@ -139,14 +137,27 @@ class Database:
         await self.run(_push_back, name, round(seconds * 1_000_000))
 
     async def prepare(self) -> None:
-        """Read what every use needs: the sizes of text columns, and the database's clock."""
+        """Open the connections, and read what every use needs: the sizes of text columns, the database's clock."""
+        await self._in_thread(self._fill_pool)
         self._limits = await self.run(_column_limits)
         await self.now()
+
+    async def open_limit(self, name: str) -> None:
+        """Make the row of a rate limit, if there is none."""
+        await self.run(_open_limit, name)
 
     def close(self) -> None:
         """Wait for what runs, then close every connection."""
         self._threads.shutdown(wait=True)
         self._engine.dispose()
+
+    def _fill_pool(self) -> None:
+        try:
+            connections = [self._engine.raw_connection() for _ in range(THREADS)]
+        except (DBAPIError, pymysql.MySQLError) as error:
+            raise translate(error, "connect") from None
+        for connection in connections:
+            connection.close()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -196,6 +207,7 @@ def translate(error: BaseException, operation: str) -> ServiceError:
 def _connect_args(url: URL) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "charset": "utf8mb4",
+        "autocommit": None,
         "connect_timeout": 5,
         "read_timeout": 60,
         "write_timeout": 60,
@@ -207,7 +219,7 @@ def _connect_args(url: URL) -> dict[str, Any]:
 
 
 def _prepare_session(connection: pymysql.Connection[Cursor], _record: object) -> None:
-    isolation = "tx_isolation" if "MariaDB" in connection.get_server_info() else "transaction_isolation"
+    isolation = "tx_isolation" if "MariaDB" in str(connection.server_version) else "transaction_isolation"
     with connection.cursor() as cursor:
         cursor.execute(SESSION.format(isolation=isolation))
 
@@ -224,6 +236,10 @@ def _utc_now(cursor: Cursor) -> datetime:
 _MICROSECONDS = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 
 
+def _open_limit(cursor: Cursor, name: str) -> None:
+    cursor.execute("INSERT IGNORE INTO call_rate_limits (name, next_at) VALUES (%s, 0)", (name,))
+
+
 def _reserve(cursor: Cursor, name: str, microseconds: int) -> int:
     for _ in range(2):
         cursor.execute(
@@ -233,7 +249,7 @@ def _reserve(cursor: Cursor, name: str, microseconds: int) -> int:
         )
         if cursor.rowcount:
             return int(cursor.lastrowid)
-        cursor.execute("INSERT IGNORE INTO call_rate_limits (name, next_at) VALUES (%s, 0)", (name,))
+        _open_limit(cursor, name)
     raise AssertionError("the row was just inserted")
 
 

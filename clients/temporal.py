@@ -10,8 +10,9 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
+from clients.encryption import data_converter
 from clients.errors import PassingError
-from settings import SettingsError
+from settings import EncryptionSettings, SettingsError, load
 
 SEARCH_ATTRIBUTES = {
     "OrganizationId": "Keyword",
@@ -37,10 +38,10 @@ async def registered_search_attributes(client: Client) -> list[str]:
 
 
 async def connect() -> Client:
-    """Connect to the configured server and namespace.
+    """Connect to the configured server and namespace; what is sent is encrypted if PAYLOAD_ENCRYPTION_KEYS says so.
 
     Raises:
-        SettingsError: the ``TEMPORAL_`` variables or the profile cannot be read.
+        SettingsError: the ``TEMPORAL_`` variables or the profile cannot be read, or an encryption key is wrong.
         PassingError: the server is out of reach.
     """
     try:
@@ -48,8 +49,9 @@ async def connect() -> Client:
     except (ValueError, OSError, RuntimeError) as error:
         raise SettingsError(f"settings: TEMPORAL_PROFILE or another TEMPORAL_ variable is wrong: {error}") from None
     config.setdefault("target_host", "localhost:7233")
+    converter = data_converter(load(EncryptionSettings).keys)
     try:
-        return await Client.connect(**config)
+        return await Client.connect(**config, data_converter=converter)
     except RuntimeError:
         raise PassingError(
             "Temporal", f"connect to {config['target_host']} (TEMPORAL_ADDRESS)", "Unreachable"

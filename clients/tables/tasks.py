@@ -74,9 +74,10 @@ def create(
         "INSERT INTO leads_task_list"
         " (task_id, leads_id, leads_name, leads_phone, call_time, call_job_id, reference_id)"
         " SELECT %s, leads_id, leads_user_name, leads_user_phone, %s, '', CONCAT(%s, leads_id)"
-        " FROM dcc_leads WHERE organization_id = %s"
+        # The collation may take "ORG" for "org"; the exact text decides whose lead it is.
+        " FROM dcc_leads WHERE organization_id = %s AND CAST(organization_id AS BINARY) = CAST(%s AS BINARY)"
     )
-    values = (task_id, now, f"{task_id}{organization_id}", organization_id)
+    values = (task_id, now, f"{task_id}{organization_id}", organization_id, organization_id)
     if leads is None:
         count = cursor.execute(insert + " ORDER BY leads_id", values)
     else:

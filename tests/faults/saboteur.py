@@ -1,0 +1,323 @@
+"""A worker that kills or freezes itself at a chosen boundary: `python -m tests.faults.saboteur`, instead of worker.py.
+
+The product is imported once; every life of the worker is a fork of this process, so a kill costs a fraction of a second.
+Each life carries out one `Act` of its plan (`SABOTEUR_PLAN`, JSON; no act: an ordinary life) and the next life begins when
+the one before it was killed. A *passage* is one crossing of a boundary: the begin and end of an activity, a request
+before it leaves and after its answer, each SQL statement before and after, COMMIT, a heartbeat, a call of the model.
+Which passage is struck depends on the plan alone.
+
+Times that only decide how long a test waits for a dead worker are shortened here: heartbeats, timeouts of activities,
+pauses between their tries. The order of things is untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio import activity
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
+
+import activities.liveness
+import clients.analysis
+import clients.outbound_bot
+import worker
+from clients.database import Database
+from workflows import options
+from workflows.options import QUEUES
+
+PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
+HEARTBEAT = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What a life does to itself.
+
+    Attributes:
+        at: the boundary; empty: any.
+        nth: which passage of it, from 1.
+        do: `kill`, `stop` (until somebody sends SIGCONT), or `fail` (the statement or request raises).
+        then_kill: seconds after which a life that never came there kills itself all the same; 0: never.
+    """
+
+    at: str
+    nth: int = 1
+    do: str = "kill"
+    then_kill: float = 0.0
+
+
+def plan_of(acts: Sequence[Act]) -> str:
+    """The value of `SABOTEUR_PLAN`."""
+    return json.dumps([dataclasses.asdict(act) for act in acts])
+
+
+def random_kills(seed: int, count: int, *, most: int = 40) -> list[Act]:
+    """Kills at passages drawn from the seed, each life's within its first `most`."""
+    numbers = random.Random(seed)
+    return [Act(at="", nth=numbers.randint(1, most)) for _ in range(count)]
+
+
+class Saboteur:
+    """Counts the passages of one life and strikes where its act says."""
+
+    def __init__(self, life: int, act: Act | None) -> None:
+        self._life = life
+        self._act = act
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._function = threading.local()
+        self._passages = _appending(os.environ.get(PASSAGES, ""))
+        self._events = _appending(os.environ.get(EVENTS, ""))
+
+    def passes(self, boundary: str) -> None:
+        with self._lock:
+            self._counts[boundary] += 1
+            self._counts[""] += 1
+            count = self._counts[boundary], self._counts[""]
+        self._write(self._passages, f"{boundary}\n")
+        act = self._act
+        if act is None or act.at not in ("", boundary) or act.nth != count[0 if act.at else 1]:
+            return
+        self._strike(act, boundary)
+
+    def _strike(self, act: Act, boundary: str) -> None:
+        self._write(self._events, json.dumps([self._life, os.getpid(), act.do, boundary]) + "\n")
+        if act.do == "fail":
+            raise OSError("cut by the saboteur")
+        os.kill(os.getpid(), signal.SIGKILL if act.do == "kill" else signal.SIGSTOP)
+
+    def kill_later(self) -> None:
+        """The act's second chance, for a life that never comes to its boundary."""
+        act = self._act
+        if act is not None and act.then_kill:
+            timer = threading.Timer(act.then_kill, self._strike, (dataclasses.replace(act, do="kill"), "late"))
+            timer.daemon = True
+            timer.start()
+
+    @staticmethod
+    def _write(file: int | None, line: str) -> None:
+        if file is not None:
+            os.write(file, line.encode())
+
+    # --- where the boundaries are -----------------------------------------------------------------------------------
+
+    def around_database(self) -> None:
+        """Before and after every statement, named by the function that runs it."""
+        once, execute = Database._once, worker_cursor().execute
+
+        def named(database: Database, function: Any, *arguments: Any, **options: Any) -> Any:
+            self._function.name = getattr(function, "__name__", "?").strip("_")
+            try:
+                return once(database, function, *arguments, **options)
+            finally:
+                self._function.name = ""
+
+        def executing(cursor: Any, query: Any, args: Any = None) -> Any:
+            name = getattr(self._function, "name", "")
+            if not name or not isinstance(query, str):
+                return execute(cursor, query, args)
+            words = query.split(maxsplit=1)[0]
+            self.passes(f"sql {name} {words} before")
+            result = execute(cursor, query, args)
+            self.passes(f"sql {name} {words} after")
+            return result
+
+        Database._once = named  # type: ignore[method-assign]
+        worker_cursor().execute = executing
+
+    def around_platform(self) -> None:
+        """Before a request leaves, after the look at the clock too, and after its answer came."""
+        send = clients.outbound_bot.OutboundBot._send
+        call_api = clients.outbound_bot.Client.call_api
+
+        def sending(bot: Any, loop: Any, action: str, *arguments: Any) -> Any:
+            self.passes(f"request {action} before")
+            answer = send(bot, loop, action, *arguments)
+            self.passes(f"request {action} after")
+            return answer
+
+        def leaving(client: Any, params: Any, *arguments: Any) -> Any:
+            self.passes(f"request {params.action} leaves")
+            return call_api(client, params, *arguments)
+
+        clients.outbound_bot.OutboundBot._send = sending  # type: ignore[method-assign]
+        clients.outbound_bot.Client.call_api = leaving
+
+    def around_model(self) -> None:
+        """Before and after each question to the model."""
+        ask = clients.analysis.AnalysisModel._ask
+
+        async def asking(model: Any, *arguments: Any) -> Any:
+            self.passes("model before")
+            answer = await ask(model, *arguments)
+            self.passes("model after")
+            return answer
+
+        clients.analysis.AnalysisModel._ask = asking  # type: ignore[method-assign]
+
+    def around_heartbeats(self) -> None:
+        """Before and after each heartbeat."""
+        beat = activity.heartbeat
+
+        def beating(*details: Any) -> None:
+            self.passes("heartbeat before")
+            beat(*details)
+            self.passes("heartbeat after")
+
+        activities.liveness.activity.heartbeat = beating
+
+
+def worker_cursor() -> Any:
+    """The class whose `execute` every statement of the product goes through."""
+    from pymysql.cursors import Cursor
+
+    return Cursor
+
+
+class _Activities(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, saboteur: Saboteur) -> None:
+        super().__init__(following)
+        self._saboteur = saboteur
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        name = activity.info().activity_type
+        self._saboteur.passes(f"activity {name} begins")
+        result = await super().execute_activity(input)
+        self._saboteur.passes(f"activity {name} ends")
+        return result
+
+
+class _Sabotage(Interceptor):
+    def __init__(self, saboteur: Saboteur) -> None:
+        self._saboteur = saboteur
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Activities(next, self._saboteur)
+
+
+# --- shorter waits, another clock -----------------------------------------------------------------------------------
+
+
+def hurry() -> None:
+    """Only what decides how long a dead worker is waited for."""
+    options.HEARTBEAT = HEARTBEAT
+    options.QUERY_TIMEOUT = timedelta(seconds=4)
+    options.WATCH_TIMEOUT = timedelta(seconds=4)
+    for name in ("UNTIL_DONE", "THREE_TRIES", "WATCHING"):
+        policy = getattr(options, name)
+        first = min(policy.initial_interval, timedelta(seconds=0.2))
+        hurried = dataclasses.replace(policy, initial_interval=first, maximum_interval=timedelta(seconds=0.5))
+        setattr(options, name, hurried)
+    activities.liveness.BEAT_SECONDS = 0.4
+
+
+def shift_clock(seconds: float) -> None:
+    """Every clock that the product and the vendors' SDKs read is this far off; the monotonic one is not."""
+
+    class Kind(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, datetime)
+
+    class Shifted(datetime, metaclass=Kind):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return datetime.utcnow() + timedelta(seconds=seconds)
+
+    true_time, true_gmtime = time.time, time.gmtime
+    time.time = lambda: true_time() + seconds
+    time.gmtime = lambda *moment: true_gmtime(*(moment or (time.time(),)))
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in ("activities", "clients", "darabonba", "alibabacloud_tea_openapi", "Tea"):
+            if module.__dict__.get("datetime") is datetime:
+                module.__dict__["datetime"] = Shifted
+            elif getattr(module.__dict__.get("datetime"), "datetime", None) is datetime:
+                module.__dict__["datetime"] = type("shifted", (), {"datetime": Shifted, "timedelta": timedelta})
+
+
+# --- lives ----------------------------------------------------------------------------------------------------------
+
+
+def live(life: int, act: Act | None) -> None:
+    """One life of the worker, until it is stopped or kills itself."""
+    saboteur = Saboteur(life, act)
+    saboteur.around_database()
+    saboteur.around_platform()
+    saboteur.around_model()
+    saboteur.around_heartbeats()
+    saboteur.kill_later()
+    if shift := float(os.environ.get(CLOCK, "0")):
+        shift_clock(shift)
+
+    def build(*arguments: Any, **settings: Any) -> Worker:
+        sticky = timedelta(seconds=1)
+        return Worker(
+            *arguments,
+            interceptors=[_Sabotage(saboteur)],
+            sticky_queue_schedule_to_start_timeout=sticky,
+            **settings,
+        )
+
+    worker.Worker = build  # type: ignore[assignment, misc]
+    run: Callable[[Sequence[str]], Awaitable[None]] = worker.run
+    asyncio.run(run(QUEUES))  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Live again after every kill, until a life ends in good order or this process is told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    hurry()
+    acts = [Act(**record) for record in json.loads(os.environ.get(PLAN, "[]"))]
+    life, stopping, child = 0, False, 0
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if child:
+            os.kill(child, signal.SIGCONT)
+            os.kill(child, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    while not stopping:
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            try:
+                live(life, acts[life] if life < len(acts) else None)
+            except BaseException:
+                logging.exception("a life ended by an error")
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) == 0:
+            break
+        if not os.WIFSIGNALED(status):
+            # A server that is down while a worker starts ends it; who runs the worker starts it again, and so do we.
+            time.sleep(0.3)
+        life += os.WIFSIGNALED(status)
+
+
+def _appending(path: str) -> int | None:
+    return os.open(Path(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND) if path else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""What the documents say is true: settings, links, commands; and nothing in the project names a machine or a registry."""
+
+import asyncio
+import os
+import re
+import secrets
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+import settings
+import worker
+from commands import app
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import SEARCH_ATTRIBUTES, EmbeddedTemporal
+from simulators import SimulatorOptions
+from starter import CallTasks
+from tests.pipeline import QUICK, Sites, opening_sites
+
+PROJECT = Path(__file__).resolve().parent.parent
+READMES = (PROJECT / "README.md", PROJECT / "README.zh-CN.md")
+OPERATIONS = PROJECT / "docs/operations.md"
+DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
+TEMPORAL = re.compile(r"TEMPORAL_[A-Z_]+")
+ROW = re.compile(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \| (.*?) \| ", re.MULTILINE)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PROJECT))
+
+
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+readmes = pytest.mark.parametrize("readme", READMES, ids=name_of)
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def read_by_settings() -> dict[str, FieldInfo]:
+    """Every variable that settings.py reads."""
+    groups = settings._Group.__subclasses__()
+    return {name.upper(): info for group in groups for name, info in group.model_fields.items()}
+
+
+def told_by(readme: Path) -> dict[str, str]:
+    """The settings table: variable and what its second column says."""
+    table = {}
+    for names, default in ROW.findall(readme.read_text("utf-8")):
+        table.update(dict.fromkeys(re.findall(r"`([A-Z_]+)`", names), default))
+    return table
+
+
+@readmes
+def test_every_setting_is_in_the_table_and_nothing_else(readme: Path) -> None:
+    told = {name for name in told_by(readme) if not TEMPORAL.fullmatch(name)}
+    assert told == set(read_by_settings())
+
+
+@readmes
+def test_the_defaults_in_the_table_are_those_of_the_program(readme: Path) -> None:
+    for name, info in read_by_settings().items():
+        told = told_by(readme)[name]
+        default = info.default.get_secret_value() if isinstance(info.default, SecretStr) else info.default
+        if info.is_required():
+            expected = {"required", "必填"}
+        elif default is None or default == "":
+            expected = {"none", "无"}
+        else:
+            expected = {f"`{default:g}`" if isinstance(default, float) else f"`{default}`"}
+        assert told in expected, name
+
+
+@readmes
+def test_the_temporal_variables_of_the_table_are_read_by_the_sdk(readme: Path) -> None:
+    import temporalio.bridge
+
+    program = next(Path(temporalio.bridge.__file__).parent.glob("temporal_sdk_bridge*"), None)
+    assert program is not None
+    known = program.read_bytes()
+    told = [name for name in told_by(readme) if TEMPORAL.fullmatch(name)]
+    assert len(told) > 5
+    assert [name for name in told if name.encode() not in known] == []
+
+
+# --- links and pictures ---------------------------------------------------------------------------------------------
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that a forge makes of a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", outside_code(document.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def outside_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@documents
+def test_every_relative_link_and_picture_is_there(document: Path) -> None:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", outside_code(document.read_text("utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            dead.append(target)
+    assert dead == []
+
+
+def test_pictures_are_small_and_each_is_shown() -> None:
+    shown = "".join(document.read_text("utf-8") for document in DOCUMENTS)
+    for picture in (PROJECT / "docs/images").iterdir():
+        assert picture.stat().st_size < 300_000, picture.name
+        assert f"images/{picture.name}" in shown, picture.name
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def commands() -> dict[str, click.Command]:
+    """Every command of starter.py, as it is typed."""
+    group = typer.main.get_command(app)
+    found: dict[str, click.Command] = {}
+
+    def add(command: Any, prefix: str) -> None:
+        for name, child in getattr(command, "commands", {}).items():
+            found[f"{prefix}{name}"] = child
+            add(child, f"{prefix}{name} ")
+
+    add(group, "")
+    return found
+
+
+def typed(text: str) -> Iterator[str]:
+    """What stands behind starter.py, to the end of the line, the code span or the sentence."""
+    yield from re.findall(r"starter\.py ([^`\n|#;)]+)", text)
+
+
+@documents
+def test_every_command_in_the_documents_exists_with_its_options(document: Path) -> None:
+    for line in typed(document.read_text("utf-8")):
+        words = line.split()
+        if words[0].isupper() or words[0].startswith("--"):
+            continue
+        name = " ".join(words[:2]) if " ".join(words[:2]) in commands() else words[0]
+        assert name in commands(), line
+        known = {option for parameter in commands()[name].params for option in parameter.opts} | {"--help"}
+        assert {word.strip("[],.，。") for word in words if word.startswith("--")} <= known, line
+
+
+@readmes
+def test_every_command_is_told_in_the_readme(readme: Path) -> None:
+    text = readme.read_text("utf-8")
+    leaves = [name for name, command in commands().items() if not hasattr(command, "commands")]
+    assert [name for name in leaves if f"`{name}" not in text] == []
+
+
+@documents
+def test_every_make_target_in_the_documents_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:`|^)(?:[A-Z]+=\S+ )?make ([a-z-]+)", document.read_text("utf-8"), re.MULTILINE)
+    assert set(named) <= targets
+
+
+@readmes
+def test_every_requirement_has_its_reason_in_the_readme(readme: Path) -> None:
+    text = readme.read_text("utf-8")
+    lines = (PROJECT / "requirements.in").read_text().splitlines()
+    wanted = {re.split(r"[=<>\[;@ ]", line)[0] for line in lines if line and not line.startswith("#")}
+    told = {name for row in re.findall(r"^\| (`[a-z].*?) \|", text, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)}
+    assert wanted <= told
+
+
+# --- what must not be in the project --------------------------------------------------------------------------------
+
+
+@cache
+def tracked() -> list[Path]:
+    """Text files of the project, as git knows them; without git, those that stand around."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = listed.stdout.split("\0") if listed.returncode == 0 else []
+    return [PROJECT / name for name in names if name and (PROJECT / name).is_file()]
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" not in data[:8000]:
+            yield str(path.relative_to(PROJECT)), data.decode("utf-8", "replace")
+
+
+# Written in pieces, so that this file does not find itself.
+_HOME = re.compile("/(?:" + "home|Users|work" + r")/\w+|/" + "root/")
+_INDEX = re.compile(
+    "(?:extra-)?index" + r"-url\s*[=:]|--find" + r"-links\s+\S*://|" + "files.python" + r"hosted|//py" + "pi\\.", re.IGNORECASE
+)
+
+
+def test_no_file_names_a_directory_of_somebodys_machine() -> None:
+    if not tracked():
+        pytest.skip("no git here")
+    assert [(name, found[0]) for name, text in texts() if (found := _HOME.search(text))] == []
+
+
+def test_no_file_names_a_package_registry() -> None:
+    if not tracked():
+        pytest.skip("no git here")
+    assert [(name, found[0]) for name, text in texts() if (found := _INDEX.search(text))] == []
+
+
+# --- the database rights of docs/operations.md ----------------------------------------------------------------------
+
+
+def sql_blocks(document: Path) -> str:
+    return "\n".join(re.findall(r"^```sql\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+
+
+def rights(database: str, passwords: dict[str, str]) -> list[str]:
+    """The CREATE USER and GRANT statements of the document, for this database and these users."""
+    statements = re.findall(r"^(?:CREATE USER|GRANT)[^;]+;", sql_blocks(OPERATIONS), re.MULTILINE)
+    assert len(statements) > 10
+    found = []
+    for statement in statements:
+        text = re.sub(r"'([\w-]+)'@'[^']+'", rf"'\1-{database[-6:]}'@'127.0.0.1'", statement)
+        user = re.search(r"'([\w-]+)'@", statement)
+        assert user is not None
+        found.append(re.sub(r"BY '[^']*'", f"BY '{passwords[user[1]]}'", text).replace("crm.", f"`{database}`."))
+    return found
+
+
+@pytest.fixture
+async def sites(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Sites]:
+    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
+        yield sites
+
+
+async def test_the_rights_that_are_written_down_are_enough(
+    sites: Sites, mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await sites(SimulatorOptions(calls_over=True))
+    database = os.environ["DATABASE_URL"].rpartition("/")[2]
+    passwords = {user: secrets.token_hex(8) for user in ("call-setup", "call-worker", "call-backend")}
+    users = {user: f"{user}-{database[-6:]}" for user in passwords}
+
+    def become(user: str) -> None:
+        url = f"mysql+pymysql://{users[user]}:{passwords[user]}@127.0.0.1:{mariadb.port}/{database}"
+        monkeypatch.setenv("DATABASE_URL", url)
+
+    site.sql("DROP TABLE call_retries")
+    with mariadb.connect(root=True) as root, root.cursor() as cursor:
+        # Rights on a table can be given before the table exists only together with CREATE, as init-db's user has it.
+        statements = rights(database, passwords)
+        first = [statement for statement in statements if "call-setup" in statement]
+        for statement in first:
+            cursor.execute(statement)
+        become("call-setup")
+        async with CallTasks.connect(temporal=False) as calls:
+            assert await calls.init_db() == ["table call_retries"]
+        for statement in statements:
+            if statement not in first:
+                cursor.execute(statement)
+    site.add_leads(30)
+    become("call-backend")
+    task_id = await site.create_task()
+    become("call-worker")
+    async with site.working():
+        result = await site.run(task_id)
+        async with CallTasks.connect() as calls:
+            await calls.force_analyze(task_id, every=True)
+            async with asyncio.timeout(30):
+                progress = await calls.analysed_again(task_id, every=0.2)
+    assert (result["outcome"], result["follow_ups"], progress["reanalysed"]) == ("complete", 30, 30)
+    become("call-backend")
+    async with CallTasks.connect() as calls:
+        page = await calls.query_task_execution(task_id, skip_recording=False)
+    assert len(page.jobs_data) == 20
+
+
+def test_the_search_attributes_that_are_to_be_registered_are_those_of_the_program() -> None:
+    registered = dict(
+        re.findall(r"--name (\w+) --type (\w+)", OPERATIONS.read_text("utf-8").replace("\\\n", " "))
+    )
+    assert registered == SEARCH_ATTRIBUTES
+
+
+def test_the_worker_says_where_the_rights_are_listed() -> None:
+    assert worker.schema.__file__ is not None
+    assert "docs/operations.md" in Path(worker.schema.__file__).read_text("utf-8")
+    assert "GRANT" in sql_blocks(OPERATIONS)

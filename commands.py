@@ -19,7 +19,7 @@ from rich.table import Table
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
-from clients.errors import ServiceError, explain
+from clients.errors import ServiceError, explain, is_setting
 from clients.tables.tasks import UnknownLeadsError
 from settings import SettingsError
 from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
@@ -51,7 +51,7 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
     except (SettingsError, WrongUseError) as error:
         fail(str(error), 2)
     except ServiceError as error:
-        fail(explain(error), 1)
+        fail(explain(error), 2 if is_setting(error) else 1)
     except (UnknownTaskError, UnknownLeadsError, NotRunningError, NotStartedError, NoWorkerError) as error:
         fail(str(error), 1)
     except WorkflowFailureError as error:

@@ -70,6 +70,21 @@ def _origin(value: str) -> str:
     return value
 
 
+def _archive(value: str) -> str:
+    url = urlsplit(value)
+    if not value:
+        return value
+    if url.scheme not in ("file", "oss", "s3", "memory"):
+        raise ValueError("must be file:///directory, oss://bucket/prefix or s3://bucket/prefix")
+    if "@" in url.netloc or url.query or url.fragment:
+        raise ValueError("must hold no password and no ? or #: it is part of every link that is stored")
+    if url.scheme == "file" and (url.netloc or not url.path.strip("/")):
+        raise ValueError("must name a directory by its whole path, such as file:///var/lib/recordings")
+    if url.scheme in ("oss", "s3") and not url.netloc:
+        raise ValueError(f"must name a bucket, such as {url.scheme}://bucket/prefix")
+    return value.rstrip("/")
+
+
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -115,6 +130,30 @@ class AnalysisSettings(_Group):
     analysis_concurrency: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
+class ArchiveSettings(_Group):
+    """Where recordings are copied, and for how many days they are kept (docs/recordings.md). An empty archive: the
+    vendor's own URLs are stored. The rest is for an ``oss://`` archive."""
+
+    recording_archive: Annotated[str, AfterValidator(_archive)] = ""
+    recording_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    alibaba_cloud_access_key_id: str = ""
+    alibaba_cloud_access_key_secret: SecretStr | None = None
+    alibaba_cloud_security_token: SecretStr | None = None
+    outbound_bot_region: str = "cn-shanghai"
+    oss_endpoint: str = ""
+
+    @property
+    def oss_options(self) -> dict[str, str | None]:
+        """Account and endpoint as ossfs wants them."""
+        secret, token = self.alibaba_cloud_access_key_secret, self.alibaba_cloud_security_token
+        return {
+            "endpoint": self.oss_endpoint or f"https://oss-{self.outbound_bot_region}.aliyuncs.com",
+            "key": self.alibaba_cloud_access_key_id or None,
+            "secret": secret.get_secret_value() if secret else None,
+            "token": token.get_secret_value() if token else None,
+        }
+
+
 class EncryptionSettings(_Group):
     """Encryption of what Temporal stores: the first key encrypts, every key decrypts; none: off (docs/security.md)."""
 
@@ -136,6 +175,22 @@ class CodecServerSettings(_Group):
 
 
 Group = TypeVar("Group", bound=_Group)
+
+
+def require(*groups: type[_Group]) -> None:
+    """See that all these groups can be read, before anything is opened.
+
+    Raises:
+        SettingsError: one line that names every variable that is missing or wrong.
+    """
+    problems = []
+    for group in groups:
+        try:
+            load(group)
+        except SettingsError as error:
+            problems.append(str(error).removeprefix("settings: "))
+    if problems:
+        raise SettingsError("settings: " + "; ".join(problems))
 
 
 def load(group: type[Group]) -> Group:

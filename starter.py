@@ -19,6 +19,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pymysql.cursors import Cursor
 from temporalio.client import (
     Client,
     Schedule,
@@ -126,10 +127,16 @@ class CallTasks:
             UnknownLeadsError: a lead does not exist in the organisation; nothing is created.
         """
         now = self.database.wall_clock(await self.database.now())
-        task_id, _ = await self.database.transaction(
-            tasks.create, name=name, organization_id=organization_id, leads=leads, now=now
-        )
-        return task_id
+        tried = False
+
+        def create(cursor: Cursor) -> int:
+            # Run again after a lost answer to COMMIT, the task may be there already.
+            nonlocal tried
+            created = tasks.find_created(cursor, name=name, organization_id=organization_id, now=now) if tried else None
+            tried = True
+            return created or tasks.create(cursor, name=name, organization_id=organization_id, leads=leads, now=now)[0]
+
+        return await self.database.transaction(create)
 
     async def task(self, task_id: int, organization_id: str | None = None) -> tasks.TaskRow:
         """The task's row.

@@ -29,11 +29,11 @@ from activities.monitoring import Monitoring
 from activities.recordings import Recordings
 from activities.tasks import Tasks
 from clients.database import Database
-from clients.errors import ServiceError, explain
+from clients.errors import ServiceError, explain, is_setting
 from clients.limiter import RateLimiter
 from clients.tables import schema
 from clients.temporal import connect, registered_search_attributes
-from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load
+from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 from workflows.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
@@ -81,6 +81,8 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         SchemaError: the database is not as it must be.
         ServiceError: the database is out of reach.
     """
+    needed: dict[str, type[PlatformSettings | AnalysisSettings]] = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
+    require(DatabaseSettings, *(group for queue, group in needed.items() if queue in queues))
     async with AsyncExitStack() as stack:
         database = Database(load(DatabaseSettings))
         stack.callback(database.close)
@@ -180,7 +182,7 @@ def main(
         raise typer.Exit(2) from None
     except ServiceError as error:
         print(f"worker: {explain(error)}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if is_setting(error) else 1) from None
 
 
 if __name__ == "__main__":

@@ -239,6 +239,8 @@ def transcript(turns: list[Any], known: str, database: Database) -> str:
     old = _turns(known)
     if not turns or turns == old or len(turns) < len(old):
         return ""
+    # What JSON has no form for (NaN, which Python reads) becomes null.
+    turns = json.loads(json.dumps(turns), parse_constant=lambda _: None)
     text = database.fit(TABLE, "call_conversation", to_json(turns))
     while not _turns(text) and len(turns) > 1:
         # Longer than the column: a transcript without its end is still JSON, and still says what was said first.

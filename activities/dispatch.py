@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -18,17 +19,19 @@ from temporalio.exceptions import ApplicationError
 from activities.job_ids import identify, match_by_reference, read_pages
 from activities.liveness import heartbeating
 from clients.database import Database
-from clients.errors import PassingError, PermanentError
-from clients.platform import CONTACTS_A_CALL, Bot, PlatformSession, TooLateError, contact_json
+from clients.errors import PassingError, PermanentError, ServiceError
+from clients.platform import CONTACTS_A_CALL, SERVICE, Bot, PlatformSession, TooLateError, contact_json
 from clients.tables import dispatches as table
 from clients.tables import tasks as task_table
 from clients.tables.dispatches import Dispatch, Undialled
 
 PRIORITY = 2
-BATCHES_AT_ONCE = 10
+BATCHES_AT_ONCE = 11
 SEND_SECONDS = 20.0
 """A request must leave this soon after it was written down, or half the grace if that is less: a worker that was
 frozen in between must not send what another one has taken over."""
+LEAST_GRACE = 4.0
+"""Seconds; however short a grace is asked for, a request must have time to leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,8 @@ class Dispatching:
             try:
                 return await self._open_group(request, session)
             except PermanentError as error:
+                if error.service != SERVICE:
+                    raise
                 raise refused(error) from None
 
     async def _open_group(self, request: DispatchRequest, session: PlatformSession) -> Group:
@@ -112,37 +117,43 @@ class Dispatching:
         if row is None:
             raise ApplicationError(f"call task {request.task_id} was deleted", type="UnknownTask", non_retryable=True)
         name = group_name(request.task_id, row.create_time)
-        grace = timedelta(seconds=request.grace)
-        now = (await self._database.now()).replace(tzinfo=None)
         tried = [batch for batch in await self._database.run(table.unresolved, request.task_id) if not batch.last_id]
-        found = await session.find_group(name)
-        if found is None:
-            waits = [(batch.attempted_at + grace - now).total_seconds() for batch in tried]
-            if any(wait > 0 for wait in waits):
-                return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
-            if tried:
-                await self._database.transaction(table.replace, request.task_id, [0], [(0, 0)], now)
-            else:
-                await self._database.run(table.attempt, request.task_id, [(0, 0)], now)
-            try:
-                group_id = await session.create_group(name)
-            except PassingError as error:
-                wait = float(request.grace) if error.sent else float(request.retry_interval)
-                if not error.sent:
-                    await self._database.run(table.release, request.task_id, [0])
-                return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls, error=str(error))
-        else:
-            group_id = found
-            if not tried:
-                # Nothing says that we made it, but the name does: from here on the record says so too.
-                await self._database.run(table.attempt, request.task_id, [(0, 0)], now)
+        now = await self._now()
+        try:
+            found = await session.find_group(name)
+            waits = [_ripe_at(batch, request) - now for batch in tried]
+            if found is None and any(wait > timedelta() for wait in waits):
+                wait = max(waits).total_seconds()
+                return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls)
+            claim = await self._database.transaction(
+                table.claim_group, request.task_id, [batch.id for batch in tried], now
+            )
+            group_id = found or await self._create_group(name, claim, session)
+        except table.TakenOverError:
+            return Group(job_group_id="", found=False, retry_in=1.0, api_calls=session.calls)
+        except PassingError as error:
+            if error.service != SERVICE:
+                raise
+            wait = _grace(request).total_seconds() if error.sent else request.retry_interval
+            return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls, error=str(error))
         await self._database.run(task_table.save_group, request.task_id, group_id)
-        await self._database.run(table.accept, request.task_id, [0], now)
+        await self._database.run(table.accept, [claim], now)
+        # The table decides: another attempt may have saved its group first, and that one will be found after a restart.
+        saved = await self._database.run(task_table.load, request.task_id)
+        group_id = saved.job_group_id if saved else group_id
         return Group(job_group_id=group_id, found=found is not None, retry_in=0, api_calls=session.calls)
+
+    async def _create_group(self, name: str, claim: int, session: PlatformSession) -> str:
+        try:
+            return await session.create_group(name)
+        except ServiceError as error:
+            if isinstance(error, PermanentError) or (isinstance(error, PassingError) and not error.sent):
+                await self._database.run(table.release, [claim])
+            raise
 
     @activity.defn
     async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
-        """Assign the next leads, ten batches at most, and those whose batch got no answer, once that is safe.
+        """Assign the next leads, eleven batches at most, and those whose batch got no answer, once that is safe.
 
         Raises:
             ApplicationError: ``PlatformRefused``, not to be retried.
@@ -152,92 +163,106 @@ class Dispatching:
             try:
                 return await self._assign(request, session)
             except PermanentError as error:
+                if error.service != SERVICE:
+                    raise
                 raise refused(error) from None
 
     async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Dispatched:
-        now = (await self._database.now()).replace(tzinfo=None)
-        grace = timedelta(seconds=request.grace)
+        now = await self._now()
         waiting = [batch for batch in await self._database.run(table.unresolved, request.task_id) if batch.last_id]
-        ripe = [batch for batch in waiting if batch.attempted_at + grace <= now]
+        ripe = [batch for batch in waiting if _ripe_at(batch, request) <= now]
         sent = _Sent()
-        if (ripe or request.list_first) and not await self._read_held(request, session, sent):
-            return self._outcome(request, waiting, now, sent, session, more=True)
-        if ripe:
-            await self._again(request, session, ripe, sent)
-        started = await self._database.run(table.started, request.task_id) or 0
+        if ripe or request.list_first:
+            if not await self._read_held(request, session, sent):
+                return self._outcome(request, waiting, now, sent, session, more=True)
+            for batch in ripe[:BATCHES_AT_ONCE]:
+                await self._again(request, session, batch, sent)
         limit = BATCHES_AT_ONCE * CONTACTS_A_CALL
-        rows = await self._database.run(table.undialled, request.task_id, first=started + 1, last=None, limit=limit)
-        batches = [rows[start : start + CONTACTS_A_CALL] for start in range(0, len(rows), CONTACTS_A_CALL)]
-        if batches:
-            spans = [(batch[0].id, batch[-1].id) for batch in batches]
-            send_before = self._send_before(request)
-            await self._database.run(table.attempt, request.task_id, spans, now)
-            await self._send(request, session, batches, sent, send_before)
+        send_before, now = self._send_before(request), await self._now()
+        claims = await self._database.transaction(
+            table.claim_next, request.task_id, batch=CONTACTS_A_CALL, limit=limit, now=now
+        )
+        await self._send(request, session, claims, sent, send_before)
         waiting = [batch for batch in await self._database.run(table.unresolved, request.task_id) if batch.last_id]
-        return self._outcome(request, waiting, now, sent, session, more=len(rows) == limit)
+        more = sum(len(rows) for _, rows in claims) == limit
+        return self._outcome(request, waiting, now, sent, session, more=more)
 
     async def _read_held(self, request: DispatchRequest, session: PlatformSession, sent: _Sent) -> bool:
-        """Give the rows that the platform already has their job ids; False if not all that it has could be read."""
+        """Give the rows that the platform already has their job ids.
+
+        Returns:
+            False if it may have more than it showed: then nothing may be assigned again.
+        """
+        known = await self._database.run(table.held_jobs, request.task_id)
         reading = await read_pages(session, request.job_group_id, 1, None)
         jobs = await identify(session, reading)
         await self._database.run(match_by_reference, request.task_id, jobs)
         sent.error = reading.error
-        return reading.complete
+        if not reading.complete or reading.gone or not known <= reading.jobs.keys():
+            sent.error = sent.error or "OutboundBot QueryJobsWithResult: jobs are missing from the answer"
+            return False
+        try:
+            total = (await session.progress(request.job_group_id)).total_jobs
+        except ServiceError as error:
+            sent.error = str(error)
+            return False
+        return len(reading.jobs) >= total
 
-    async def _again(
-        self, request: DispatchRequest, session: PlatformSession, ripe: Sequence[Dispatch], sent: _Sent
+    async def _again(self, request: DispatchRequest, session: PlatformSession, batch: Dispatch, sent: _Sent) -> None:
+        """Assign once more what the platform turned out not to have of a batch without an answer."""
+        rows = await self._database.run(
+            table.undialled, request.task_id, first=batch.first_id, last=batch.last_id, limit=CONTACTS_A_CALL
+        )
+        if not rows:
+            await self._database.run(table.accept, [batch.id], await self._now())
+            return
+        await self._send_anew(request, session, batch.id, rows, sent)
+
+    async def _send_anew(
+        self, request: DispatchRequest, session: PlatformSession, id_: int, rows: list[Undialled], sent: _Sent
     ) -> None:
-        """Assign once more what the platform turned out not to have of batches without an answer."""
-        for batch in ripe[:BATCHES_AT_ONCE]:
-            rows = await self._database.run(
-                table.undialled, request.task_id, first=batch.first_id, last=batch.last_id, limit=CONTACTS_A_CALL
-            )
-            now = (await self._database.now()).replace(tzinfo=None)
-            if not rows:
-                await self._database.run(table.accept, request.task_id, [batch.first_id], now)
-                continue
-            send_before = self._send_before(request)
-            span = (batch.first_id, batch.last_id)
-            await self._database.transaction(table.replace, request.task_id, [batch.first_id], [span], now)
-            await self._send(request, session, [rows], sent, send_before, first=batch.first_id)
-
-    def _send_before(self, request: DispatchRequest) -> float:
-        return asyncio.get_running_loop().time() + min(SEND_SECONDS, request.grace / 2)
+        send_before, now = self._send_before(request), await self._now()
+        with suppress(table.TakenOverError):
+            span = (rows[0].id, rows[-1].id)
+            ids = await self._database.transaction(table.renew, request.task_id, id_, [span], now)
+            await self._send(request, session, [(ids[0], rows)], sent, send_before)
 
     async def _send(
         self,
         request: DispatchRequest,
         session: PlatformSession,
-        batches: Sequence[Sequence[Undialled]],
+        claims: Sequence[tuple[int, list[Undialled]]],
         sent: _Sent,
         send_before: float,
-        *,
-        first: int | None = None,
     ) -> None:
         """Send batches that are written down, and write down what became of them."""
+        if not claims:
+            return
         done = _Sent()
-        await asyncio.gather(
-            *(
-                _send_batch(session, request, list(rows), rows[0].id if first is None else first, done, send_before)
-                for rows in batches
-            )
-        )
-        now = (await self._database.now()).replace(tzinfo=None)
-        await self._database.run(table.accept, request.task_id, done.accepted, now)
-        await self._database.run(table.release, request.task_id, done.released)
+        await asyncio.gather(*(_send_batch(session, request, id_, rows, done, send_before) for id_, rows in claims))
+        now = await self._now()
+        await self._database.run(table.accept, done.accepted, now)
+        await self._database.run(table.release, done.released)
         sent.assigned += done.assigned
         sent.rejected += done.rejected
         sent.error = done.error or sent.error
         if done.refusal:
             raise done.refusal
-        for start, rows in done.refused:
+        for id_, rows in done.refused:
             # One contact that the platform cannot take spoils its whole batch: halve until it stands alone.
             half = len(rows) // 2
-            spans = [(start, rows[half - 1].id), (rows[half].id, rows[-1].id)]
-            send_before = self._send_before(request)
-            await self._database.transaction(table.replace, request.task_id, [start], spans, now)
-            await self._send(request, session, [rows[:half]], sent, send_before, first=start)
-            await self._send(request, session, [rows[half:]], sent, self._send_before(request))
+            parts = [rows[:half], rows[half:]]
+            with suppress(table.TakenOverError):
+                spans = [(part[0].id, part[-1].id) for part in parts]
+                ids = await self._database.transaction(table.renew, request.task_id, id_, spans, now)
+                for part_id, part in zip(ids, parts, strict=True):
+                    await self._send_anew(request, session, part_id, part, sent)
+
+    def _send_before(self, request: DispatchRequest) -> float:
+        return asyncio.get_running_loop().time() + min(SEND_SECONDS, _grace(request).total_seconds() / 2)
+
+    async def _now(self) -> datetime:
+        return (await self._database.now()).replace(tzinfo=None)
 
     def _outcome(
         self,
@@ -249,12 +274,12 @@ class Dispatching:
         *,
         more: bool,
     ) -> Dispatched:
-        due = [(batch.attempted_at - now).total_seconds() + request.grace for batch in waiting]
         retry_in = 0.0
-        if waiting or sent.error:
-            retry_in = max(min(due, default=0.0), float(request.retry_interval) if sent.error else 1.0)
-        if more and not sent.error:
-            retry_in = 0.0
+        if sent.error:
+            retry_in = request.retry_interval
+        if waiting and not (more and not sent.error):
+            due = min(_ripe_at(batch, request) for batch in waiting)
+            retry_in = max((due - now).total_seconds(), retry_in, 1.0)
         activity.logger.info(
             "task %d: %d contacts assigned, %d refused, %d batches without an answer",
             *(request.task_id, sent.assigned, sent.rejected, len(waiting)),
@@ -270,11 +295,20 @@ class Dispatching:
         )
 
 
+def _grace(request: DispatchRequest) -> timedelta:
+    return timedelta(seconds=max(request.grace, LEAST_GRACE))
+
+
+def _ripe_at(batch: Dispatch, request: DispatchRequest) -> datetime:
+    """From when on the platform lists what it accepted of a batch."""
+    return batch.attempted_at + _grace(request)
+
+
 async def _send_batch(
     session: PlatformSession,
     request: DispatchRequest,
+    id_: int,
     rows: list[Undialled],
-    first: int,
     sent: _Sent,
     send_before: float,
 ) -> None:
@@ -284,29 +318,29 @@ async def _send_batch(
         if row.phone and not row.repeated
     ]
     if not contacts:
-        sent.accepted.append(first)
+        sent.accepted.append(id_)
         return
     try:
         jobs = await session.assign(request.job_group_id, contacts, send_before=send_before)
     except TooLateError:
-        sent.released.append(first)
+        sent.released.append(id_)
     except PermanentError as error:
-        if not error.code.startswith("InvalidParameter"):
-            sent.released.append(first)
+        if error.service != SERVICE or not error.code.startswith("InvalidParameter"):
+            sent.released.append(id_)
             sent.refusal = error
         elif len(rows) > 1:
-            sent.refused.append((first, rows))
+            sent.refused.append((id_, rows))
         else:
-            sent.accepted.append(first)
+            sent.accepted.append(id_)
             sent.rejected += 1
     except PassingError as error:
         sent.error = str(error)
-        if not error.sent:
-            sent.released.append(first)
+        if not error.sent or error.service != SERVICE:
+            sent.released.append(id_)
     else:
         # Fewer jobs than contacts: which of them were taken only the group itself can tell, once it lists them.
         if jobs is None or jobs >= len(contacts):
-            sent.accepted.append(first)
+            sent.accepted.append(id_)
         sent.assigned += len(contacts) if jobs is None else min(jobs, len(contacts))
 
 

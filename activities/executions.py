@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from activities.conversations import changed, match_answers, outcome_of
-from activities.recordings import ask as ask_recordings
+from activities.recordings import find, lasting
 from clients.database import Database
 from clients.platform import IDS_A_CALL, Bot, PlatformSession, readable_jobs
 from clients.tables import rows as table
 from clients.tables.rows import CallRow, RecordedRow
+
+if TYPE_CHECKING:
+    from clients.archive import Archive
 
 PRIORITY = 1
 
@@ -41,9 +44,10 @@ class ExecutionPage:
 class Executions:
     """Looks at calls on request."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, bot: Bot, archive: Archive | None = None) -> None:
         self._database = database
         self._bot = bot
+        self._archive = archive
 
     async def query(
         self,
@@ -93,12 +97,7 @@ class Executions:
         if not skip_recording:
             runs = [[row.id, row.id] for row in rows]
             recorded: list[RecordedRow] = await self._database.run(table.without_recording, task_id, runs)
-            urls, _ = await ask_recordings(session, recorded)
-            found = [
-                (id_, url)
-                for id_, url in urls.items()
-                if url and url == self._database.fit("leads_task_list", "recording_url", url)
-            ]
+            found = lasting(self._database, await find(session, task_id, recorded, self._archive))
             await self._database.run(table.save_recordings, found)
             written |= {id_ for id_, _ in found}
         return written

@@ -19,11 +19,14 @@ from temporalio import activity
 from activities.judgement import PROMPT_VERSION, SYSTEM, InvalidAnswerError, fingerprint, question, read_answer, render
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
+from activities.token_ceiling import TokenCeiling
+from clients.database import SERVICE as DATABASE
 from clients.database import Database
 from clients.errors import PermanentError, ServiceError
+from clients.tables import analyses as analysis_table
 from clients.tables import follow_ups as table
 from clients.tables import retries as retry_table
-from clients.tables.follow_ups import ROWS_A_TRANSACTION, FinishedCall, FollowUp
+from clients.tables.follow_ups import ROWS_A_TRANSACTION, FinishedCall, FollowUp, Rewritten
 from clients.tables.retries import Retry
 
 if TYPE_CHECKING:
@@ -49,6 +52,9 @@ class FollowUpRequest:
         conversation_grace: seconds that a transcript may come late.
         request_id: of a re-analysis; empty for first follow-ups.
         last_try: a re-analysis that fails now has failed for good.
+        override: replace follow-ups that a person has edited or deleted.
+        max_tokens: what the whole re-analysis may cost; None for no ceiling.
+        spent_tokens: what it has cost, as far as its workflow knows.
     """
 
     task_id: int
@@ -58,11 +64,20 @@ class FollowUpRequest:
     conversation_grace: float
     request_id: str = ""
     last_try: bool = False
+    override: bool = False
+    max_tokens: int | None = None
+    spent_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedUp:
-    """How many rows got a follow-up (or a new judgement), by outcome; ``again``: rows whose analysis failed for now."""
+    """How many rows got a follow-up (or a new judgement), by outcome.
+
+    Attributes:
+        again: rows whose analysis failed for now.
+        kept_edits: rows whose follow-up was left as a person had made it.
+        over_ceiling: rows whose call was not judged because the tokens were spent.
+    """
 
     written: int
     by_outcome: dict[str, int]
@@ -71,12 +86,15 @@ class FollowedUp:
     input_tokens: int
     output_tokens: int
     error: str = ""
+    kept_edits: int = 0
+    over_ceiling: int = 0
 
 
 @dataclass(slots=True)
 class _Portions:
     """Judgements that wait to be written, and what was written so far."""
 
+    ceiling: TokenCeiling
     waiting: list[FollowUp] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
@@ -86,6 +104,8 @@ class _Portions:
     input_tokens: int = 0
     output_tokens: int = 0
     error: str = ""
+    kept_edits: int = 0
+    over_ceiling: int = 0
     since: float = field(default_factory=monotonic)
 
 
@@ -106,8 +126,19 @@ class FollowUps:
         """Judge these rows anew: update their follow-ups, create those that are missing."""
         return await self._judge_all(request)
 
+    async def preview(
+        self, call: FinishedCall, request: FollowUpRequest, ceiling: TokenCeiling
+    ) -> tuple[FollowUp | None, int, int]:
+        """What a re-analysis would write for a call, and its input and output tokens; nothing is written.
+
+        None instead of a follow-up: the ceiling forbids the question. ``request`` is of a re-analysis, its last try.
+        """
+        portions = _Portions(ceiling=ceiling)
+        await self._judge(call, request, portions)
+        return next(iter(portions.waiting), None), portions.input_tokens, portions.output_tokens
+
     async def _judge_all(self, request: FollowUpRequest) -> FollowedUp:
-        portions = _Portions()
+        portions = _Portions(ceiling=await self._ceiling(request))
         async with heartbeating():
             calls = iter(await self._load(request))
             writing = asyncio.Lock()
@@ -141,7 +172,16 @@ class FollowUps:
             input_tokens=portions.input_tokens,
             output_tokens=portions.output_tokens,
             error=portions.error,
+            kept_edits=portions.kept_edits,
+            over_ceiling=portions.over_ceiling,
         )
+
+    async def _ceiling(self, request: FollowUpRequest) -> TokenCeiling:
+        """The ceiling, less what was spent: of an attempt that died only the ledger knows."""
+        if request.max_tokens is None:
+            return TokenCeiling(None)
+        known = await self._database.run(analysis_table.spent_tokens, request.task_id, request.request_id)
+        return TokenCeiling(request.max_tokens, max(known, request.spent_tokens))
 
     async def _load(self, request: FollowUpRequest) -> list[FinishedCall]:
         if request.request_id:
@@ -171,14 +211,24 @@ class FollowUps:
             transcript_hash=fingerprint(call.conversation),
         )
         called_at = self._called_at(call)
+        if not await portions.ceiling.admits():
+            portions.over_ceiling += 1
+            return
+        tokens = 0
         try:
             answer = await self._model.complete(
                 system=SYSTEM, user=question(transcript, called_at), tenant=request.organization_id
             )
+            tokens = answer.input_tokens + answer.output_tokens
         except ServiceError as error:
+            if error.service == DATABASE:
+                # The rate limit is kept in the database: when that fails, the model has not.
+                raise
             portions.error = str(error)
             await self._failed(call, request, base, portions, error.code, for_good=isinstance(error, PermanentError))
             return
+        finally:
+            await portions.ceiling.settle(tokens)
         portions.input_tokens += answer.input_tokens
         portions.output_tokens += answer.output_tokens
         base = replace(base, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
@@ -234,18 +284,30 @@ class FollowUps:
         while portions.waiting:
             portion = portions.waiting[:ROWS_A_TRANSACTION]
             del portions.waiting[:ROWS_A_TRANSACTION]
-            now = await self._database.now()
-            write = table.update if request.request_id else table.create
-            portions.written += await self._database.transaction(
-                write,
+            rewritten = await self._write_portion(request, portion)
+            portions.written += rewritten.judged
+            portions.kept_edits += len(rewritten.kept)
+            kept = set(rewritten.kept)
+            for follow_up in portion:
+                portions.by_outcome["kept" if follow_up.list_id in kept else follow_up.outcome] += 1
+                if follow_up.list_id not in kept:
+                    portions.by_interest[str(follow_up.is_interested)] += 1
+
+    async def _write_portion(self, request: FollowUpRequest, portion: list[FollowUp]) -> Rewritten:
+        now = await self._database.now()
+        wall, utc = self._database.wall_clock(now), now.replace(tzinfo=None)
+        if request.request_id:
+            return await self._database.transaction(
+                table.update,
                 request.task_id,
                 portion,
                 request_id=request.request_id,
-                now=self._database.wall_clock(now),
-                now_utc=now.replace(tzinfo=None),
+                now=wall,
+                now_utc=utc,
+                override=request.override,
             )
-            portions.by_outcome.update(follow_up.outcome for follow_up in portion)
-            portions.by_interest.update(str(follow_up.is_interested) for follow_up in portion)
+        created = await self._database.transaction(table.create, request.task_id, portion, now=wall, now_utc=utc)
+        return Rewritten(judged=created, kept=[])
 
     def _called_at(self, call: FinishedCall) -> datetime:
         """The time of the call, aware; a row without any time was called just now."""
@@ -255,11 +317,10 @@ class FollowUps:
 
 def without_conversation(call: FinishedCall) -> FollowUp:
     """The follow-up of a call without transcript (SPEC 6)."""
-    remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
     return FollowUp(
         list_id=call.id,
         call_job_id=call.call_job_id,
         outcome="default",
         is_interested=0,
-        leads_remark=remarks.get(call.call_status, f"外呼状态：{call.call_status}；"),
+        leads_remark=analysis_table.default_remark(call.call_status),
     )

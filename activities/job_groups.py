@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from clients.errors import PermanentError, ServiceError
-from clients.platform import Bot
+from clients.platform import SERVICE, Bot
 
 PRIORITY = 1
 GROWTH = 1.5
@@ -89,7 +89,8 @@ class JobGroups:
             return Watched(counters=None, polls=looks, error=str(error))
         over = progress.total_completed + progress.failed + progress.cancelled
         counters = Counters(total=progress.total_jobs, over=over)
-        waited = (datetime.now(UTC) - info.scheduled_time).total_seconds()
+        # Both by the server's clock: this worker's may be wrong.
+        waited = (info.current_attempt_scheduled_time - info.scheduled_time).total_seconds()
         if counters != request.seen or counters.total < request.called or waited > FULL_LOOK * request.longest:
             return Watched(counters=counters, polls=max(looks, 1))
         pause = min(request.shortest * GROWTH ** min(looks, 50), request.longest)
@@ -106,6 +107,8 @@ class JobGroups:
         try:
             await self._bot.session(request.organization_id, PRIORITY).control(action, request.job_group_id)
         except PermanentError as error:
+            if error.service != SERVICE:
+                raise
             raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None
         return action
 

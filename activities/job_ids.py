@@ -73,11 +73,12 @@ class Settlement:
 
 @dataclass(slots=True)
 class Reading:
-    """Pages as they come in: jobs by id, in the order of the pages."""
+    """Pages as they come in: jobs by id, in the order of the pages. ``gone``: the platform knows no such group."""
 
     row_count: int | None = None
     jobs: dict[str, ListedJob] = field(default_factory=dict)
     failed: int = 0
+    gone: bool = False
     error: str = ""
 
     @property
@@ -165,7 +166,7 @@ async def _read_page(session: PlatformSession, group_id: str, number: int, readi
         reading.error = str(error)
         if error.code == "NotExist.JobGroup":
             # A group that was deleted lists no jobs any more: what it did not yield yet, it never will.
-            reading.row_count = reading.row_count or 0
+            reading.gone, reading.row_count = True, reading.row_count or 0
         else:
             reading.failed += 1
         return

@@ -40,6 +40,10 @@ class Judgement:
     evidence: str
 
 
+def _clean(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode().replace("\0", "") if isinstance(value, str) else value
+
+
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a truth value is no interest")
@@ -49,7 +53,11 @@ def _no_bool(value: Any) -> Any:
 class _Answer(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    leads_remark: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=REMARK_CHARACTERS)]
+    leads_remark: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=REMARK_CHARACTERS),
+        BeforeValidator(_clean),
+    ]
     is_interested: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2)]
     next_follow_time: str | None = None
     evidence: str | None = None

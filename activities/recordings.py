@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 
@@ -18,12 +20,22 @@ from clients.tables import rows as table
 from clients.tables.retries import Retry, next_try
 from clients.tables.rows import RecordedRow
 
+if TYPE_CHECKING:
+    # The archive's packages are heavy, and a workflow's file reads this one.
+    from clients.archive import Archive
+
 PRIORITY = 4
 """Of the rate limit: after everything else (SPEC, Always)."""
 BATCH = 50
 """Recordings asked for at once (SPEC 5)."""
 FAILED_TRIES = 10
 """Requests that may fail before the time runs in which a recording may come late."""
+BROKEN_TRIES = 5
+"""Failures to write, one after the other, after which the archive is left alone for a while."""
+PIECE_SECONDS = 60.0
+"""After so long no more audio is begun in one piece of work, so that others get their turn; the rest follows."""
+REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
+"""Codes that speak of us and not of a recording."""
 TABLE = "leads_task_list"
 
 
@@ -50,12 +62,22 @@ class RecordingsSaved:
     error: str = ""
 
 
-class Recordings:
-    """The activity that saves where recordings are."""
+@dataclass(slots=True)
+class Found:
+    """What became of rows: the URL to save (``""``: no recording yet) or the error of each that was dealt with. A row
+    that is in neither was not begun, for lack of time."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    urls: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, ServiceError] = field(default_factory=dict)
+
+
+class Recordings:
+    """The activity that saves where recordings are; with an archive, it copies them there first."""
+
+    def __init__(self, database: Database, bot: Bot, archive: Archive | None = None) -> None:
         self._database = database
         self._bot = bot
+        self._archive = archive
 
     @activity.defn
     async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved:
@@ -63,28 +85,29 @@ class Recordings:
         session = self._bot.session(request.organization_id, PRIORITY)
         async with heartbeating():
             rows = await self._database.run(table.without_recording, request.task_id, request.rows)
-            found, errors = await ask(session, rows)
-            urls = [(id_, url) for id_, url in found.items() if url == self._database.fit(TABLE, "recording_url", url)]
-            saved = await self._database.run(table.save_recordings, [(id_, url) for id_, url in urls if url])
-            there = {id_ for id_, url in urls if url}
+            found = await find(session, request.task_id, rows, self._archive, seconds=PIECE_SECONDS)
+            urls = lasting(self._database, found)
+            saved = await self._database.run(table.save_recordings, urls)
+            there = {id_ for id_, _ in urls}
             now = (await self._database.now()).replace(tzinfo=None)
-            late = [self._late(row, now, request, errors.get(row.id, "")) for row in rows if row.id not in there]
+            begun = [row for row in rows if row.id not in there and (row.id in found.urls or row.id in found.errors)]
+            late = [self._late(row, now, request, str(found.errors.get(row.id, ""))) for row in begun]
             await self._database.run(retry_table.save, request.task_id, late)
         activity.logger.info(
             "task %d: %d recordings saved, %d not there, %d requests failed",
-            *(request.task_id, saved, len(late), len(errors)),
+            *(request.task_id, saved, len(late), len(found.errors)),
         )
         return RecordingsSaved(
             saved=saved,
             missing=len(late),
-            failed_calls=len(errors),
+            failed_calls=len(found.errors),
             api_calls=session.calls,
-            error=next(iter(errors.values()), ""),
+            error=str(next(iter(found.errors.values()), "")),
         )
 
     def _late(self, row: RecordedRow, now: datetime, request: RecordingRequest, error: str) -> Retry:
-        # A request that failed says nothing about the recording: its time begins when the platform answers; but a
-        # platform that never does must not hold a task open for ever.
+        # A failure says nothing about whether there is a recording: its time begins when the platform answers; but a
+        # platform that never does, or an archive that takes nothing, must not hold a task open for ever.
         since = now if error and row.tries < FAILED_TRIES else row.since or now
         delay = timedelta(seconds=request.retry_interval * 2 ** min(row.tries, 4))
         retry_at = next_try(since=since, now=now, delay=delay, grace=timedelta(seconds=request.grace))
@@ -93,21 +116,61 @@ class Recordings:
         )
 
 
-async def ask(session: PlatformSession, rows: list[RecordedRow]) -> tuple[dict[int, str], dict[int, str]]:
-    """The recordings' URLs by row (``""``: none yet), and the errors of the requests that failed, by row."""
-    urls: dict[int, str] = {}
-    errors: dict[int, str] = {}
-    waiting = iter(rows)
+async def find(
+    session: PlatformSession,
+    task_id: int,
+    rows: list[RecordedRow],
+    archive: Archive | None,
+    *,
+    seconds: float = float("inf"),
+) -> Found:
+    """Ask the platform for the recordings of a task's rows and, with an archive, copy them there.
+
+    Args:
+        session: the platform.
+        task_id: the task of all the rows.
+        rows: of recorded calls.
+        archive: None: the vendor's URLs are what is found.
+        seconds: after so long no more of the rows are begun.
+    """
+    found = Found()
+    waiting, until, broken = iter(rows), monotonic() + seconds, 0
 
     async def work() -> None:
+        nonlocal broken
         for row in waiting:
+            failure = None
             try:
-                urls[row.id] = await session.recording_url(row.call_task_id)
-            except (PermanentError, DeclinedError):
-                # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
-                urls[row.id] = ""
+                found.urls[row.id] = await _url(session, task_id, row, archive)
             except ServiceError as error:
-                errors[row.id] = str(error)
+                failure = found.errors[row.id] = error
+            if failure is None or failure.service != "RecordingArchive":
+                broken = 0
+            else:
+                broken += 1
+            if broken >= BROKEN_TRIES and failure is not None:
+                # A full disk is full for all of them: none is fetched in vain.
+                found.errors.update((left.id, failure) for left in waiting)
+            if monotonic() > until:
+                return
 
     await asyncio.gather(*(work() for _ in range(min(BATCH, len(rows)))))
-    return urls, errors
+    return found
+
+
+def lasting(database: Database, found: Found) -> list[tuple[int, str]]:
+    """The URLs to save, by row: those that the column can hold whole."""
+    return [(id_, url) for id_, url in found.urls.items() if url and url == database.fit(TABLE, "recording_url", url)]
+
+
+async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:
+    async def ask() -> str:
+        try:
+            return await session.recording_url(row.call_task_id)
+        except (PermanentError, DeclinedError) as error:
+            if error.code.startswith(REFUSED):
+                raise
+            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
+            return ""
+
+    return await ask() if archive is None else await archive.keep(task_id, row.call_job_id, row.call_task_id, ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 from pymysql.cursors import Cursor
 from temporalio import activity
@@ -16,6 +16,7 @@ from clients.database import Database
 from clients.tables import dispatches
 from clients.tables import follow_ups as follow_up_table
 from clients.tables import tasks as table
+from clients.tables.analyses import Narrowing
 from clients.tables.tasks import Chunk, RowGroup, TaskRow
 
 FINAL = ("Succeeded", "Failed", "Cancelled")
@@ -104,12 +105,19 @@ class Review:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows to analyse again: by job id, or those whose analysis failed, or (neither) all of the task."""
+    """Which rows to analyse again: by job id, or those whose analysis failed, or (neither) all of the task.
+
+    The rest narrows them, as :class:`clients.tables.analyses.Narrowing`; ``since`` and ``until`` as ``YYYY-MM-DD``.
+    """
 
     task_id: int
     call_job_ids: list[str] | None
     failed: bool
     size: int
+    interest: int | None = None
+    since: str | None = None
+    until: str | None = None
+    prompt_version: str = ""
 
 
 class Tasks:
@@ -159,7 +167,16 @@ class Tasks:
     async def select_for_analysis(self, request: Selection) -> list[Work]:
         """The rows that a re-analysis names, in pieces of at most ``size``."""
         ids = await self._database.run(
-            follow_up_table.requested, request.task_id, job_ids=request.call_job_ids, failed=request.failed
+            follow_up_table.requested,
+            request.task_id,
+            job_ids=request.call_job_ids,
+            failed=request.failed,
+            narrowed=Narrowing(
+                interest=request.interest,
+                since=date.fromisoformat(request.since) if request.since else None,
+                until=date.fromisoformat(request.until) if request.until else None,
+                prompt_version=request.prompt_version,
+            ),
         )
         return [
             Work(rows=pack(part), count=len(part))

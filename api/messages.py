@@ -54,7 +54,7 @@ class Whole:
 
 
 # The specification holds limits as floating-point numbers: this is a round one just below that of a BIGINT.
-Id = Annotated[int, Whole(maximum=9 * 10**18, digits="[1-9][0-9]{0,17}|[1-8][0-9]{18}")]
+Id = Annotated[int, Whole(maximum=9 * 10**18, digits="[1-9][0-9]{0,17}|[1-8][0-9]{18}|90{18}")]
 Page = Annotated[int, Whole(maximum=10**9 - 1, digits="[1-9][0-9]{0,8}")]
 PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
 # NUL and other control characters have no business in a name; neither has a name without anything to see.

@@ -24,6 +24,7 @@ TIMEOUT_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 ANSWER_CHARACTERS = 50_000
 """A longer answer cannot be a judgement."""
+MOST_TOKENS = 1_000_000_000
 THROTTLED_TRIES = 8
 THROTTLED_SECONDS = 30.0
 
@@ -118,24 +119,29 @@ class AnalysisModel:
             raise translate(error) from None
         if not isinstance(text, str) or len(text) > ANSWER_CHARACTERS:
             raise PassingError(SERVICE, "completion", "UnreadableAnswer")
-        return Completion(text=text, input_tokens=int(input_tokens), output_tokens=int(output_tokens))
+        return Completion(text=text, input_tokens=_count(input_tokens), output_tokens=_count(output_tokens))
 
 
 def _app_tokens(usage: Any) -> tuple[int, int]:
     models = getattr(usage, "models", None) or []
     counts = [model if isinstance(model, Mapping) else vars(model) for model in models]
     return (
-        sum(int(count.get("input_tokens") or 0) for count in counts),
-        sum(int(count.get("output_tokens") or 0) for count in counts),
+        sum(_count(count.get("input_tokens")) for count in counts),
+        sum(_count(count.get("output_tokens")) for count in counts),
     )
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; what is none, or more than a column holds, counts as 0."""
+    return value if isinstance(value, int) and 0 < value < MOST_TOKENS else 0
 
 
 def translate(error: Exception) -> ServiceError:
     """The typed error for whatever the SDK raised."""
     if not isinstance(error, errors.DashScopeError):
         return PassingError(SERVICE, "completion", type(error).__name__)
-    code = error.code or type(error).__name__
-    request_id = error.request_id or ""
+    code = str(error.code or type(error).__name__)
+    request_id = str(error.request_id or "")
     if isinstance(error, errors.RateLimitError) or code.startswith("Throttling"):
         retry_after = _seconds(error.headers.get("retry-after"))
         return ThrottledError(SERVICE, "completion", code, request_id=request_id, retry_after=retry_after)

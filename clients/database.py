@@ -23,24 +23,33 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from clients.errors import PassingError, PermanentError, ServiceError
 from settings import DatabaseSettings
 
+SERVICE = "MySQL"
 P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8
 """Connections, and threads that use them, of one process."""
 TRIES = 3
-PASSING = frozenset({1020, 1040, 1042, 1043, 1205, 1213, 1290, 1836, 1021, 1114, 2002, 2003, 2006, 2013, 2014, 3572, 0})
-"""Error numbers after which the same work may succeed: lock conflicts, lost connections, a server that is full,
-read-only or restarting. 0 is PyMySQL's own "connection closed"."""
-LOCK_CONFLICTS = frozenset({1020, 1205, 1213, 3572})
+PASSING = frozenset(
+    {
+        *(1020, 1205, 1213, 3572),  # conflicts of locks
+        *(0, 1042, 1043, 1080, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 2002, 2003, 2006, 2013, 2014),  # connections
+        *(1053, 1317, 1927, 3169, 4031),  # a server that stops, a statement or connection that was killed
+        *(3, 1021, 1024, 1026, 1030, 1037, 1038, 1041, 1114, 1135, 1180),  # a disk or a memory that is full
+        *(1040, 1203, 1226, 1290, 1792, 1836, 1412, 1969, 3024),  # limits, read-only, statement time
+    }
+)
+"""Error numbers after which the same work may succeed. 0 is PyMySQL's own "connection closed"."""
 CLOCK_SECONDS = 60
 """How long one comparison of the database's clock with ours is trusted."""
 SESSION = (
     "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00',"
-    " autocommit = 1, innodb_lock_wait_timeout = 10, {isolation} = 'READ-COMMITTED'"
+    " autocommit = 1, innodb_lock_wait_timeout = 10, wait_timeout = 90, {isolation} = 'READ-COMMITTED'"
 )
+"""``wait_timeout``: a worker that was frozen within a transaction holds its locks no longer than that."""
 BULK_ROWS = 500
-BULK_BYTES = 2_000_000
+BULK_BYTES = 700_000
+"""Of one statement's values: a packet of 1 MB, the smallest that servers still come with, holds them."""
 
 
 class Database:
@@ -201,7 +210,7 @@ def translate(error: BaseException, operation: str) -> ServiceError:
     number = error.args[0] if error.args and isinstance(error.args[0], int) else -1
     passing = number in PASSING or isinstance(error, (OSError, SQLAlchemyError))
     kind = PassingError if passing else PermanentError
-    return kind("MySQL", operation.strip("_"), str(number) if number >= 0 else type(error).__name__)
+    return kind(SERVICE, operation.strip("_"), str(number) if number >= 0 else type(error).__name__)
 
 
 def _connect_args(url: URL) -> dict[str, Any]:
@@ -219,7 +228,7 @@ def _connect_args(url: URL) -> dict[str, Any]:
 
 
 def _prepare_session(connection: pymysql.Connection[Cursor], _record: object) -> None:
-    isolation = "tx_isolation" if "MariaDB" in str(connection.server_version) else "transaction_isolation"
+    isolation = "tx_isolation" if "MariaDB" in connection.get_server_info() else "transaction_isolation"  # type: ignore[no-untyped-call]
     with connection.cursor() as cursor:
         cursor.execute(SESSION.format(isolation=isolation))
 
@@ -285,11 +294,11 @@ def derived(columns: Sequence[str], rows: int) -> str:
 
 
 def bulks(rows: Iterable[Sequence[Any]], size: int = BULK_ROWS) -> Iterator[list[Sequence[Any]]]:
-    """Rows in portions of at most ``size`` and about 2 MB, so that no statement outgrows ``max_allowed_packet``."""
+    """Rows in portions of at most ``size`` and ``BULK_BYTES``, so that no statement outgrows ``max_allowed_packet``."""
     portion: list[Sequence[Any]] = []
     weight = 0
     for row in rows:
-        heavy = sum(len(value) * 2 for value in row if isinstance(value, str))
+        heavy = sum(len(value.encode("utf-8", "replace")) for value in row if isinstance(value, str))
         if portion and (len(portion) >= size or weight + heavy > BULK_BYTES):
             yield portion
             portion, weight = [], 0
@@ -310,5 +319,9 @@ def marks(count: int) -> str:
 
 
 def to_json(value: object) -> str:
-    """Compact JSON text with its characters as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Compact JSON text with its characters as they are.
+
+    Raises:
+        ValueError: a number is not finite; JSON has no form for it.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

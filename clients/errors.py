@@ -81,3 +81,8 @@ def explain(error: ServiceError) -> str:
     """The error as one line for a person, with what to do where that is known."""
     hint = _HINTS.get((error.service, error.code))
     return f"{error}: {hint}" if hint else str(error)
+
+
+def is_setting(error: ServiceError) -> bool:
+    """Whether the error says that a setting is wrong, rather than that a service is down."""
+    return (error.service, error.code) in {("MySQL", "1044"), ("MySQL", "1045"), ("MySQL", "1049")}

@@ -124,6 +124,9 @@ def _checked(action: str, body: Any) -> dict[str, Any]:
 def _refusal(action: str, code: str, status: int | None, request_id: str) -> ServiceError:
     if code.startswith("Throttling") or status == 429:
         return ThrottledError(SERVICE, action, code, request_id=request_id)
+    if code.startswith(("InvalidTimeStamp", "IllegalTimestamp", "SignatureNonceUsed")):
+        # This worker's clock is wrong, or a nonce came twice: another worker, or another try, gets through.
+        return PassingError(SERVICE, action, code, request_id=request_id, sent=False)
     permanent = code.startswith(("NotExist", "InvalidParameter", "InvalidAccessKeyId", "Forbidden", "SignatureDoesNot"))
     if permanent or (status is not None and 400 <= status < 500 and status != 408):
         return PermanentError(SERVICE, action, code, request_id=request_id)

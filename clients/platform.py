@@ -21,6 +21,8 @@ from clients.limiter import RateLimiter
 SERVICE = "OutboundBot"
 PAGE_SIZE = 100
 IDS_A_CALL = 99
+LATEST_MS = 4_102_444_800_000
+"""The year 2100: a later time is none."""
 CONTACTS_A_CALL = 99
 THROTTLED_TRIES = 6
 THROTTLED_SECONDS = 30.0
@@ -41,6 +43,9 @@ class Bot(Protocol):
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, str):
+        # A lone surrogate is text for JSON but for no database.
+        return value.encode("utf-8", "replace").decode()
     return "" if value is None else str(value) if isinstance(value, int) else value
 
 
@@ -49,6 +54,8 @@ def _list(value: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
+JobId = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=64)]
+"""At most as long as ``call_job_id`` holds."""
 B = TypeVar("B", bound="Body")
 T = TypeVar("T")
 
@@ -86,7 +93,7 @@ class Attempt(Body):
 class Job(Body):
     """A job as ``ListJobs`` returns it."""
 
-    job_id: str = Field(min_length=1)
+    job_id: JobId
     status: Text = ""
     reference_id: Text = ""
     contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
@@ -102,14 +109,14 @@ class LatestTask(Body):
 class ListedJob(Body):
     """A job as ``QueryJobsWithResult`` returns it: no task id, no transcript."""
 
-    id: str = Field(min_length=1)
+    id: JobId
     status: Text = ""
     reference_id: Text = ""
     latest_task: LatestTask | None = None
 
 
 class _Page(Body):
-    row_count: int
+    row_count: int = Field(ge=0, le=1_000_000)
     list_: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
 
 
@@ -294,9 +301,6 @@ def contact_json(*, phone: str, name: str, reference_id: str) -> str:
 
 def moment(milliseconds: int | None) -> datetime | None:
     """A vendor's time, or None if it has none or one that no calendar holds."""
-    if not milliseconds or milliseconds < 0:
+    if not milliseconds or not 0 < milliseconds < LATEST_MS:
         return None
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -129,11 +129,16 @@ class CallTaskWorkflow:
             if isinstance(error.cause, ApplicationError):
                 raise ApplicationError(error.cause.message, type=error.cause.type, non_retryable=True) from error
             raise
-        return self.progress() | {"phase": "complete", "outcome": outcome}
+        self._tally.waiting = "nothing: it is over"
+        result = self.progress() | {"phase": "complete", "outcome": outcome}
+        workflow.set_current_details(self._tally.details(result))
+        return result
 
     async def _dispatch(self, task: Task, steps: Steps) -> Task:
         if not task.dispatched:
-            dispatcher = Dispatcher(task, steps, self._options, self._tally, lambda: "cancel" in self._controls)
+            dispatcher = Dispatcher(
+                task, steps, self._options, self._tally, stopped=lambda: "cancel" in self._controls, show=self._show_all
+            )
             task = await dispatcher.open_group()
             await dispatcher.assign_all()
             await workflow.sleep(self._options.poll_first, summary="first look at the calls")
@@ -167,6 +172,8 @@ class CallTaskWorkflow:
             calm = stamp is not None and stamp == pipeline.stamp()
             if calm and self._settled(review, pipeline):
                 controlling.cancel()
+                if self._watching:
+                    self._watching.cancel()
                 return "cancelled" if self._cancelled else "complete" if review.called else "nothing_called"
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
@@ -292,8 +299,10 @@ class CallTaskWorkflow:
         calls = review.called - review.finished
         what = "" if busy else f"{calls} calls under way" if calls else "rows that are due for another try"
         self._tally.waiting = what + ("" if seconds is None or busy else f", next in {seconds:.0f} s")
-        progress = self._tally.progress(self._input.task_id, self._phase(), review)
-        workflow.set_current_details(self._tally.details(progress))
+        self._show_all()
+
+    def _show_all(self) -> None:
+        workflow.set_current_details(self._tally.details(self.progress()))
 
     def _phase(self) -> str:
         review = self._review

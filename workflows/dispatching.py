@@ -24,19 +24,32 @@ class Dispatcher:
         options: how patient it is.
         tally: what is counted.
         stopped: whether an operator has cancelled the calls meanwhile.
+        show: shows operators how things stand.
     """
 
-    def __init__(self, task: Task, steps: Steps, options: Options, tally: Tally, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        steps: Steps,
+        options: Options,
+        tally: Tally,
+        *,
+        stopped: Callable[[], bool],
+        show: Callable[[], None],
+    ) -> None:
         self._task = task
         self._steps = steps
         self._tally = tally
         self._stopped = stopped
+        self._show = show
         self._request = DispatchRequest(
             task_id=task.task_id,
             organization_id=task.organization_id,
             job_group_id=task.job_group_id,
             grace=options.match_grace,
             retry_interval=options.retry_interval,
+            # A group that is there already may hold leads that a run before this one assigned.
+            list_first=bool(task.job_group_id),
         )
 
     async def open_group(self) -> Task:
@@ -48,6 +61,8 @@ class Dispatcher:
             if group.job_group_id:
                 self._request = replace(self._request, job_group_id=group.job_group_id, list_first=group.found)
             else:
+                self._tally.waiting = f"the job group, next try in {group.retry_in:.0f} s"
+                self._show()
                 await workflow.sleep(max(group.retry_in, 1), summary="until the job group would be listed")
         return replace(self._task, job_group_id=self._request.job_group_id)
 
@@ -61,6 +76,11 @@ class Dispatcher:
                 break
             if not dispatched.error:
                 self._request = replace(self._request, list_first=False)
+            self._tally.assigned += dispatched.assigned
+            self._tally.waiting = f"dispatch: {self._tally.assigned} leads handed over"
+            if dispatched.unresolved:
+                self._tally.waiting += f", {dispatched.unresolved} batches without an answer"
+            self._show()
             if dispatched.retry_in:
                 await workflow.sleep(dispatched.retry_in, summary=f"{dispatched.unresolved} batches without an answer")
         await self._steps.mark_dispatched(self._task.task_id)

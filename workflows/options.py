@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 from temporalio.common import RetryPolicy
@@ -79,7 +79,13 @@ class Carried(BaseModel):
 
 
 class Force(BaseModel):
-    """A request to analyse again: named calls, all, or those whose analysis failed (SPEC 7)."""
+    """A request to analyse again: named calls, all, or those whose analysis failed (SPEC 7).
+
+    Attributes:
+        override: replace follow-ups that a person has edited or deleted.
+        interest, since, until, prompt_version: take only these of the calls (``clients.tables.analyses.Narrowing``).
+        max_tokens: stop before the next call once so much is spent.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,6 +93,12 @@ class Force(BaseModel):
     all: bool = False
     failed: bool = False
     request_id: str = ""
+    override: bool = False
+    interest: int | None = Field(default=None, ge=0, le=2)
+    since: date | None = None
+    until: date | None = None
+    prompt_version: str = ""
+    max_tokens: int | None = Field(default=None, ge=1)
 
 
 class CallTaskInput(BaseModel):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import TRIES, FollowUpRequest
-    from activities.row_runs import Runs
-    from activities.tasks import Selection, Task
+    from activities.row_runs import count
+    from activities.tasks import Selection, Task, Work
     from workflows.options import Force, Options
     from workflows.steps import Steps
     from workflows.tally import Tally
@@ -17,6 +18,15 @@ with workflow.unsafe.imports_passed_through():
 ROWS = 200
 """Rows a piece: each is a call of the model."""
 AT_ONCE = 8
+
+
+@dataclass(slots=True)
+class _Spending:
+    """What one request has come to so far."""
+
+    tokens: int = 0
+    kept_edits: int = 0
+    over_ceiling: int = 0
 
 
 class Reanalysis:
@@ -37,32 +47,62 @@ class Reanalysis:
                 call_job_ids=force.call_job_ids,
                 failed=force.failed and not force.all,
                 size=ROWS,
+                interest=force.interest,
+                since=force.since.isoformat() if force.since else None,
+                until=force.until.isoformat() if force.until else None,
+                prompt_version=force.prompt_version,
             )
         )
         named = sum(work.count for work in works)
         if force.call_job_ids is not None and named < len(set(force.call_job_ids)):
             unknown = len(set(force.call_job_ids)) - named
-            self._tally.note(f"force_analyze: {unknown} of the named calls are unknown or not over")
-        await asyncio.gather(*(self._judge(work.rows, force.request_id) for work in works))
+            self._tally.note(f"force_analyze: {unknown} of the named calls are unknown, not over or left out")
+        spending = _Spending()
+        if force.max_tokens is None:
+            await asyncio.gather(*(self._judge(work, force, spending) for work in works))
+        else:
+            # One after another: each must know what the ones before it spent.
+            for work in works:
+                await self._judge(work, force, spending)
+        self._say(force, spending)
         self._tally.analysing_again -= 1
 
-    async def _judge(self, rows: Runs, request_id: str) -> None:
+    async def _judge(self, work: Work, force: Force, spending: _Spending) -> None:
+        rows = work.rows
         async with self._room:
             for attempt in range(1, TRIES + 1):
+                if force.max_tokens is not None and spending.tokens >= force.max_tokens:
+                    spending.over_ceiling += count(rows)
+                    return
                 request = FollowUpRequest(
                     task_id=self._task.task_id,
                     organization_id=self._task.organization_id,
                     rows=rows,
                     retry_interval=self._options.retry_interval,
                     conversation_grace=self._options.conversation_grace,
-                    request_id=request_id,
+                    request_id=force.request_id,
                     last_try=attempt == TRIES,
+                    override=force.override,
+                    max_tokens=force.max_tokens,
+                    spent_tokens=spending.tokens,
                 )
                 judged = await self._steps.follow_up(request)
                 if judged is not None:
                     self._tally.note(judged.error)
                     rows = judged.again
+                    spending.tokens += judged.input_tokens + judged.output_tokens
+                    spending.kept_edits += judged.kept_edits
+                    spending.over_ceiling += judged.over_ceiling
                 if not rows:
                     return
                 if attempt < TRIES:
                     await workflow.sleep(self._options.retry_interval * workflow.random().uniform(1, 2))
+
+    def _say(self, force: Force, spending: _Spending) -> None:
+        """What an operator should know of a request that left something as it was."""
+        if spending.kept_edits:
+            kept = f"{spending.kept_edits} follow-ups that a person edited or deleted were kept"
+            self._tally.note(f"force_analyze: {kept}; to replace them, ask again with override")
+        if spending.over_ceiling:
+            ceiling = f"{force.max_tokens} tokens were spent"
+            self._tally.note(f"force_analyze: {ceiling}, {spending.over_ceiling} calls were not judged")

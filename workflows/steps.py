@@ -47,7 +47,8 @@ class Steps:
     """The activities on one task. ``tally`` is told of work that was set aside."""
 
     def __init__(self, task: Task, tally: Tally) -> None:
-        self._tenant = task.organization_id[:64]
+        # At most 64 bytes; an organisation's share does not depend on the rest of its id.
+        self._tenant = task.organization_id.encode()[:64].decode("utf-8", "ignore")
         self._tally = tally
 
     async def review(self, request: ReviewRequest) -> Review:

@@ -29,6 +29,7 @@ class Tally:
         self.last_error_at = ""
         self.last_control = ""
         self.waiting = ""
+        self.assigned = 0
         self.analysing_again = 0
 
     def note(self, error: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from clients.database import derived, flat, marks
+from clients.tables.analyses import ALL, CALLED_AT, Narrowing, Present, present
 from clients.tables.rows import Runs, ids_in
 from clients.tables.tasks import FINAL_SQL
 
@@ -32,7 +33,7 @@ class FinishedCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUp:
-    """What a row's follow-up shall say. Times are wall clock; ``outcome`` is analysed, default or failed."""
+    """What a row's follow-up shall say. Times are wall clock; ``outcome`` is analysed, default, failed or kept."""
 
     list_id: int
     call_job_id: str
@@ -55,7 +56,7 @@ class LedgerError(Exception):
 
 _CALLS = (
     "SELECT l.id, l.call_job_id, l.call_status, COALESCE(l.call_conversation, ''),"
-    " COALESCE(l.updated_time, l.planed_time, l.call_time), COALESCE(a.tries, 0), a.since"
+    f" {CALLED_AT}, COALESCE(a.tries, 0), a.since"
     " FROM leads_task_list l LEFT JOIN call_retries a ON a.list_id = l.id AND a.step = 'analysis'{join}"
     f" WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> '' AND l.call_status IN {FINAL_SQL}"
 )
@@ -103,8 +104,11 @@ def to_analyse_again(cursor: Cursor, task_id: int, runs: Runs, request_id: str) 
     return _finished(cursor)
 
 
-def requested(cursor: Cursor, task_id: int, *, job_ids: Sequence[str] | None, failed: bool) -> list[int]:
+def requested(
+    cursor: Cursor, task_id: int, *, job_ids: Sequence[str] | None, failed: bool, narrowed: Narrowing = ALL
+) -> list[int]:
     """Rows that a re-analysis names: by job id, those whose analysis failed, or else all with an outcome."""
+    condition, parameters = narrowed.condition()
     sql = (
         "SELECT l.id FROM leads_task_list l{join} WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
         f" AND l.call_status IN {FINAL_SQL}"
@@ -113,13 +117,14 @@ def requested(cursor: Cursor, task_id: int, *, job_ids: Sequence[str] | None, fa
         if not job_ids:
             return []
         cursor.execute(
-            sql.format(join="") + f" AND l.call_job_id IN ({marks(len(job_ids))}) ORDER BY l.id", (task_id, *job_ids)
+            sql.format(join="") + f" AND l.call_job_id IN ({marks(len(job_ids))}){condition} ORDER BY l.id",
+            (task_id, *job_ids, *parameters),
         )
     elif failed:
         join = " JOIN call_follow_ups f ON f.list_id = l.id AND f.outcome = 'failed'"
-        cursor.execute(sql.format(join=join) + " ORDER BY l.id", (task_id,))
+        cursor.execute(f"{sql.format(join=join)}{condition} ORDER BY l.id", (task_id, *parameters))
     else:
-        cursor.execute(sql.format(join="") + " ORDER BY l.id", (task_id,))
+        cursor.execute(f"{sql.format(join='')}{condition} ORDER BY l.id", (task_id, *parameters))
     return [int(row[0]) for row in cursor.fetchall()]
 
 
@@ -177,6 +182,14 @@ def create(
     return len(new)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """What a portion of re-analyses came to: rows judged anew, and rows whose follow-up a person's edit kept."""
+
+    judged: int
+    kept: list[int]
+
+
 def update(
     cursor: Cursor,
     task_id: int,
@@ -185,46 +198,68 @@ def update(
     request_id: str,
     now: datetime,
     now_utc: datetime,
-) -> int:
+    override: bool = False,
+) -> Rewritten:
     """Write re-analyses (SPEC 7), inside a transaction: update where there is a follow-up, else create.
 
-    Rows that this request has judged already are left out, so that it counts once however often it is run.
-
-    Returns:
-        How many rows were judged anew.
+    Rows that this request has judged already are left out, so that it counts once however often it is run. A follow-up
+    that a person has edited or deleted since is left as it is, and the judgement goes into the ledger as ``kept``;
+    with ``override`` it is replaced, or made again.
     """
     wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
     ids = sorted(wanted)
+    standing = present(cursor, ids, lock=True)
     cursor.execute(
-        "SELECT id, COALESCE(leads_follow_id, '') NOT IN ('', '0'), leads_follow_id"
-        f" FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
-        ids,
-    )
-    locked = cursor.fetchall()
-    cursor.execute(
-        f"SELECT list_id FROM call_analyses WHERE request_id = %s AND list_id IN ({marks(len(ids))})",
-        (request_id, *ids),
+        f"SELECT list_id FROM call_analyses WHERE task_id = %s AND request_id = %s AND list_id IN ({marks(len(ids))})",
+        (task_id, request_id, *ids),
     )
     done = {int(row[0]) for row in cursor.fetchall()}
-    cursor.execute(f"SELECT list_id FROM call_follow_ups WHERE list_id IN ({marks(len(ids))})", ids)
-    known = {int(row[0]) for row in cursor.fetchall()}
-    missing = [wanted[row[0]] for row in locked if row[0] not in done | known and not row[1]]
+    todo = [row for row in standing.values() if row.list_id not in done]
+    missing = [wanted[row.list_id] for row in todo if not row.follow_id]
     if missing:
         create(cursor, task_id, missing, now=now, now_utc=now_utc, request_id=request_id)
-    fresh = [wanted[row[0]] for row in locked if row[0] not in done and (row[1] or row[0] in known)]
-    kept = [
-        (int(row[2]), wanted[row[0]])
-        for row in locked
-        # A failed re-analysis is written down, but it does not replace what a customer's call was judged to say.
-        if row[1] and row[0] not in done and wanted[row[0]].outcome != "failed"
+    # A failed re-analysis is written down, but it does not replace what a customer's call was judged to say.
+    failed = [wanted[row.list_id] for row in todo if row.follow_id and wanted[row.list_id].outcome == "failed"]
+    judged = [row for row in todo if row.follow_id and wanted[row.list_id].outcome != "failed"]
+    kept = [row.list_id for row in judged if row.change and not override]
+    written = [row for row in judged if override or not row.change]
+    if written:
+        _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)
+    entries = [
+        *failed,
+        *(wanted[row.list_id] for row in written),
+        *(replace(wanted[id_], outcome="kept") for id_ in kept),
     ]
-    if kept:
-        _rewrite(cursor, kept, now)
-        _judge(cursor, [(follow_up.list_id, follow_up.is_interested) for _, follow_up in kept])
-        _upsert_ledger(cursor, task_id, kept, now_utc)
-    if fresh:
-        _insert_analyses(cursor, task_id, fresh, request_id, now_utc)
-    return len([follow_up for follow_up in (*missing, *fresh) if follow_up.outcome != "failed"])
+    if entries:
+        _insert_analyses(cursor, task_id, entries, request_id, now_utc)
+    return Rewritten(judged=sum(one.outcome != "failed" for one in missing) + len(written), kept=kept)
+
+
+def _replace(
+    cursor: Cursor,
+    task_id: int,
+    rows: Sequence[Present],
+    wanted: dict[int, FollowUp],
+    *,
+    now: datetime,
+    now_utc: datetime,
+) -> None:
+    """Write new judgements where follow-ups are or were: deleted ones are made again, lost links mended."""
+    gone = [(row.list_id, row.leads_id) for row in rows if row.change == "deleted"]
+    follow_ids = {row.list_id: row.follow_id for row in rows}
+    if gone:
+        cursor.execute("SELECT @@auto_increment_increment")
+        increment = cursor.fetchone()
+        assert increment is not None
+        follow_ids.update(_insert(cursor, gone, wanted, now=now, step=int(increment[0])))
+    there = [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"]
+    if there:
+        _rewrite(cursor, there, now)
+    relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
+    if relink:
+        _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
+    _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
+    _upsert_ledger(cursor, task_id, [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows], now_utc)
 
 
 def _insert(
@@ -292,7 +327,8 @@ def _upsert_ledger(cursor: Cursor, task_id: int, written: Sequence[tuple[int, Fo
     cursor.execute(
         "INSERT INTO call_follow_ups (list_id, task_id, follow_id, is_interested, outcome, created_at) VALUES "
         + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(rows))
-        + " ON DUPLICATE KEY UPDATE is_interested = VALUES(is_interested), outcome = VALUES(outcome)",
+        + " ON DUPLICATE KEY UPDATE is_interested = VALUES(is_interested), outcome = VALUES(outcome),"
+        " follow_id = VALUES(follow_id)",
         flat(rows),
     )
 

@@ -177,13 +177,14 @@ class RecordedRow:
 
 
 def without_recording(cursor: Cursor, task_id: int, runs: Runs) -> list[RecordedRow]:
-    """Of these rows those that succeeded, were recorded, and have no URL."""
+    """Of these rows those that succeeded, were recorded, and have no URL; without those deleted for their age."""
     condition, parameters = ids_in(runs)
     cursor.execute(
         "SELECT l.id, l.call_job_id, l.call_task_id, COALESCE(r.tries, 0), r.since FROM leads_task_list l"
         " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"
         f" WHERE l.task_id = %s AND {condition} AND COALESCE(l.call_job_id, '') <> '' AND l.call_status = 'Succeeded'"
-        " AND COALESCE(l.call_task_id, '') <> '' AND COALESCE(l.recording_url, '') = '' ORDER BY l.id",
+        " AND COALESCE(l.call_task_id, '') <> '' AND COALESCE(l.recording_url, '') = ''"
+        " AND COALESCE(r.error_code, '') <> 'pruned' ORDER BY l.id",
         (task_id, *parameters),
     )
     return [

@@ -31,15 +31,22 @@ INDEXES = {
     "idx_follow": ("leads_follow_id",),
 }
 """Of ``leads_task_list``: without them everything works, slower."""
+_INSERT = "INSERT INTO {0} SELECT * FROM {0} WHERE FALSE"
 RIGHTS = {
-    "call_tasks": "UPDATE {0} SET task_type = task_type WHERE FALSE",
-    "leads_task_list": "UPDATE {0} SET call_status = call_status WHERE FALSE",
-    "dcc_leads_follow": "INSERT INTO {0} (leads_id) SELECT leads_id FROM {0} WHERE FALSE",
-    "call_follow_ups": "INSERT INTO {0} SELECT * FROM {0} WHERE FALSE",
-    "call_analyses": "INSERT INTO {0} SELECT * FROM {0} WHERE FALSE",
-    "call_retries": "DELETE FROM {0} WHERE FALSE",
-    "call_dispatches": "DELETE FROM {0} WHERE FALSE",
-    "call_rate_limits": "UPDATE {0} SET next_at = next_at WHERE FALSE",
+    "call_tasks": ("UPDATE {0} SET task_type = task_type WHERE FALSE",),
+    "leads_task_list": ("UPDATE {0} SET call_status = call_status WHERE FALSE",),
+    "dcc_leads_follow": (
+        "INSERT INTO {0} (leads_id) SELECT leads_id FROM {0} WHERE FALSE",
+        "UPDATE {0} SET leads_remark = leads_remark WHERE FALSE",
+    ),
+    "call_follow_ups": (_INSERT, "UPDATE {0} SET outcome = outcome WHERE FALSE"),
+    "call_analyses": (_INSERT,),
+    "call_retries": (_INSERT, "UPDATE {0} SET tries = tries WHERE FALSE"),
+    "call_dispatches": (
+        *(_INSERT, "UPDATE {0} SET accepted_at = accepted_at WHERE FALSE"),
+        "DELETE FROM {0} WHERE FALSE",
+    ),
+    "call_rate_limits": (_INSERT, "UPDATE {0} SET next_at = next_at WHERE FALSE"),
 }
 """Statements that do nothing but need the rights that the worker needs."""
 
@@ -108,7 +115,9 @@ def check(cursor: Cursor) -> None:
     wrong = [name for name in wanted if engines.get(name, "").lower() != "innodb"]
     if wrong:
         raise SchemaError(f"database: {', '.join(wrong)} must be InnoDB tables: follow-ups are written in transactions")
-    denied = [name for name, statement in RIGHTS.items() if not _may(cursor, statement.format(name))]
+    denied = [
+        name for name, needed in RIGHTS.items() if not all(_may(cursor, statement.format(name)) for statement in needed)
+    ]
     if denied:
         raise SchemaError(
             f"database: the user may not write {', '.join(denied)}; its rights are listed in docs/operations.md"

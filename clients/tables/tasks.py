@@ -95,6 +95,16 @@ def create(
     return task_id, count
 
 
+def find_created(cursor: Cursor, *, name: str, organization_id: str, now: datetime) -> int | None:
+    """The latest task that :func:`create` made with exactly these arguments, or None."""
+    cursor.execute(
+        "SELECT MAX(id) FROM call_tasks WHERE task_name = %s AND organization_id = %s AND create_time = %s",
+        (name, organization_id, now),
+    )
+    row = cursor.fetchone()
+    return int(row[0]) if row and row[0] is not None else None
+
+
 def load(cursor: Cursor, task_id: int) -> TaskRow | None:
     """The task, or None if there is none of this id."""
     cursor.execute(

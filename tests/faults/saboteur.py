@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -42,6 +43,7 @@ from workflows.options import QUEUES
 
 PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
 HEARTBEAT = timedelta(seconds=2)
+TABLE = re.compile(r"(?:FROM|INTO|UPDATE|JOIN) ([a-z_]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +133,11 @@ class Saboteur:
             name = getattr(self._function, "name", "")
             if not name or not isinstance(query, str):
                 return execute(cursor, query, args)
-            words = query.split(maxsplit=1)[0]
-            self.passes(f"sql {name} {words} before")
+            table = TABLE.search(query)
+            statement = f"sql {name} {query.split(maxsplit=1)[0]}{' ' + table[1] if table else ''}"
+            self.passes(f"{statement} before")
             result = execute(cursor, query, args)
-            self.passes(f"sql {name} {words} after")
+            self.passes(f"{statement} after")
             return result
 
         Database._once = named  # type: ignore[method-assign]

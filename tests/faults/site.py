@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ class Saboteurs:
     def passages(self) -> Counter[str]:
         """How often each boundary was crossed, in the order of the first crossing."""
         return Counter(self._passages.read_text().splitlines())
+
+    def thaw(self) -> None:
+        """SIGCONT to every life that stopped itself."""
+        for _, pid, do, _ in self.acts:
+            if do == "stop":
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def strikes(self, count: int, within: float = 60) -> list[tuple[int, int, str, str]]:
         """Wait until so many acts were carried out."""

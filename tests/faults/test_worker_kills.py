@@ -17,6 +17,7 @@ async def test_passages(sites: Sites, tmp_path: Path) -> None:
     with observing() as observer, sabotaged(tmp_path) as saboteurs:
         await start(site, task_id)
         await site.result(task_id)
+    print("\n".join(l for l in saboteurs.log.splitlines()))
     for k, v in saboteurs.passages.items():
         print(v, k)
     print(await verify(site, {task_id: 20}, observer, logs=[saboteurs.log]))

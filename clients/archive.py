@@ -1,0 +1,332 @@
+"""Where recordings are kept for good (SPEC 5): one fsspec URL, ``RECORDING_ARCHIVE``.
+
+Audio is streamed from the vendor's signed URL into a spool file, whose size is compared with what was announced, and
+only then put under its lasting name, in one step: renamed (``file``), or sent as one object (``oss``, ``s3``). So what
+lies under a lasting name is always whole, whatever crashes.
+
+Names hold the ids of task, job and attempt, and nothing of a person: ``{task_id}/{call_job_id}-{call_task_id}.wav``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import fsspec
+
+from clients.downloads import DOWNLOADS, Downloads, ExpiredError
+from clients.errors import PassingError
+from settings import ArchiveSettings, SettingsError
+
+T = TypeVar("T")
+
+SERVICE = "RecordingArchive"
+THREADS = 8
+WAV = ".wav"
+PARTIAL = ".partial"
+STALE_SECONDS = 86_400
+"""What a crash left in the spool directory is removed after so long."""
+PACKAGES = {"oss": "ossfs", "s3": "s3fs"}
+_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedFile:
+    """A recording in the archive. ``name`` is relative to its root; ``modified`` None where the store does not say."""
+
+    name: str
+    size: int
+    modified: datetime | None
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix, as :func:`stem` makes it."""
+        return self.name.rsplit(".", 1)[0]
+
+
+def stem(task_id: int, call_job_id: str, call_task_id: str) -> str:
+    """The lasting name of a call's recording, without its suffix."""
+    return f"{task_id}/{_safe(call_job_id)}-{_safe(call_task_id)}"
+
+
+@asynccontextmanager
+async def opened(settings: ArchiveSettings) -> AsyncIterator[Archive]:
+    """The archive, known to be writable.
+
+    Raises:
+        SettingsError: ``RECORDING_ARCHIVE`` is wrong, or nothing can be written there.
+    """
+    archive = Archive(settings)
+    try:
+        await archive.check()
+        yield archive
+    finally:
+        await archive.close()
+
+
+class Archive:
+    """The archive of one process; its blocking calls run in threads.
+
+    Attributes:
+        root: its URL, without a slash at the end: all lasting URLs begin with it.
+    """
+
+    def __init__(self, settings: ArchiveSettings) -> None:
+        self.root = settings.recording_archive
+        scheme = urlsplit(self.root).scheme
+        self._fs, self._path = _filesystem(scheme, settings)
+        self._local = scheme == "file"
+        self._spool = Path(self._path, PARTIAL) if self._local else Path(tempfile.gettempdir())
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="archive")
+        self._room = asyncio.Semaphore(DOWNLOADS)
+        self._downloads = Downloads()
+
+    async def check(self) -> None:
+        """See that files can be written and deleted; creates the directory of a ``file`` archive.
+
+        Raises:
+            SettingsError: they cannot.
+        """
+        try:
+            await self._in_thread("check", self._probe)
+        except PassingError as error:
+            raise SettingsError(f"settings: RECORDING_ARCHIVE: nothing can be written there ({error.code})") from None
+
+    async def keep(
+        self, task_id: int, call_job_id: str, call_task_id: str, ask: Callable[[], Awaitable[str]]
+    ) -> str:
+        """Have a call's recording in the archive; one that is there already is not fetched again.
+
+        Args:
+            task_id: of the call task; with the ids of job and attempt it makes the name.
+            call_job_id: the job.
+            call_task_id: the attempt.
+            ask: asks the platform for a signed URL, ``""`` if there is no recording. Asked a second time if the first
+                URL had expired.
+
+        Returns:
+            The lasting URL, or ``""``.
+
+        Raises:
+            PassingError: the recording could not be fetched, or not whole, or not be written; try again later.
+        """
+        start = stem(task_id, call_job_id, call_task_id)
+        name = start + WAV
+        if await self._in_thread("find", self._size, name):
+            return self._url(name)
+        for last_try in (False, True):
+            signed = await ask()
+            if not signed:
+                return ""
+            name = start + _suffix(signed)
+            if name.endswith(WAV) or not await self._in_thread("find", self._size, name):
+                try:
+                    async with self._room:
+                        await self._fetch(signed, name)
+                except ExpiredError:
+                    if last_try:
+                        raise
+                    continue
+            return self._url(name)
+        raise AssertionError("unreachable")
+
+    async def tasks(self) -> list[int]:
+        """Ids of the tasks that have recordings here."""
+        return await self._in_thread("list", self._tasks)
+
+    async def files(self, task_id: int) -> list[ArchivedFile]:
+        """The recordings of one task."""
+        return await self._in_thread("list", self._files, task_id)
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Delete recordings; one that is gone already is no error."""
+        await self._in_thread("delete", self._delete, names)
+
+    async def close(self) -> None:
+        """Drop the connections, and wait for what is being written."""
+        await self._downloads.close()
+        self._threads.shutdown(wait=True)
+
+    # --- fetching -------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, signed: str, name: str) -> None:
+        spool = _Spool(self._spool)
+        try:
+            size, rest = await self._downloads.stream(signed, partial(self._in_thread, "write", spool.write))
+            await self._in_thread("write", self._commit, spool, rest, size, name)
+        finally:
+            spool.discard()
+
+    # --- in threads -----------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, operation: str, function: Callable[..., T], *args: Any) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        except PassingError:
+            raise
+        except Exception as error:
+            # What the stores' packages raise is documented nowhere; whatever it is, it may work later.
+            raise PassingError(SERVICE, operation, _code(error)) from None
+
+    def _probe(self) -> None:
+        if self._local:
+            self._spool.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+        spool, name = _Spool(self._spool), f".probe-{secrets.token_hex(8)}"
+        try:
+            self._commit(spool, b"probe", 5, name)
+            self._delete([name])
+        finally:
+            spool.discard()
+
+    def _sweep(self) -> None:
+        """Remove what crashed processes left in the spool directory."""
+        for path in self._spool.glob("*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+
+    def _commit(self, spool: _Spool, rest: bytes, size: int, name: str) -> None:
+        spool.write(rest)
+        path = spool.finish(durable=self._local)
+        target = f"{self._path}/{name}"
+        if path.stat().st_size == size:
+            if self._local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.replace(path, target)
+            else:
+                self._fs.put_file(str(path), target)
+            if self._size(name) == size:
+                return
+            self._delete([name])
+        raise PassingError(SERVICE, "write", "WrongSize")
+
+    def _size(self, name: str) -> int:
+        """Bytes of a file; 0 if there is none."""
+        try:
+            if self._local:
+                return os.stat(f"{self._path}/{name}").st_size
+            self._fs.invalidate_cache()
+            return int(self._fs.info(f"{self._path}/{name}")["size"])
+        except FileNotFoundError:
+            return 0
+
+    def _tasks(self) -> list[int]:
+        names = (entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in self._list("", "directory"))
+        return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,18}", name))
+
+    def _files(self, task_id: int) -> list[ArchivedFile]:
+        return [
+            ArchivedFile(
+                name=f"{task_id}/{entry['name'].rsplit('/', 1)[-1]}", size=int(entry["size"]), modified=_modified(entry)
+            )
+            for entry in self._list(f"/{task_id}", "file")
+        ]
+
+    def _list(self, below: str, kind: str) -> list[dict[str, Any]]:
+        self._fs.invalidate_cache()
+        try:
+            return [entry for entry in self._fs.ls(f"{self._path}{below}", detail=True) if entry["type"] == kind]
+        except FileNotFoundError:
+            return []
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(f"{self._path}/{name}")
+        if self._local:
+            for directory in {os.path.dirname(f"{self._path}/{name}") for name in names if "/" in name}:
+                # It stays while it holds anything.
+                with suppress(OSError):
+                    os.rmdir(directory)
+
+    def _url(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+class _Spool:
+    """A file of our own for one download, made when there is something to write."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / f"recording-{secrets.token_hex(12)}"
+        self._file: BinaryIO | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = self._path.open("xb")
+        self._file.write(data)
+
+    def finish(self, *, durable: bool) -> Path:
+        """Close the file; ``durable``: what is renamed afterwards is on the disk, even if the power fails."""
+        assert self._file is not None
+        self._file.flush()
+        if durable:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        return self._path
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+
+
+def _filesystem(scheme: str, settings: ArchiveSettings) -> tuple[Any, str]:
+    options: dict[str, Any] = {}
+    if scheme == "oss":
+        # fsspec's own configuration (FSSPEC_OSS_KEY, …) goes before the platform's account.
+        options = settings.oss_options | fsspec.config.conf.get("oss", {})
+    try:
+        fs, path = fsspec.core.url_to_fs(
+            settings.recording_archive, use_listings_cache=False, skip_instance_cache=True, **options
+        )
+        return fs, str(path)
+    except ImportError:
+        package = PACKAGES.get(scheme, scheme)
+        raise SettingsError(
+            f"settings: RECORDING_ARCHIVE: {scheme}:// needs the package {package}; install it with: pip install {package}"
+        ) from None
+    except Exception as error:
+        raise SettingsError(f"settings: RECORDING_ARCHIVE: cannot be opened ({_code(error)})") from None
+
+
+def _suffix(signed: str) -> str:
+    """The suffix of the file that a URL names; ``.wav`` where it has none to be trusted."""
+    found = os.path.splitext(urlsplit(signed).path)[1].lower()
+    return found if _SUFFIX.fullmatch(found) else WAV
+
+
+def _safe(id_: str) -> str:
+    """An id as part of a name: as it is, or, where it holds anything odd, its safe characters and a hash."""
+    if _ID.fullmatch(id_):
+        return id_
+    return re.sub(r"[^A-Za-z0-9_-]", "_", id_)[:60] + "_" + hashlib.blake2b(id_.encode(), digest_size=6).hexdigest()
+
+
+def _modified(entry: dict[str, Any]) -> datetime | None:
+    found = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key)), None)
+    if isinstance(found, datetime):
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(found, UTC) if isinstance(found, int | float) else None
+
+
+def _code(error: Exception) -> str:
+    """``ENOSPC`` and the like for an OSError, else the error's type: never its text, which may quote a credential."""
+    number = error.errno if isinstance(error, OSError) else None
+    return errno.errorcode.get(number, "") or type(error).__name__ if number else type(error).__name__

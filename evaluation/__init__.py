@@ -1,0 +1,1 @@
+"""Labelled conversations, and how the configured model and prompt do on them (docs/judgements.md)."""

@@ -1,0 +1,568 @@
+"""The HTTP interface: every endpoint and every error, through a real server on the real parts."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+import starter
+from api._settings import ApiSettings
+from api.access import Tokens
+from api.answers import success
+from api.application import build
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.processes import Child, wait_until
+from devstack.temporal import EmbeddedTemporal
+from settings import SettingsError, load
+from simulators import SimulatorOptions, running_in_thread
+from starter import CallTasks
+from tests.api_site import (
+    ORGANIZATION,
+    OTHER,
+    OTHER_TOKEN,
+    TOKEN,
+    TOKENS,
+    UPPER_TOKEN,
+    ApiSite,
+    api_settings,
+    failed,
+    opening,
+)
+
+PROJECT = Path(__file__).resolve().parent.parent
+TASK_PATHS = ("/start-call-task", "/query-task-execution", "/force-analyze")
+PATHS = ("/create-autoCall-tasks", *TASK_PATHS, "/auto-task")
+MISSING = 424242
+
+
+@pytest.fixture(scope="module")
+def site(mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal) -> Iterator[ApiSite]:
+    with (
+        running_in_thread(SimulatorOptions(calls_over=True, answer_rate=0.6)) as simulators,
+        opening(mariadb, temporal, simulators.url) as site,
+    ):
+        yield site
+
+
+@pytest.fixture(scope="module")
+def complete(site: ApiSite) -> int:
+    """A task that has been called and followed up."""
+    task_id = site.create()
+    assert site.done("/start-call-task", {"task_id": task_id})["started"] is True
+    site.finished(task_id)
+    return task_id
+
+
+# --- each endpoint --------------------------------------------------------------------------------------------------
+
+
+def test_a_campaign_from_creation_to_follow_up(site: ApiSite) -> None:
+    task_id = site.create(leads_ids=[1, "2", 3], all_leads=False, organization_id=ORGANIZATION)
+    rows = site.sql("SELECT leads_id, reference_id FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)
+    assert [row["leads_id"] for row in rows] == [1, 2, 3]
+    assert site.sql("SELECT task_name, organization_id, task_type FROM call_tasks WHERE id = %s", task_id) == [
+        {"task_name": "spring sale", "organization_id": ORGANIZATION, "task_type": 1}
+    ]
+    started = site.done("/start-call-task", {"task_id": str(task_id)})
+    assert started == {"task_id": task_id, "workflow_id": f"call-task-{task_id}", "started": True}
+    assert site.done("/start-call-task", {"task_id": task_id}) == started | {"started": False}
+    progress = site.finished(task_id)
+    assert (progress["task_id"], progress["task_type"], progress["leads"]) == (task_id, 4, 3)
+    assert progress["called"] == progress["follow_ups"] == 3
+    assert len(site.sql("SELECT 1 FROM leads_task_list WHERE task_id = %s AND leads_follow_id > 0", task_id)) == 3
+
+
+def test_all_leads_are_those_of_the_organisation(site: ApiSite) -> None:
+    for token, first in ((TOKEN, 1), (OTHER_TOKEN, 1001)):
+        task_id = site.create(token, leads_ids=[])
+        rows = site.sql("SELECT leads_id FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)
+        assert [row["leads_id"] for row in rows] == list(range(first, first + 12))
+
+
+def test_query_returns_a_page_of_the_platforms_jobs(site: ApiSite, complete: int) -> None:
+    ids = [
+        row["call_job_id"]
+        for row in site.sql("SELECT call_job_id FROM leads_task_list WHERE task_id = %s ORDER BY id", complete)
+    ]
+    for page, expected in ((1, ids[:5]), ("3", ids[10:]), (4, [])):
+        found = site.done("/query-task-execution", {"task_id": complete, "page": page, "page_size": "5"})
+        assert sorted(job["JobId"] for job in found.pop("jobs_data")) == sorted(expected)
+        assert found == {"updated_count": 0, "page": int(page), "page_size": 5, "total": 12}
+    whole = site.done("/query-task-execution", {"task_id": str(complete)})
+    assert (len(whole["jobs_data"]), whole["page"], whole["page_size"]) == (12, 1, 20)
+    spoken = [turn["Script"] for job in whole["jobs_data"] for task in job["Tasks"] for turn in task["Conversation"]]
+    assert spoken and any("\u4e00" <= letter <= "\u9fff" for letter in "".join(spoken))
+
+
+def test_query_saves_what_changed_and_recordings_only_when_asked(site: ApiSite, complete: int) -> None:
+    columns = "id, call_status, call_conversation, calling_number, recording_url"
+    read = f"SELECT {columns} FROM leads_task_list WHERE task_id = %s ORDER BY id"
+    before = site.sql(read, complete)
+    recorded = [row["id"] for row in before if row["recording_url"]]
+    assert recorded
+    site.sql("UPDATE leads_task_list SET calling_number = '', recording_url = '' WHERE task_id = %s", complete)
+    stale = site.sql(read, complete)
+    body = {"task_id": complete}
+    assert site.done("/query-task-execution", body | {"apply_update": False})["updated_count"] == 0
+    assert site.sql(read, complete) == stale
+    assert site.done("/query-task-execution", body)["updated_count"] == 12
+    assert [row | {"recording_url": ""} for row in before] == site.sql(read, complete)
+    assert site.done("/query-task-execution", body | {"skip_recording": False})["updated_count"] == len(recorded)
+    assert [row["id"] for row in site.sql(read, complete) if row["recording_url"]] == recorded
+    assert site.done("/query-task-execution", body | {"skip_recording": False})["updated_count"] == 0
+
+
+def test_calls_are_judged_again_and_none_gets_a_second_follow_up(site: ApiSite, complete: int) -> None:
+    jobs = [
+        row["call_job_id"]
+        for row in site.sql("SELECT call_job_id FROM leads_task_list WHERE task_id = %s ORDER BY id", complete)
+    ]
+    follow_ups = len(site.sql("SELECT 1 FROM dcc_leads_follow"))
+    for choice, count in (({"call_job_ids": jobs[:2]}, 2), ({"all": True}, 12), ({"failed": True}, 0)):
+        before = site.finished(complete)["reanalysed"]
+        assert site.done("/force-analyze", {"task_id": complete} | choice) == {"task_id": complete, "requested": True}
+
+        def judged(wanted: int = before + count) -> bool:
+            return bool(site.finished(complete)["reanalysed"] == wanted)
+
+        wait_until(judged, 30, "the calls are judged again", interval=0.2)
+    assert len(site.sql("SELECT 1 FROM dcc_leads_follow")) == follow_ups
+
+
+def test_the_monitor_is_started_stopped_and_takes_up_what_nobody_works_on(site: ApiSite, complete: int) -> None:
+    def steer(action: str, token: str = TOKEN) -> Any:
+        return site.done("/auto-task", {"action": action}, token=token)
+
+    assert steer("stop") == {"is_running": False, "action": "stop"}
+    for _ in range(2):
+        assert steer("start") == {"is_running": True, "action": "start"}
+    assert steer("stop", OTHER_TOKEN) == {"is_running": False, "action": "stop"}
+    site.sql("UPDATE call_tasks SET task_type = 3 WHERE id = %s", complete)
+    assert steer("check") == {"is_running": False, "action": "check"}
+    closed = "SELECT task_type FROM call_tasks WHERE id = %s"
+    wait_until(lambda: site.sql(closed, complete)[0]["task_type"] == 4, 30, "the task is taken up and closed")
+
+
+def test_health_needs_no_token(site: ApiSite) -> None:
+    answer = site.http.get("/healthz")
+    assert (answer.status_code, answer.json()["data"]) == (200, {"database": True, "temporal": True})
+
+
+# --- whose task it is -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("headers", [{}, {"access-token": ""}, {"access-token": "token-of-org"}, {"access-token": "é"}])
+def test_nobody_gets_in_without_a_token(site: ApiSite, path: str, headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    for body in (b'{"task_id": 1}', b"{", b"x" * 2_000_000):
+        answer = site.http.post(path, content=body, headers=[*raw, (b"content-type", b"application/json")])
+        assert "access-token" in failed(answer, 401)
+        assert answer.headers["www-authenticate"]
+
+
+def test_the_progress_needs_a_token_too(site: ApiSite) -> None:
+    failed(site.http.get("/call-tasks/1/progress"), 401)
+
+
+def test_a_task_of_another_organisation_is_like_none_at_all(site: ApiSite, complete: int) -> None:
+    created = site.create()
+    before = site.sql("SELECT * FROM call_tasks ORDER BY id")
+    for path in TASK_PATHS:
+        for foreign in (complete, created):
+            answers = [
+                site.ask("POST", path, {"task_id": id_, "all": True}, token=OTHER_TOKEN) for id_ in (foreign, MISSING)
+            ]
+            assert failed(answers[0], 404) == failed(answers[1], 404).replace(str(MISSING), str(foreign))
+            assert answers[0].headers.keys() == answers[1].headers.keys()
+    for foreign in (complete, created):
+        paths = (f"/call-tasks/{id_}/progress" for id_ in (foreign, MISSING))
+        answers = [site.ask("GET", path, token=OTHER_TOKEN) for path in paths]
+        assert failed(answers[0], 404) == failed(answers[1], 404).replace(str(MISSING), str(foreign))
+    assert site.sql("SELECT * FROM call_tasks ORDER BY id") == before
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_cannot_name_another_organisation(site: ApiSite, complete: int, path: str) -> None:
+    whole = {"task_name": "x", "all_leads": True} if path == PATHS[0] else {"all": True, "action": "check"}
+    for task_id in (complete, MISSING):
+        for other in (OTHER, ORGANIZATION.upper(), f"{ORGANIZATION} ", "", 7):
+            body = whole | {"task_id": task_id, "organization_id": other}
+            failed(site.ask("POST", path, body), 403)
+
+
+def test_leads_of_another_organisation_do_not_exist(site: ApiSite) -> None:
+    for unknown in (1001, MISSING):
+        body = {"task_name": "x", "leads_ids": [1, unknown]}
+        assert str(unknown) in failed(site.ask("POST", "/create-autoCall-tasks", body), 404)
+
+
+@pytest.mark.xfail(strict=True, reason="clients/tables/tasks.py compares organisations by the column's collation")
+def test_organisations_that_differ_in_case_only_do_not_share_leads(site: ApiSite) -> None:
+    body = {"task_name": "x", "all_leads": True}
+    failed(site.ask("POST", "/create-autoCall-tasks", body, token=UPPER_TOKEN), 404)
+
+
+def test_tokens_are_kept_as_digests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKENS", api_settings()["API_TOKENS"])
+    settings = load(ApiSettings)
+    tokens = Tokens(settings.api_tokens)
+    assert not any(token in f"{settings!r} {vars(settings)} {vars(tokens)}" for token in TOKENS)
+    assert {token: tokens.organization_of(token.encode()) for token in TOKENS} == TOKENS
+    for wrong in ("", "token", TOKEN + " ", TOKEN.upper()):
+        assert tokens.organization_of(wrong.encode()) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["", "{}", "[]", "x", '{"": "org"}', '{"t": ""}', '{"t": 7}', '{"t": null}', "[" * 100_000]
+)
+def test_wrong_tokens_are_refused_without_being_quoted(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_TOKENS", value)
+    with pytest.raises(SettingsError, match=r"^settings: API_TOKENS") as refused:
+        load(ApiSettings)
+    assert "\n" not in str(refused.value) and (len(value) < 3 or value not in str(refused.value))
+
+
+# --- what is wrong with a request -----------------------------------------------------------------------------------
+
+WRONG_NUMBERS: list[Any] = [0, -1, 1.5, True, None, "", "1.0", " 1", "+1", "01", "１", "x", [1], {}, 10**19, "9" * 19]
+NO_OBJECTS: list[Any] = [[], 7, "x", None]
+INVALID: list[tuple[str, Any, str]] = [
+    ("/create-autoCall-tasks", {}, "task_name: is missing"),
+    ("/create-autoCall-tasks", {"task_name": "x"}, "leads_ids"),
+    ("/create-autoCall-tasks", {"task_name": "x", "leads_ids": []}, "leads_ids"),
+    ("/create-autoCall-tasks", {"task_name": "x", "leads_ids": [1], "all_leads": True}, "either"),
+    ("/create-autoCall-tasks", {"task_name": "x", "leads_ids": [1, True]}, "leads_ids.1"),
+    ("/create-autoCall-tasks", {"task_name": "x", "leads_ids": "1,2"}, "leads_ids"),
+    ("/create-autoCall-tasks", {"task_name": "x", "leads_ids": [0] * 50}, "and 45 more"),
+    ("/create-autoCall-tasks", {"task_name": " ", "all_leads": True}, "task_name"),
+    ("/create-autoCall-tasks", {"task_name": "a\0b", "all_leads": True}, "task_name"),
+    ("/create-autoCall-tasks", {"task_name": "车" * 256, "all_leads": True}, "task_name"),
+    ("/create-autoCall-tasks", {"task_name": 7, "all_leads": True}, "task_name"),
+    ("/create-autoCall-tasks", {"task_name": "x", "all_leads": "true"}, "all_leads"),
+    ("/start-call-task", {}, "task_id: is missing"),
+    *(("/start-call-task", {"task_id": wrong}, "task_id: must be a whole number") for wrong in WRONG_NUMBERS),
+    ("/query-task-execution", {"task_id": 1, "page": 0}, "page"),
+    ("/query-task-execution", {"task_id": 1, "page_size": 1001}, "page_size"),
+    ("/query-task-execution", {"task_id": 1, "skip_recording": 1}, "skip_recording"),
+    ("/query-task-execution", {"task_id": 1, "apply_update": None}, "apply_update"),
+    ("/force-analyze", {"task_id": 1}, "exactly one"),
+    ("/force-analyze", {"task_id": 1, "all": True, "failed": True}, "exactly one"),
+    ("/force-analyze", {"task_id": 1, "call_job_ids": []}, "exactly one"),
+    ("/force-analyze", {"task_id": 1, "call_job_ids": [""]}, "call_job_ids.0"),
+    ("/force-analyze", {"task_id": 1, "call_job_ids": ["x" * 65]}, "call_job_ids.0"),
+    ("/auto-task", {}, "action: is missing"),
+    ("/auto-task", {"action": "status"}, "action"),
+    *(("/auto-task", wrong, "JSON object") for wrong in NO_OBJECTS),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "expected"), INVALID)
+def test_a_wrong_body_is_refused_by_name(site: ApiSite, path: str, body: Any, expected: str) -> None:
+    answer = site.ask("POST", path, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert expected in failed(answer, 400)
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"", "application/json"),
+        (b"{", "application/json"),
+        (b'{"task_id": 1', "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b'{"task_name": "\\ud800", "all_leads": true, "task_id": 0}', "application/json"),
+        (b'{"task_id": 1' + b"0" * 5000 + b"}", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b'{"task_id": 1}', "text/plain"),
+        (b"task_id=1", "application/x-www-form-urlencoded"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/create-autoCall-tasks", "/start-call-task"])
+def test_what_is_no_json_object_is_refused(site: ApiSite, path: str, content: bytes, content_type: str) -> None:
+    failed(site.ask("POST", path, content=content, headers={"content-type": content_type}), 400)
+
+
+def test_an_unusual_but_right_body_is_taken(site: ApiSite) -> None:
+    body = {
+        "task_name": "春季 🚗 " + "车" * 240,
+        "leads_ids": [1.0, 1, "1"],
+        "unknown": [],
+        "organization_id": ORGANIZATION,
+    }
+    answer = site.ask("POST", "/create-autoCall-tasks", content=json.dumps(body).encode())  # no content-type at all
+    assert answer.status_code == 200, answer.text
+    task_id = answer.json()["data"]["task_id"]
+    assert len(site.sql("SELECT 1 FROM leads_task_list WHERE task_id = %s", task_id)) == 1
+    assert site.sql("SELECT task_name FROM call_tasks WHERE id = %s", task_id)[0]["task_name"] == body["task_name"]
+
+
+def test_paths_and_methods_that_do_not_exist(site: ApiSite) -> None:
+    for path in ("/", "/docs", "/create-autocall-tasks", "/start-call-task/", "/call-tasks/1"):
+        failed(site.ask("GET", path), 404)
+    for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = site.ask(method, "/start-call-task")
+        failed(answer, 405)
+        assert answer.headers["allow"] == "POST"
+    for wrong in ("0", "x", "1.0", "-1", "9" * 19, "%00", "１"):
+        assert "id: must be a whole number" in failed(site.ask("GET", f"/call-tasks/{wrong}/progress"), 400)
+
+
+def test_a_body_has_a_largest_size(site: ApiSite) -> None:
+    fits = {"task_id": MISSING, "more": "x" * 990_000}
+    failed(site.ask("POST", "/start-call-task", fits), 404)
+    large = json.dumps(fits | {"more": "x" * 1_000_000}).encode()
+    failed(site.ask("POST", "/start-call-task", content=large), 413)
+    parts = (large[start : start + 50_000] for start in range(0, len(large), 50_000))
+    failed(site.ask("POST", "/start-call-task", content=parts), 413)
+
+
+# --- not yet, and not now -------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_was_not_started_has_no_job_ids_and_is_not_dialled_by_asking(site: ApiSite) -> None:
+    task_id = site.create(leads_ids=[5], all_leads=False)
+    failed(site.ask("POST", "/query-task-execution", {"task_id": task_id}), 409, 4009)
+    failed(site.ask("POST", "/force-analyze", {"task_id": task_id, "all": True}), 409, 4009)
+    assert "/start-call-task" in failed(site.ask("GET", f"/call-tasks/{task_id}/progress"), 409)
+    assert site.sql("SELECT task_type, job_group_id FROM call_tasks WHERE id = %s", task_id) == [
+        {"task_type": 1, "job_group_id": ""}
+    ]
+
+
+@pytest.mark.parametrize("kind", ["permanent", "status_503", "html", "reset", "success_false", "wrong_shape"])
+def test_a_failing_platform_is_5003(site: ApiSite, complete: int, kind: str) -> None:
+    site.fail({"target": "ListJobs", "kind": kind})
+    try:
+        message = failed(site.ask("POST", "/query-task-execution", {"task_id": complete}), 502, 5003)
+    finally:
+        site.fail()
+    assert not re.search(r"139\d{8}|127\.0\.0\.1|Traceback", message)
+    assert site.done("/query-task-execution", {"task_id": complete})["total"] == 12
+
+
+def test_one_request_that_fails_does_not_fail_others(site: ApiSite, complete: int) -> None:
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(base_url=site.url, headers={"access-token": TOKEN}, trust_env=False) as client:
+            paths = ["/query-task-execution", "/start-call-task"] * 10
+            bodies = [{"task_id": id_} for id_ in (complete, MISSING, MISSING, 0)] * 5
+            answers = await asyncio.gather(
+                *(client.post(path, json=body) for path, body in zip(paths, bodies, strict=True))
+            )
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200, 404, 404, 400] * 5
+
+
+class Broken:
+    """Call tasks of which every use fails in a way that nobody foresaw; its text quotes what no log may hold."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError("13900000001 客户说")
+
+
+def unforeseen(path: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        app = build(cast(CallTasks, Broken()), {key: value for key, value in digests().items()})
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+            return await client.post(path, json={"task_id": 1}, headers={"access-token": TOKEN, "x-request-id": "r-1"})
+
+    return asyncio.run(ask())
+
+
+def digests() -> dict[bytes, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("API_TOKENS", api_settings()["API_TOKENS"])
+        return load(ApiSettings).api_tokens
+
+
+def test_an_error_of_ours_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    answer = unforeseen("/start-call-task")
+    message = failed(answer, 500)
+    assert answer.headers["x-request-id"] == "r-1"
+    assert "KeyError" not in message and "KeyError at " in caplog.text and "endpoints.py" in caplog.text
+    assert "139" not in message + caplog.text and "客户" not in message + caplog.text
+
+
+def test_half_characters_of_the_platform_are_no_error() -> None:
+    assert json.loads(bytes(success({"Script": "车\ud83d"}, "found").body))["data"] == {"Script": "车?"}
+
+
+# --- outages --------------------------------------------------------------------------------------------------------
+
+
+def test_outages_are_503_and_end_with_the_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(starter, "ANSWER_SECONDS", timedelta(seconds=1))
+    mariadb, temporal = EmbeddedMariaDB(tmp_path / "mariadb"), EmbeddedTemporal(tmp_path / "temporal", headless=True)
+    try:
+        mariadb.start()
+        temporal.start()
+        with (
+            running_in_thread(SimulatorOptions(calls_over=True)) as simulators,
+            opening(mariadb, temporal, simulators.url, working=False) as site,
+        ):
+            outages(site, mariadb, temporal)
+    finally:
+        mariadb.stop()
+        temporal.stop()
+    assert "Traceback" not in caplog.text
+
+
+def outages(site: ApiSite, mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal) -> None:
+    task_id = site.create()
+    assert site.done("/start-call-task", {"task_id": task_id})["started"]
+    progress = f"/call-tasks/{task_id}/progress"
+    assert "worker" in failed(site.ask("GET", progress), 503)
+
+    mariadb.kill()
+    for path, body in requests(task_id):
+        assert "database" in failed(site.ask("POST", path, body), 503)
+    assert "database" in failed(site.ask("GET", progress), 503)
+    assert health(site) == (503, {"database": False, "temporal": True})
+    mariadb.start()
+    assert health(site) == (200, {"database": True, "temporal": True})
+    assert site.done("/start-call-task", {"task_id": task_id})["started"] is False
+
+    temporal.kill()
+    for path, body in (("/start-call-task", {"task_id": task_id}), ("/auto-task", {"action": "check"})):
+        failed(site.ask("POST", path, body), 503)
+    failed(site.ask("GET", progress), 503)
+    assert health(site) == (503, {"database": True, "temporal": False})
+    assert site.create() > task_id, "what needs no Temporal goes on"
+    temporal.start()
+    wait_until(lambda: health(site)[0] == 200, 20, "Temporal is found again")
+    assert site.done("/start-call-task", {"task_id": task_id})["started"] is False
+
+
+def requests(task_id: int) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        ("/create-autoCall-tasks", {"task_name": "x", "all_leads": True}),
+        ("/start-call-task", {"task_id": task_id}),
+        ("/query-task-execution", {"task_id": task_id}),
+        ("/force-analyze", {"task_id": task_id, "all": True}),
+    ]
+
+
+def health(site: ApiSite) -> tuple[int, Any]:
+    answer = site.http.get("/healthz")
+    return answer.status_code, answer.json()["data"]
+
+
+# --- the process, its log, its specification ------------------------------------------------------------------------
+
+
+def start_with(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "api"]
+    whole = {name: os.environ[name] for name in ("PATH",)} | environment
+    return subprocess.run(command, cwd=PROJECT, env=whole, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_process_says_in_one_line_why_it_does_not_start(database_url: str, temporal: EmbeddedTemporal) -> None:
+    account = {
+        "ALIBABA_CLOUD_ACCESS_KEY_ID": "x",
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "x",
+        "OUTBOUND_BOT_INSTANCE_ID": "x",
+        "TEMPORAL_CONFIG_FILE": os.devnull,
+        "TEMPORAL_ADDRESS": "127.0.0.1:1",
+    }
+    token = {"API_TOKENS": '{"secret-token": "org"}'}
+    cases: list[tuple[dict[str, str], int, str]] = [
+        ({}, 2, "API_TOKENS is not set"),
+        ({"API_TOKENS": "secret-token"}, 2, "API_TOKENS: must be"),
+        (token | {"API_PORT": "99999"}, 2, "API_PORT"),
+        (token, 2, "ALIBABA_CLOUD_ACCESS_KEY_ID is not set"),
+        (token | account, 2, "DATABASE_URL is not set"),
+        (token | account | {"DATABASE_URL": database_url}, 1, "TEMPORAL_ADDRESS"),
+    ]
+    for environment, code, reason in cases:
+        ended = start_with(environment)
+        assert ended.returncode == code, ended.stderr
+        assert reason in ended.stderr and "secret-token" not in ended.stderr
+        assert ended.stderr.count("\n") == 1 and not ended.stdout
+
+
+def test_the_process_serves_logs_and_stops(
+    tmp_path: Path, site: ApiSite, complete: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in api_settings().items():
+        monkeypatch.setenv(variable, value)
+    child = Child(
+        "api", [sys.executable, "-m", "api"], log=tmp_path / "api.log", directory=PROJECT, ready_line="api ready"
+    )
+    child.start()
+    found = re.search(r"api ready on (http://127\.0\.0\.1:\d+)", child.output())
+    assert found
+    try:
+        with httpx.Client(base_url=found[1], headers={"access-token": TOKEN}, trust_env=False) as http:
+            named = http.post(
+                "/query-task-execution",
+                json={"task_id": complete, "note": "13900000001"},
+                headers={"x-request-id": "front-end_1.2 \x7f<b>" + "9" * 100},
+            )
+            assert named.headers["x-request-id"] == "front-end_1.2b" + "9" * 50
+            unnamed = [http.get("/nothing?phone=13900000001").headers["x-request-id"] for _ in range(2)]
+            assert len(set(unnamed)) == 2 and all(re.fullmatch(r"[0-9a-f]{32}", id_) for id_ in unnamed)
+    finally:
+        child.signal(signal.SIGTERM)
+        assert child.stop() == 0
+    log = child.output()
+    line = rf"\[{re.escape(named.headers['x-request-id'])}\] POST /query-task-execution {ORGANIZATION} 200 \d+ ms"
+    assert re.search(line, log), log
+    assert f"[{unnamed[0]}] GET - {ORGANIZATION} 404" in log
+    for private in (*TOKENS, "139", "nothing", "测试客户", "Traceback"):
+        assert private not in log
+
+
+def test_requests_leave_nothing_private_in_the_log(site: ApiSite, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="api")
+    private = ("13900000099", "张三丰", TOKEN)
+    for path in PATHS:
+        body = {"task_id": private[0], "task_name": private[1], "action": private[2], "leads_ids": [private[1]]}
+        site.ask("POST", path, body, params={"phone": private[0]})
+    assert caplog.text and not any(text in caplog.text for text in private)
+
+
+def test_the_specification_has_examples_of_everything(site: ApiSite) -> None:
+    specification = site.http.get("/openapi.json").json()
+    operations = {path: next(iter(methods.values())) for path, methods in specification["paths"].items()}
+    assert operations.keys() == {*PATHS, "/call-tasks/{id}/progress", "/healthz"}
+    schemas = specification["components"]["schemas"]
+    for path, operation in operations.items():
+        assert operation["summary"] and operation["description"]
+        assert "422" not in operation["responses"] and "503" in operation["responses"]
+        assert all("example" in answer["content"]["application/json"] for answer in operation["responses"].values())
+        assert bool(operation.get("security")) == (path != "/healthz")
+        if "requestBody" in operation:
+            name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            assert schemas[name]["examples"]
+    assert not {"HTTPValidationError", "ValidationError"} & schemas.keys()
+
+
+@pytest.fixture
+def specification(site: ApiSite) -> Any:
+    config = schemathesis.Config()
+    config.projects.default.generation.update(deterministic=True, database="none")
+    return schemathesis.openapi.from_url(f"{site.url}/openapi.json", config=config)
+
+
+@schemathesis.pytest.from_fixture("specification").parametrize()
+@hypothesis_settings(
+    max_examples=15, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
+def test_the_interface_is_as_the_specification_says(case: schemathesis.Case[Any]) -> None:
+    case.call_and_validate(headers={"access-token": TOKEN})

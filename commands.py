@@ -137,28 +137,6 @@ def progress(
         Console().print(table(found))
 
 
-@app.command("force-analyze")
-def force_analyze(
-    task_id: TaskId,
-    call_job_id: Annotated[list[str] | None, typer.Option(help="Job id of a call (repeatable).")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every call of the task.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Calls whose analysis failed.")] = False,
-    wait: Wait = False,
-    as_json: Json = False,
-) -> None:
-    """Have calls judged again, while the task runs or after it ended."""
-
-    async def use(calls: CallTasks) -> dict[str, Any]:
-        try:
-            await calls.force_analyze(task_id, call_job_ids=call_job_id, every=every, failed=failed)
-        except ValueError:
-            raise WrongUseError("give exactly one of --call-job-id, --all and --failed") from None
-        return await calls.analysed_again(task_id) if wait else {"task_id": task_id, "requested": True}
-
-    result = run(use)
-    show(result, as_json, f"{result['reanalysed']} calls judged again so far" if wait else "requested")
-
-
 @app.command("query-task-execution")
 def query_task_execution(
     task_id: TaskId,
@@ -236,6 +214,9 @@ def table(progress: dict[str, Any]) -> Table:
 
 def main() -> None:
     """The command line. Ends the process itself: the SDK sometimes aborts at interpreter exit, its work done."""
+    from commands_recordings import recordings
+
+    app.add_typer(recordings, name="recordings")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         app()
@@ -243,3 +224,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+# Last, because it registers on what is above.
+import commands_judgements  # noqa: E402, F401

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,21 +37,25 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from clients.database import Database
+from clients.limiter import RateLimiter
 from clients.tables import schema, tasks
+from clients.tables.analyses import ALL, CallHistory, Narrowing, history
 from clients.temporal import connect
-from settings import DatabaseSettings, PlatformSettings, load
+from settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
 from workflows.options import (
     CALL_TASKS,
     MONITOR_INTERVAL,
     MONITOR_SCHEDULE,
     MONITOR_WORKFLOW,
     WORKFLOW,
+    Force,
     Options,
     workflow_id,
 )
 
 if TYPE_CHECKING:
     from activities.executions import ExecutionPage
+    from clients.analysis import AnalysisModel
 
 ANSWER_SECONDS = timedelta(seconds=10)
 
@@ -95,6 +100,7 @@ class CallTasks:
         self.database = database
         self._client = client
         self._platform: Any = None
+        self._model: AnalysisModel | None = None
 
     @classmethod
     @asynccontextmanager
@@ -112,6 +118,8 @@ class CallTasks:
         finally:
             if calls._platform is not None:
                 calls._platform.close()
+            if calls._model is not None:
+                await calls._model.close()
             database.close()
 
     # --- SPEC 1, 2 --------------------------------------------------------------------------------------------------
@@ -197,9 +205,24 @@ class CallTasks:
     # --- SPEC 7, 10 and signals -------------------------------------------------------------------------------------
 
     async def force_analyze(
-        self, task_id: int, *, call_job_ids: Sequence[str] | None = None, every: bool = False, failed: bool = False
+        self,
+        task_id: int,
+        *,
+        call_job_ids: Sequence[str] | None = None,
+        every: bool = False,
+        failed: bool = False,
+        narrowed: Narrowing = ALL,
+        override: bool = False,
+        max_tokens: int | None = None,
     ) -> None:
         """Analyse again: named calls, every call, or those whose analysis failed. Works on a closed task too.
+
+        Args:
+            task_id: the task.
+            call_job_ids, every, failed: one of them.
+            narrowed: which of these calls.
+            override: replace follow-ups that a person has edited or deleted, too.
+            max_tokens: stop before the next call once so much is spent.
 
         Raises:
             UnknownTaskError: there is no such task.
@@ -211,9 +234,9 @@ class CallTasks:
         row = await self.task(task_id)
         if row.task_type < 2 and not row.job_group_id:
             raise NotStartedError(task_id)
-        request: dict[str, Any] = {"all": True} if every else {"failed": True}
-        if call_job_ids:
-            request = {"call_job_ids": list(call_job_ids)}
+        named: dict[str, Any] = {"call_job_ids": list(call_job_ids)} if call_job_ids else {}
+        given = named | {"all": every, "failed": failed, "override": override, "max_tokens": max_tokens}
+        request = Force.model_validate(given | asdict(narrowed)).model_dump(mode="json", exclude_defaults=True)
         await self._temporal.start_workflow(
             WORKFLOW,
             _input(task_id, None),
@@ -232,6 +255,10 @@ class CallTasks:
                 return await self.progress(task_id)
             await asyncio.sleep(every)
 
+    async def analyses(self, call_job_id: str) -> CallHistory | None:
+        """Every judgement of a call and how its follow-up stands; None if there is no such call."""
+        return await self.database.run(history, call_job_id)
+
     async def query_task_execution(
         self,
         task_id: int,
@@ -249,16 +276,19 @@ class CallTasks:
             ServiceError: the platform failed.
         """
         from activities.executions import Executions
+        from activities.recordings import archive_of
 
         row = await self.task(task_id)
-        return await Executions(self.database, self._bot()).query(
-            task_id,
-            row.organization_id,
-            page=page,
-            page_size=page_size,
-            skip_recording=skip_recording,
-            apply_update=apply_update,
-        )
+        settings = ArchiveSettings.model_construct() if skip_recording else load(ArchiveSettings)
+        async with archive_of(settings, check=False) as archive:
+            return await Executions(self.database, self._bot(), archive).query(
+                task_id,
+                row.organization_id,
+                page=page,
+                page_size=page_size,
+                skip_recording=skip_recording,
+                apply_update=apply_update,
+            )
 
     async def signal(self, task_id: int, name: str) -> None:
         """``refresh``, ``pause_calls``, ``resume_calls`` or ``cancel_calls``.
@@ -305,21 +335,32 @@ class CallTasks:
     def _handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
         return self._temporal.get_workflow_handle(workflow_id(task_id))
 
+    def model(self) -> AnalysisModel:
+        """The configured model, within the rate limit that it shares with the workers.
+
+        Raises:
+            SettingsError: a setting of the model is missing or wrong.
+        """
+        if self._model is None:
+            from clients.analysis import AnalysisModel
+
+            settings = load(AnalysisSettings)
+            limiter = self._limiter("analysis", settings.analysis_qpm / 60, settings.analysis_concurrency)
+            self._model = AnalysisModel(settings, limiter)
+        return self._model
+
     def _bot(self) -> Any:
         if self._platform is None:
             # Importing the vendor's SDK takes seconds: only who asks the platform pays for it.
-            from clients.limiter import RateLimiter
             from clients.outbound_bot import THREADS, OutboundBot
 
             settings = load(PlatformSettings)
-            limiter = RateLimiter(
-                settings.outbound_bot_qps,
-                THREADS,
-                reserve=partial(self.database.reserve, "outbound-bot"),
-                push_back=partial(self.database.push_back, "outbound-bot"),
-            )
-            self._platform = OutboundBot(settings, limiter)
+            self._platform = OutboundBot(settings, self._limiter("outbound-bot", settings.outbound_bot_qps, THREADS))
         return self._platform
+
+    def _limiter(self, name: str, per_second: float, in_flight: int) -> RateLimiter:
+        reserve, push_back = partial(self.database.reserve, name), partial(self.database.push_back, name)
+        return RateLimiter(per_second, in_flight, reserve=reserve, push_back=push_back)
 
 
 def _input(task_id: int, options: Options | None) -> dict[str, Any]:

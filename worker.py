@@ -26,14 +26,14 @@ from activities.follow_ups import FollowUps
 from activities.job_groups import JobGroups
 from activities.job_ids import JobIds
 from activities.monitoring import Monitoring
-from activities.recordings import Recordings
+from activities.recordings import Recordings, archive_of
 from activities.tasks import Tasks
 from clients.database import Database
 from clients.errors import ServiceError, explain, is_setting
 from clients.limiter import RateLimiter
 from clients.tables import schema
 from clients.temporal import connect, registered_search_attributes
-from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
+from settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 from workflows.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
@@ -81,7 +81,8 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         SchemaError: the database is not as it must be.
         ServiceError: the database is out of reach.
     """
-    needed: dict[str, type[PlatformSettings | AnalysisSettings]] = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
+    needed: dict[str, type[PlatformSettings | AnalysisSettings]]
+    needed = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
     require(DatabaseSettings, *(group for queue, group in needed.items() if queue in queues))
     async with AsyncExitStack() as stack:
         database = Database(load(DatabaseSettings))
@@ -113,6 +114,7 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
     limiter = await _limiter(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
     bot = OutboundBot(settings, limiter)
     stack.callback(bot.close)
+    archive = await stack.enter_async_context(archive_of(load(ArchiveSettings)))
     dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
     return [
         dispatching.open_job_group,
@@ -122,7 +124,7 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
         job_groups.watch_calls,
         job_groups.control_calls,
         Conversations(database, bot).fetch_conversations,
-        Recordings(database, bot).save_recordings,
+        Recordings(database, bot, archive).save_recordings,
     ]
 
 

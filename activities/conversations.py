@@ -239,14 +239,19 @@ def transcript(turns: list[Any], known: str, database: Database) -> str:
     old = _turns(known)
     if not turns or turns == old or len(turns) < len(old):
         return ""
-    # What JSON has no form for (NaN, which Python reads) becomes null.
-    turns = json.loads(json.dumps(turns), parse_constant=lambda _: None)
-    text = database.fit(TABLE, "call_conversation", to_json(turns))
-    while not _turns(text) and len(turns) > 1:
+    try:
+        text = to_json(turns)
+    except ValueError:
+        # What JSON has no form for (NaN, which Python reads) becomes null.
+        turns = json.loads(json.dumps(turns), parse_constant=lambda _: None)
+        text = to_json(turns)
+    fitted = database.fit(TABLE, "call_conversation", text)
+    while len(fitted) < len(text) and len(turns) > 1:
         # Longer than the column: a transcript without its end is still JSON, and still says what was said first.
         turns = turns[: len(turns) // 2]
-        text = database.fit(TABLE, "call_conversation", to_json(turns))
-    return text if _turns(text) else ""
+        text = to_json(turns)
+        fitted = database.fit(TABLE, "call_conversation", text)
+    return fitted if len(fitted) == len(text) else ""
 
 
 def _turns(text: str) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -19,6 +21,7 @@ from clients.tables import retries as retry_table
 from clients.tables import rows as table
 from clients.tables.retries import Retry, next_try
 from clients.tables.rows import RecordedRow
+from settings import ArchiveSettings
 
 if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
@@ -69,6 +72,27 @@ class Found:
 
     urls: dict[int, str] = field(default_factory=dict)
     errors: dict[int, ServiceError] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def archive_of(settings: ArchiveSettings, *, check: bool = True) -> AsyncIterator[Archive | None]:
+    """The archive that the settings name, or None; ``check``: known to be writable.
+
+    Raises:
+        SettingsError: ``RECORDING_ARCHIVE`` is wrong, or nothing can be written there.
+    """
+    if not settings.recording_archive:
+        yield None
+        return
+    from clients.archive import Archive
+
+    archive = Archive(settings)
+    try:
+        if check:
+            await archive.check()
+        yield archive
+    finally:
+        await archive.close()
 
 
 class Recordings:

@@ -14,7 +14,6 @@ from temporalio.service import RPCError
 from api import examples, messages
 from api.access import Organization
 from api.answers import Answer, failure, success
-from api.errors import NothingCalledError
 from clients.errors import ServiceError
 from clients.tables.tasks import TaskRow
 from starter import CallTasks
@@ -98,9 +97,6 @@ async def force_analyze(body: messages.ForceRequest, organization: Organization,
 
     Code 4009: the task has not been started, so there is no call to judge."""
     task = await _own(calls, body, organization)
-    # The request starts the task's workflow where none runs, and that dials a task that never was dialled.
-    if task.task_type < 2 and not task.job_group_id:
-        raise NothingCalledError
     await calls.force_analyze(task.task_id, call_job_ids=body.call_job_ids, every=body.all, failed=body.failed)
     return success({"task_id": task.task_id, "requested": True}, "analysis requested")
 

@@ -16,7 +16,7 @@ from api.answers import NO_JOB_ID, PLATFORM_FAILED, Answer, failure
 from clients.errors import PermanentError, ServiceError, explain
 from clients.platform import SERVICE as PLATFORM
 from clients.tables.tasks import UnknownLeadsError
-from starter import NotRunningError, NoWorkerError, UnknownTaskError
+from starter import NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
 
 log = logging.getLogger("api")
 
@@ -27,10 +27,6 @@ SHOWN_PROBLEMS = 5
 
 class ForeignOrganizationError(Exception):
     """A body names another organisation than the token's."""
-
-
-class NothingCalledError(Exception):
-    """None of the task's calls has been handed to the platform."""
 
 
 def answer_to(error: Exception) -> Answer | None:
@@ -116,7 +112,7 @@ _ANSWERS: list[tuple[type[Exception], Callable[[Any], Answer]]] = [
     (UnknownTaskError, lambda error: failure(404, str(error))),
     (UnknownLeadsError, _unknown_leads),
     (NoJobIdsError, _NO_JOB_ID),
-    (NothingCalledError, _NO_JOB_ID),
+    (NotStartedError, _NO_JOB_ID),
     (NotRunningError, _saying(409, "no run of this call task is known; start it with /start-call-task")),
     (NoWorkerError, _saying(503, "no worker answers; try again later")),
     (ServiceError, _service),

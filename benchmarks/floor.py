@@ -154,7 +154,7 @@ class Floor:
             self._to_judge.task_done()
 
     async def _follow_up(self, row: CallRow, outcome: Outcome) -> FollowUp:
-        called_at = (outcome.updated_time or outcome.planed_time or self._database.wall_clock(await self._database.now()))
+        called_at = outcome.updated_time or outcome.planed_time or self._database.wall_clock(await self._database.now())
         call = follow_ups.FinishedCall(
             id=row.id,
             call_job_id=row.call_job_id,

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Self
 
 import psutil
-import pymysql
 from temporalio.client import Client, WorkflowHandle
 
 from devstack.processes import Child
@@ -111,6 +107,10 @@ class Site:
             cursor.execute("UPDATE call_tasks SET job_group_id = %s WHERE id = %s", (group["id"], task_id))
         return task_id
 
+    async def worker(self) -> Child:
+        """One more worker, once it polls."""
+        return await asyncio.to_thread(self.stack.start_worker)
+
     async def start(self, task_id: int, options: Mapping[str, float] | None = None) -> WorkflowHandle[Any, Any]:
         """Start the workflow of a task."""
         given = {"task_id": task_id} | ({"options": dict(options)} if options else {})
@@ -173,6 +173,39 @@ class Site:
             before = count()
             yield asked
             asked.append(count() - before - 1)
+
+    def value(self, statement: str, *parameters: object) -> Any:
+        """The first value that a statement yields."""
+        with self.stack.mariadb.connect(self.stack.mariadb.database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchone()[0]
+
+    def group_of(self, task_id: int) -> str:
+        """The task's job group."""
+        return str(self.value("SELECT job_group_id FROM call_tasks WHERE id = %s", task_id))
+
+    def followed_up(self, task_id: int) -> int:
+        """Rows with a follow-up so far."""
+        return int(self.value("SELECT COUNT(*) FROM call_follow_ups WHERE task_id = %s", task_id))
+
+    async def typed(self, task_id: int, task_type: int, seconds: float = 600) -> float:
+        """Wait until the task is of this type; returns the Unix time at which it was seen."""
+        await self.until(
+            lambda: self.value("SELECT task_type FROM call_tasks WHERE id = %s", task_id) == task_type, seconds
+        )
+        return time()
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait, looking five times a second.
+
+        Raises:
+            TimeoutError: it took longer than ``seconds``.
+        """
+        deadline = monotonic() + seconds
+        while not await asyncio.to_thread(condition):
+            if monotonic() > deadline:
+                raise TimeoutError
+            await asyncio.sleep(0.2)
 
     async def events(self, task_id: int) -> list[tuple[int, int]]:
         """Events and bytes of the history of each run of a task, the first run first."""

@@ -17,9 +17,9 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -39,10 +39,13 @@ SERVICE = "RecordingArchive"
 THREADS = 8
 WAV = ".wav"
 PARTIAL = ".partial"
+SPOOLED = "call-recording-"
 STALE_SECONDS = 86_400
 """What a crash left in the spool directory is removed after so long."""
 PACKAGES = {"oss": "ossfs", "s3": "s3fs"}
-_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_UUID = "-".join("[0-9A-Fa-f]{%d}" % length for length in (8, 4, 4, 4, 12))
+_ID = re.compile(rf"{_UUID}|[A-Za-z0-9_]{{1,80}}")
+"""Ids that may stand in a name as they are: where one ends and the next begins is never in doubt."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 
@@ -63,21 +66,6 @@ class ArchivedFile:
 def stem(task_id: int, call_job_id: str, call_task_id: str) -> str:
     """The lasting name of a call's recording, without its suffix."""
     return f"{task_id}/{_safe(call_job_id)}-{_safe(call_task_id)}"
-
-
-@asynccontextmanager
-async def opened(settings: ArchiveSettings) -> AsyncIterator[Archive]:
-    """The archive, known to be writable.
-
-    Raises:
-        SettingsError: ``RECORDING_ARCHIVE`` is wrong, or nothing can be written there.
-    """
-    archive = Archive(settings)
-    try:
-        await archive.check()
-        yield archive
-    finally:
-        await archive.close()
 
 
 class Archive:
@@ -108,9 +96,7 @@ class Archive:
         except PassingError as error:
             raise SettingsError(f"settings: RECORDING_ARCHIVE: nothing can be written there ({error.code})") from None
 
-    async def keep(
-        self, task_id: int, call_job_id: str, call_task_id: str, ask: Callable[[], Awaitable[str]]
-    ) -> str:
+    async def keep(self, task_id: int, call_job_id: str, call_task_id: str, ask: Callable[[], Awaitable[str]]) -> str:
         """Have a call's recording in the archive; one that is there already is not fetched again.
 
         Args:
@@ -166,7 +152,7 @@ class Archive:
     # --- fetching -------------------------------------------------------------------------------------------------
 
     async def _fetch(self, signed: str, name: str) -> None:
-        spool = _Spool(self._spool)
+        spool = _Spool(self._spool, private=not self._local)
         try:
             size, rest = await self._downloads.stream(signed, partial(self._in_thread, "write", spool.write))
             await self._in_thread("write", self._commit, spool, rest, size, name)
@@ -187,8 +173,8 @@ class Archive:
     def _probe(self) -> None:
         if self._local:
             self._spool.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-        spool, name = _Spool(self._spool), f".probe-{secrets.token_hex(8)}"
+        self._sweep()
+        spool, name = _Spool(self._spool, private=not self._local), f".probe-{secrets.token_hex(8)}"
         try:
             self._commit(spool, b"probe", 5, name)
             self._delete([name])
@@ -197,7 +183,7 @@ class Archive:
 
     def _sweep(self) -> None:
         """Remove what crashed processes left in the spool directory."""
-        for path in self._spool.glob("*"):
+        for path in self._spool.glob(f"{SPOOLED}*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
@@ -261,15 +247,17 @@ class Archive:
 
 
 class _Spool:
-    """A file of our own for one download, made when there is something to write."""
+    """A file of our own for one download, made when there is something to write. ``private``: only this user can read
+    it; else, as it is to be renamed into the archive, whoever the umask lets."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / f"recording-{secrets.token_hex(12)}"
+    def __init__(self, directory: Path, *, private: bool) -> None:
+        self._path = directory / f"{SPOOLED}{secrets.token_hex(12)}"
+        self._mode = 0o600 if private else 0o666
         self._file: BinaryIO | None = None
 
     def write(self, data: bytes) -> None:
         if self._file is None:
-            self._file = self._path.open("xb")
+            self._file = os.fdopen(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, self._mode), "wb")
         self._file.write(data)
 
     def finish(self, *, durable: bool) -> Path:
@@ -299,9 +287,8 @@ def _filesystem(scheme: str, settings: ArchiveSettings) -> tuple[Any, str]:
         return fs, str(path)
     except ImportError:
         package = PACKAGES.get(scheme, scheme)
-        raise SettingsError(
-            f"settings: RECORDING_ARCHIVE: {scheme}:// needs the package {package}; install it with: pip install {package}"
-        ) from None
+        need = f"{scheme}:// needs the package {package}; install it with: pip install {package}"
+        raise SettingsError(f"settings: RECORDING_ARCHIVE: {need}") from None
     except Exception as error:
         raise SettingsError(f"settings: RECORDING_ARCHIVE: cannot be opened ({_code(error)})") from None
 
@@ -316,7 +303,7 @@ def _safe(id_: str) -> str:
     """An id as part of a name: as it is, or, where it holds anything odd, its safe characters and a hash."""
     if _ID.fullmatch(id_):
         return id_
-    return re.sub(r"[^A-Za-z0-9_-]", "_", id_)[:60] + "_" + hashlib.blake2b(id_.encode(), digest_size=6).hexdigest()
+    return re.sub(r"[^A-Za-z0-9_]", "_", id_)[:60] + "_" + hashlib.blake2b(id_.encode(), digest_size=6).hexdigest()
 
 
 def _modified(entry: dict[str, Any]) -> datetime | None:

@@ -18,6 +18,8 @@ PACE = 0.93
 """Share of the limit that is used: the rest covers slots that are used up to LATENESS after their time."""
 LATENESS = 0.06
 """Seconds after its time for which a reserved slot may still be used."""
+FAR_LIMIT = 1000
+"""Calls per second from which on a limit is far away: its slots may be used later, for fewer statements."""
 BLOCK = 0.5
 """Seconds' worth of slots that one worker may reserve at once."""
 
@@ -42,6 +44,7 @@ class RateLimiter:
         push_back: Callable[[float], Awaitable[None]],
     ) -> None:
         self._interval = 1 / (per_second * PACE)
+        self._lateness = LATENESS if per_second < FAR_LIMIT else 5 * LATENESS
         self._free = in_flight
         self._reserve = reserve
         self._push_back = push_back
@@ -113,14 +116,14 @@ class RateLimiter:
     async def _next_slot(self) -> None:
         """Wait for the time of the next reserved slot, reserving more when none is left or they are too old."""
         while True:
-            if self._slots and monotonic() - self._slots_from > LATENESS:
-                stale = min(self._slots, int((monotonic() - self._slots_from - LATENESS) / self._interval) + 1)
+            if self._slots and monotonic() - self._slots_from > self._lateness:
+                stale = min(self._slots, int((monotonic() - self._slots_from - self._lateness) / self._interval) + 1)
                 self._slots -= stale
                 self._slots_from += stale * self._interval
             if self._slots:
                 break
             wanted = min(len(self._waiting), BLOCK / self._interval)
-            self._slots = max(1, int(max(wanted, min(LATENESS / self._interval, 1000))))
+            self._slots = max(1, int(max(wanted, min(self._lateness / self._interval, 1000))))
             self._slots_from = monotonic() + await self._reserve(self._slots * self._interval)
             # Slots that became ours late are still ours: keep their spacing, but from now on.
             self._slots_from = max(self._slots_from, monotonic())

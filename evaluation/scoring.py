@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from activities.judgement import PROMPT_VERSION, SYSTEM, InvalidAnswerError, Judgement, question, read_answer, render
+from clients.database import SERVICE as DATABASE
 from clients.errors import ServiceError
 from evaluation.conversations import Labelled
 
@@ -73,6 +74,9 @@ async def evaluate(
 
     Returns:
         The report, as ``evaluate --json`` prints it (docs/judgements.md).
+
+    Raises:
+        ServiceError: the database, which keeps the rate limit, is out of reach; what the model does wrong is reported.
     """
     began = monotonic()
     verdicts: dict[str, Verdict] = {}
@@ -83,9 +87,12 @@ async def evaluate(
             verdicts[labelled.id] = await _judge(model, labelled)
             advance()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     report = _report([verdicts[labelled.id] for labelled in conversations])
     return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
 
@@ -95,6 +102,9 @@ async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
     try:
         answer = await model.complete(system=SYSTEM, user=question(transcript, labelled.called_at), tenant=TENANT)
     except ServiceError as error:
+        if error.service == DATABASE:
+            # The rate limit is kept in the database: when that fails, the model has not.
+            raise
         return Verdict(labelled=labelled, judgement=None, problem=error.code, input_tokens=0, output_tokens=0)
     problem = ""
     try:

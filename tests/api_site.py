@@ -101,7 +101,7 @@ def opening(
     """A site with leads 1 and on of `ORGANIZATION`, and as many from 1001 on of `OTHER`."""
     namespace = f"test-{secrets.token_hex(6)}"
     asyncio.run(new_namespace(temporal, namespace))
-    with _database(mariadb) as name, pytest.MonkeyPatch.context() as patch:
+    with new_database(mariadb) as name, pytest.MonkeyPatch.context() as patch:
         settings = environment(sim_url, temporal, namespace, mariadb.url_of(name))
         for variable, value in (settings | api_settings()).items():
             patch.setenv(variable, value)
@@ -197,7 +197,8 @@ async def _prepare() -> None:
 
 
 @contextmanager
-def _database(mariadb: EmbeddedMariaDB) -> Iterator[str]:
+def new_database(mariadb: EmbeddedMariaDB) -> Iterator[str]:
+    """The name of an empty database, dropped at the end."""
     name = f"{mariadb.database}_{secrets.token_hex(6)}"
     with mariadb.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE `{name}`")

@@ -8,13 +8,17 @@ import asyncio
 import base64
 import json
 import logging
+import multiprocessing
+import os
 import secrets
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import pymysql
@@ -56,12 +60,26 @@ QUICK = Options(
 
 
 class Site:
-    """One pipeline: the servers' addresses are in the environment, the workers are started by `working`."""
+    """One pipeline; its workers are started by `working`. `environment` holds the settings that it takes."""
 
-    def __init__(self, client: Client, sim: Simulators, connection: "pymysql.Connection[DictCursor]") -> None:
+    def __init__(
+        self,
+        client: Client,
+        sim: Simulators,
+        connection: "pymysql.Connection[DictCursor]",
+        environment: dict[str, str],
+        patch: pytest.MonkeyPatch,
+    ) -> None:
         self.client = client
         self.sim = sim
         self.connection = connection
+        self.environment = environment
+        self._patch = patch
+
+    def enter_environment(self) -> None:
+        """Make this process's settings those of this pipeline."""
+        for name, value in self.environment.items():
+            self._patch.setenv(name, value)
 
     # --- the CRM --------------------------------------------------------------------------------------------------
 
@@ -165,6 +183,7 @@ class Site:
     @asynccontextmanager
     async def working(self, queues: Sequence[str] = QUEUES) -> AsyncIterator[None]:
         """A worker of these queues, as production builds it, for as long as the block lasts."""
+        self.enter_environment()
         async with worker.workers(self.client, queues) as built, AsyncExitStack() as stack:
             for one in built:
                 await stack.enter_async_context(one)
@@ -172,6 +191,7 @@ class Site:
 
     @asynccontextmanager
     async def calls(self) -> AsyncIterator[CallTasks]:
+        self.enter_environment()
         async with CallTasks.connect() as calls:
             yield calls
 
@@ -212,16 +232,14 @@ class Site:
 
 
 Sites = Callable[..., Awaitable[Site]]
+Case = TypeVar("Case")
 
 
 @asynccontextmanager
 async def opening_sites(
     mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Sites]:
-    """`await sites(SimulatorOptions(...), SETTING="value")` opens a Site; its environment is this process's.
-
-    A test module makes a fixture `sites` of it.
-    """
+    """`await sites(SimulatorOptions(...), SETTING="value")` opens a Site. A test module makes a fixture of it."""
     async with AsyncExitStack() as stack:
 
         async def open_site(options: SimulatorOptions | None = None, **settings: str) -> Site:
@@ -231,14 +249,66 @@ async def opening_sites(
             name = stack.enter_context(_new_database(mariadb))
             connection = mariadb.connect(name, cursorclass=DictCursor)
             stack.callback(connection.close)
-            for variable, value in (environment(sim.url, temporal, namespace, mariadb.url_of(name)) | settings).items():
-                monkeypatch.setenv(variable, value)
-            site = Site(client, sim, connection)
-            async with CallTasks.connect(temporal=False) as calls:
+            variables = environment(sim.url, temporal, namespace, mariadb.url_of(name)) | settings
+            site = Site(client, sim, connection, variables, monkeypatch)
+            async with site.calls() as calls:
                 await calls.init_db()
             return site
 
         yield open_site
+
+
+async def side_by_side(
+    sites: Sites, cases: Mapping[str, Case], prove: Callable[[Site, Case], Awaitable[None]], options: SimulatorOptions
+) -> None:
+    """`prove(site, case)` for every case at once, each in a working pipeline of its own; most of their time is waiting.
+
+    What fails is raised with the names of its cases.
+    """
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in cases:
+            opened.append(site := await sites(options))
+            await stack.enter_async_context(site.working())
+        outcomes = await asyncio.gather(*map(prove, opened, cases.values()), return_exceptions=True)
+    failed = {name: outcome for name, outcome in zip(cases, outcomes, strict=True) if outcome is not None}
+    for name, error in failed.items():
+        error.add_note(f"case: {name}")
+    if failed:
+        raise BaseExceptionGroup(f"{', '.join(failed)} of {len(cases)} cases failed", list(failed.values()))
+
+
+class WorkerProcess:
+    """A worker in a process of its own, forked from one that has imported everything: that takes seconds each time."""
+
+    _fork = multiprocessing.get_context("forkserver")
+    _fork.set_forkserver_preload(["tests.pipeline", "clients.outbound_bot", "clients.analysis"])
+
+    def __init__(self, site: Site, log: Path) -> None:
+        self._arguments = ({**os.environ, **site.environment}, str(log))
+        self._process = self._fork.Process(target=_be_a_worker, args=self._arguments, daemon=True)
+
+    def start(self) -> None:
+        self._process = self._fork.Process(target=_be_a_worker, args=self._arguments, daemon=True)
+        self._process.start()
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+
+
+def _be_a_worker(environment: dict[str, str], log: str) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    worker.main()
 
 
 def environment(sim_url: str, temporal: EmbeddedTemporal, namespace: str, database_url: str) -> dict[str, str]:
@@ -343,7 +413,8 @@ def differing(
             yield name, found[name], value
     if row["updated_time"] is None:
         yield "updated_time", None, "a time"
-    audio = f"/recordings/{job['task_id']}.wav" if job["recording"] and recordings else ""
+    recorded = recordings and job["recording"] and job["status"] == "Succeeded"
+    audio = f"/recordings/{job['task_id']}.wav" if recorded else ""
     url = row["recording_url"] or ""
     if (audio not in url) if audio else (url and recordings):
         yield "recording_url", url, audio

@@ -9,21 +9,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 import starter
 from api._settings import ApiSettings
 from api.access import Tokens
 from api.answers import success
 from api.application import build
+from api.server import main
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, wait_until
 from devstack.temporal import EmbeddedTemporal
@@ -40,6 +39,7 @@ from tests.api_site import (
     ApiSite,
     api_settings,
     failed,
+    new_database,
     opening,
 )
 
@@ -109,21 +109,42 @@ def test_query_returns_a_page_of_the_platforms_jobs(site: ApiSite, complete: int
 
 
 def test_query_saves_what_changed_and_recordings_only_when_asked(site: ApiSite, complete: int) -> None:
-    columns = "id, call_status, call_conversation, calling_number, recording_url"
-    read = f"SELECT {columns} FROM leads_task_list WHERE task_id = %s ORDER BY id"
-    before = site.sql(read, complete)
-    recorded = [row["id"] for row in before if row["recording_url"]]
+    before = saved(site, complete)
+    recorded = sum(bool(row["recording_url"]) for row in before)
     assert recorded
-    site.sql("UPDATE leads_task_list SET calling_number = '', recording_url = '' WHERE task_id = %s", complete)
-    stale = site.sql(read, complete)
+    emptied = "calling_number = '', call_conversation = NULL, recording_url = ''"
+    site.sql(f"UPDATE leads_task_list SET {emptied} WHERE task_id = %s", complete)
+    stale = saved(site, complete)
     body = {"task_id": complete}
     assert site.done("/query-task-execution", body | {"apply_update": False})["updated_count"] == 0
-    assert site.sql(read, complete) == stale
+    assert saved(site, complete) == stale
     assert site.done("/query-task-execution", body)["updated_count"] == 12
-    assert [row | {"recording_url": ""} for row in before] == site.sql(read, complete)
-    assert site.done("/query-task-execution", body | {"skip_recording": False})["updated_count"] == len(recorded)
-    assert [row["id"] for row in site.sql(read, complete) if row["recording_url"]] == recorded
+    assert saved(site, complete) == [row | {"recording_url": ""} for row in before]
+    assert site.done("/query-task-execution", body | {"skip_recording": False})["updated_count"] == recorded
+    assert [bool(row["recording_url"]) for row in saved(site, complete)] == [
+        bool(row["recording_url"]) for row in before
+    ]
     assert site.done("/query-task-execution", body | {"skip_recording": False})["updated_count"] == 0
+
+
+@pytest.mark.xfail(strict=True, reason="an unchanged transcript is taken for a missing one: nothing else is saved")
+def test_query_mends_a_row_whose_transcript_is_known(site: ApiSite, complete: int) -> None:
+    before = saved(site, complete)
+    site.sql("UPDATE leads_task_list SET calling_number = '' WHERE task_id = %s", complete)
+    try:
+        assert site.done("/query-task-execution", {"task_id": complete})["updated_count"] == 12
+        assert saved(site, complete) == before
+    finally:
+        rows = [(row["calling_number"], row["id"]) for row in before]
+        for number, row_id in rows:
+            site.sql("UPDATE leads_task_list SET calling_number = %s WHERE id = %s", number, row_id)
+
+
+def saved(site: ApiSite, task_id: int) -> list[dict[str, Any]]:
+    """What the platform decides of the task's rows; NULL and '' are one."""
+    columns = "id, call_status, call_conversation, planed_time, call_task_id, calling_number, recording_url"
+    rows = site.sql(f"SELECT {columns} FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)
+    return [{name: value or "" for name, value in row.items()} for row in rows]
 
 
 def test_calls_are_judged_again_and_none_gets_a_second_follow_up(site: ApiSite, complete: int) -> None:
@@ -211,7 +232,6 @@ def test_leads_of_another_organisation_do_not_exist(site: ApiSite) -> None:
         assert str(unknown) in failed(site.ask("POST", "/create-autoCall-tasks", body), 404)
 
 
-@pytest.mark.xfail(strict=True, reason="clients/tables/tasks.py compares organisations by the column's collation")
 def test_organisations_that_differ_in_case_only_do_not_share_leads(site: ApiSite) -> None:
     body = {"task_name": "x", "all_leads": True}
     failed(site.ask("POST", "/create-autoCall-tasks", body, token=UPPER_TOKEN), 404)
@@ -439,10 +459,13 @@ def outages(site: ApiSite, mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal)
     assert site.done("/start-call-task", {"task_id": task_id})["started"] is False
 
     temporal.kill()
-    for path, body in (("/start-call-task", {"task_id": task_id}), ("/auto-task", {"action": "check"})):
-        failed(site.ask("POST", path, body), 503)
-    failed(site.ask("GET", progress), 503)
-    assert health(site) == (503, {"database": True, "temporal": False})
+    with ThreadPoolExecutor() as threads:
+        asked = [
+            threads.submit(site.ask, "POST", *request) for request in (requests(task_id)[1], ("/auto-task", CHECK))
+        ]
+        asked.append(threads.submit(site.ask, "GET", progress))
+        assert health(site) == (503, {"database": True, "temporal": False})
+        assert all("Temporal" in failed(answer.result(), 503) for answer in asked)
     assert site.create() > task_id, "what needs no Temporal goes on"
     temporal.start()
     wait_until(lambda: health(site)[0] == 200, 20, "Temporal is found again")
@@ -466,34 +489,61 @@ def health(site: ApiSite) -> tuple[int, Any]:
 # --- the process, its log, its specification ------------------------------------------------------------------------
 
 
-def start_with(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "api"]
-    whole = {name: os.environ[name] for name in ("PATH",)} | environment
-    return subprocess.run(command, cwd=PROJECT, env=whole, capture_output=True, text=True, timeout=60, check=False)
+ACCOUNT = {
+    "ALIBABA_CLOUD_ACCESS_KEY_ID": "x",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "x",
+    "OUTBOUND_BOT_INSTANCE_ID": "x",
+}
+ONE_TOKEN = {"API_TOKENS": '{"secret-token": "org"}'}
+CHECK = {"action": "check"}
+EMPTY_DATABASE = "an empty database"
 
 
-def test_the_process_says_in_one_line_why_it_does_not_start(database_url: str, temporal: EmbeddedTemporal) -> None:
-    account = {
-        "ALIBABA_CLOUD_ACCESS_KEY_ID": "x",
-        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "x",
-        "OUTBOUND_BOT_INSTANCE_ID": "x",
-        "TEMPORAL_CONFIG_FILE": os.devnull,
-        "TEMPORAL_ADDRESS": "127.0.0.1:1",
-    }
-    token = {"API_TOKENS": '{"secret-token": "org"}'}
-    cases: list[tuple[dict[str, str], int, str]] = [
-        ({}, 2, "API_TOKENS is not set"),
+@pytest.mark.parametrize(
+    ("environment", "code", "reason"),
+    [
         ({"API_TOKENS": "secret-token"}, 2, "API_TOKENS: must be"),
-        (token | {"API_PORT": "99999"}, 2, "API_PORT"),
-        (token, 2, "ALIBABA_CLOUD_ACCESS_KEY_ID is not set"),
-        (token | account, 2, "DATABASE_URL is not set"),
-        (token | account | {"DATABASE_URL": database_url}, 1, "TEMPORAL_ADDRESS"),
-    ]
-    for environment, code, reason in cases:
-        ended = start_with(environment)
-        assert ended.returncode == code, ended.stderr
-        assert reason in ended.stderr and "secret-token" not in ended.stderr
-        assert ended.stderr.count("\n") == 1 and not ended.stdout
+        (ONE_TOKEN | {"API_PORT": "99999"}, 2, "API_PORT"),
+        (ONE_TOKEN, 2, "ALIBABA_CLOUD_ACCESS_KEY_ID is not set"),
+        (ONE_TOKEN | ACCOUNT, 2, "DATABASE_URL is not set"),
+        (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": "mysql+pymysql://u:p@127.0.0.1:1/d"}, 1, "DATABASE_URL"),
+        (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": EMPTY_DATABASE}, 2, "init-db"),
+        (
+            ONE_TOKEN | ACCOUNT | {"TEMPORAL_ADDRESS": "127.0.0.1:1", "DATABASE_URL": EMPTY_DATABASE},
+            1,
+            "TEMPORAL_ADDRESS",
+        ),
+    ],
+)
+def test_the_process_says_in_one_line_why_it_does_not_start(
+    environment: dict[str, str],
+    code: int,
+    reason: str,
+    mariadb: EmbeddedMariaDB,
+    temporal: EmbeddedTemporal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["api"])
+    with new_database(mariadb) as name:
+        known = {"TEMPORAL_ADDRESS": temporal.address} | environment
+        for variable, value in known.items():
+            monkeypatch.setenv(variable, mariadb.url_of(name) if value == EMPTY_DATABASE else value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (code, "")
+    assert said.err.startswith("api: ") and said.err.count("\n") == 1
+    assert reason in said.err and "secret-token" not in said.err
+
+
+def test_the_command_ends_with_its_exit_code() -> None:
+    command = [sys.executable, "-m", "api"]
+    environment = {"PATH": os.environ["PATH"]}
+    ended = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "api: settings: API_TOKENS is not set\n")
 
 
 def test_the_process_serves_logs_and_stops(
@@ -553,16 +603,17 @@ def test_the_specification_has_examples_of_everything(site: ApiSite) -> None:
     assert not {"HTTPValidationError", "ValidationError"} & schemas.keys()
 
 
-@pytest.fixture
-def specification(site: ApiSite) -> Any:
-    config = schemathesis.Config()
-    config.projects.default.generation.update(deterministic=True, database="none")
-    return schemathesis.openapi.from_url(f"{site.url}/openapi.json", config=config)
-
-
-@schemathesis.pytest.from_fixture("specification").parametrize()
-@hypothesis_settings(
-    max_examples=15, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-)
-def test_the_interface_is_as_the_specification_says(case: schemathesis.Case[Any]) -> None:
-    case.call_and_validate(headers={"access-token": TOKEN})
+def test_the_interface_is_as_the_specification_says(site: ApiSite, tmp_path: Path) -> None:
+    program = str(Path(sys.executable).with_name("schemathesis"))
+    options = ["--header", f"access-token: {TOKEN}", "--checks", "all", "--phases", "examples,coverage,fuzzing"]
+    bounds = ["--max-examples", "15", "--generation-deterministic", "--no-color"]
+    done = subprocess.run(
+        [program, "run", f"{site.url}/openapi.json", *options, *bounds],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "7 selected / 7 total" in done.stdout

@@ -17,11 +17,13 @@ from tests.pipeline import (
     MODEL_FAILED,
     QUICK,
     REMARKS,
+    Site,
     Sites,
     assert_finished,
     assert_nothing_went_back,
     opening_sites,
     phone,
+    side_by_side,
     turns,
 )
 
@@ -102,18 +104,19 @@ async def test_a_platform_that_gives_no_recording_at_all_does_not_hold_the_task_
     assert_finished(site, task_id, result, recordings=False)
 
 
-@pytest.mark.parametrize("kind", ["missing", "shuffle", "html", "empty", "wrong_shape", "success_false", "stale"])
-async def test_answers_about_calls_that_fail_or_lie_change_nothing_of_the_outcome(sites: Sites, kind: str) -> None:
-    site = await sites(SimulatorOptions(calls_over=True))
-    contacts = [Contact(phone=phone(n), reference=f"r{n}") for n in range(1, 151)]
-    rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, 151)]
-    task_id = site.old_task(rows, contacts)
-    site.watch_writes()
-    site.sim.set_faults(Fault(target="ListJobs", kind=kind, rate=0.5, seconds=0.5))
-    async with site.working():
+async def test_answers_about_calls_that_fail_or_lie_change_nothing_of_the_outcome(sites: Sites) -> None:
+    async def prove(site: Site, kind: str) -> None:
+        contacts = [Contact(phone=phone(n), reference=f"r{n}") for n in range(1, 151)]
+        rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, 151)]
+        task_id = site.old_task(rows, contacts)
+        site.watch_writes()
+        site.sim.set_faults(Fault(target="ListJobs", kind=kind, rate=0.5, seconds=0.5))
         result = await site.run(task_id)
-    assert_finished(site, task_id, result)
-    assert_nothing_went_back(site, task_id)
+        assert_finished(site, task_id, result)
+        assert_nothing_went_back(site, task_id)
+
+    kinds = ["missing", "shuffle", "html", "empty", "wrong_shape", "success_false", "stale"]
+    await side_by_side(sites, dict(zip(kinds, kinds, strict=True)), prove, SimulatorOptions(calls_over=True))
 
 
 async def test_a_row_is_written_only_when_something_changed(sites: Sites) -> None:

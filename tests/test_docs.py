@@ -1,4 +1,4 @@
-"""What the documents say is true: settings, links, commands; and nothing in the project names a machine or a registry."""
+"""What the documents say is true: settings, links, commands; and nothing here names a machine or a registry."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import SEARCH_ATTRIBUTES, EmbeddedTemporal
 from simulators import SimulatorOptions
 from starter import CallTasks
-from tests.pipeline import QUICK, Sites, opening_sites
+from tests.pipeline import Sites, opening_sites
 
 PROJECT = Path(__file__).resolve().parent.parent
 READMES = (PROJECT / "README.md", PROJECT / "README.zh-CN.md")
@@ -156,7 +156,7 @@ def typed(text: str) -> Iterator[str]:
 def test_every_command_in_the_documents_exists_with_its_options(document: Path) -> None:
     for line in typed(document.read_text("utf-8")):
         words = line.split()
-        if words[0].isupper() or words[0].startswith("--"):
+        if words[0] == "…" or words[0].isupper() or words[0].startswith("--"):
             continue
         name = " ".join(words[:2]) if " ".join(words[:2]) in commands() else words[0]
         assert name in commands(), line

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.tasks import Review, ReviewRequest, Task
     from workflows.dispatching import Dispatcher
     from workflows.options import CallTaskInput, Carried, Force, Options
-    from workflows.pipeline import FETCH_ROWS, FOLLOW_UP_ROWS, RECORDING_ROWS, Pipeline
+    from workflows.pipeline import PIECE_ROWS, Pipeline
     from workflows.search_attributes import SearchAttributes
     from workflows.steps import Steps, open_task
     from workflows.tally import Tally
@@ -191,9 +191,9 @@ class CallTaskWorkflow:
             ReviewRequest(
                 task_id=self._input.task_id,
                 unfinished=self._look,
-                conversations=max(FETCH_ROWS, -(-under_way // (SWEEP_PIECES * 99)) * 99),
-                follow_ups=FOLLOW_UP_ROWS,
-                recordings=RECORDING_ROWS,
+                conversations=max(PIECE_ROWS, -(-under_way // (SWEEP_PIECES * 99)) * 99),
+                follow_ups=PIECE_ROWS,
+                recordings=PIECE_ROWS,
                 conversation_grace=self._options.conversation_grace,
                 recording_grace=self._options.recording_grace,
             )

@@ -24,10 +24,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.tally import Tally
 
 PAGES_A_PIECE = 10
-FETCH_ROWS = 1089
-"""Eleven full requests: what ten pages of jobs yield goes in one piece."""
-FOLLOW_UP_ROWS = 400
-RECORDING_ROWS = 500
+PIECE_ROWS = 1089
+"""Eleven full requests of the platform: what ten pages of jobs yield goes on in one piece."""
 
 
 class Pipeline:
@@ -103,10 +101,10 @@ class Pipeline:
     def _pump(self) -> None:
         """Start follow-ups and recordings as far as there is room; what comes in meanwhile goes in bigger pieces."""
         while self._to_follow and not self._following.full:
-            piece, self._to_follow = take(self._to_follow, FOLLOW_UP_ROWS)
+            piece, self._to_follow = take(self._to_follow, PIECE_ROWS)
             self._following.start(self._follow_up(piece))
         while self._to_record and not self._recording.full:
-            piece, self._to_record = take(self._to_record, RECORDING_ROWS)
+            piece, self._to_record = take(self._to_record, PIECE_ROWS)
             self._recording.start(self._save_recordings(piece))
 
     def _piece_done(self, lane: Lane) -> None:
@@ -179,7 +177,7 @@ class Pipeline:
             self._look_again()
         rows = result.matched
         while rows:
-            piece, rows = take(rows, FETCH_ROWS)
+            piece, rows = take(rows, PIECE_ROWS)
             self.fetching.start(self._fetch(piece))
 
     # --- conversations, recordings, follow-ups (SPEC 4 to 6) -------------------------------------------------

@@ -162,14 +162,22 @@ def held_jobs(cursor: Cursor, task_id: int) -> set[str]:
 def undialled(cursor: Cursor, task_id: int, *, first: int, last: int | None, limit: int) -> list[Undialled]:
     """Rows without a job from ``first`` to ``last`` (None: to the end), in order of id."""
     cursor.execute(
-        "SELECT id, leads_id, COALESCE(leads_name, ''), COALESCE(leads_phone, ''), COALESCE(reference_id, ''),"
-        " EXISTS (SELECT 1 FROM leads_task_list d WHERE d.task_id = l.task_id AND d.reference_id = l.reference_id"
-        " AND d.reference_id <> '' AND d.id < l.id)"
-        " FROM leads_task_list l WHERE task_id = %s AND id >= %s"
+        "SELECT id, leads_id, COALESCE(leads_name, ''), COALESCE(leads_phone, ''), COALESCE(reference_id, '')"
+        " FROM leads_task_list WHERE task_id = %s AND id >= %s"
         + ("" if last is None else " AND id <= %s")
         + " AND COALESCE(call_job_id, '') = '' ORDER BY id LIMIT %s",
         (task_id, first, limit) if last is None else (task_id, first, last, limit),
     )
+    rows = cursor.fetchall()
+    references = sorted({str(row[4]) for row in rows if row[4]})
+    firsts: dict[str, int] = {}
+    if references:
+        cursor.execute(
+            "SELECT reference_id, MIN(id) FROM leads_task_list"
+            f" WHERE task_id = %s AND reference_id IN ({marks(len(references))}) GROUP BY reference_id",
+            (task_id, *references),
+        )
+        firsts = {str(reference): int(id_) for reference, id_ in cursor.fetchall()}
     return [
         Undialled(
             id=int(row[0]),
@@ -177,7 +185,7 @@ def undialled(cursor: Cursor, task_id: int, *, first: int, last: int | None, lim
             name=str(row[2]),
             phone=str(row[3]),
             reference_id=str(row[4]),
-            repeated=bool(row[5]),
+            repeated=firsts.get(str(row[4]), int(row[0])) < int(row[0]),
         )
-        for row in cursor.fetchall()
+        for row in rows
     ]

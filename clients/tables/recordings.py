@@ -14,9 +14,7 @@ PRUNED = "pruned"
 """``call_retries.error_code`` of a recording that was deleted for its age: nothing fetches it again."""
 _LONG_AGO, _NEVER = datetime(2000, 1, 1), datetime(9999, 12, 31)
 _IN_ARCHIVE = "LEFT(COALESCE(l.recording_url, ''), CHAR_LENGTH(%s)) = %s"
-_CONNECTED = (
-    "l.call_status = 'Succeeded' AND COALESCE(l.call_job_id, '') <> '' AND COALESCE(l.call_task_id, '') <> ''"
-)
+_CONNECTED = "l.call_status = 'Succeeded' AND COALESCE(l.call_job_id, '') <> '' AND COALESCE(l.call_task_id, '') <> ''"
 _UNARCHIVED = (
     " FROM leads_task_list l JOIN call_tasks c ON c.id = l.task_id"
     " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"
@@ -125,8 +123,7 @@ def forget(cursor: Cursor, root: str, task_id: int, ids: Sequence[int]) -> int:
             [value for (id_,) in part for value in (id_, task_id, _LONG_AGO, _NEVER, PRUNED)],
         )
         cursor.execute(
-            "UPDATE leads_task_list l SET l.recording_url = ''"
-            f" WHERE l.id IN ({marks(len(part))}) AND {_IN_ARCHIVE}",
+            f"UPDATE leads_task_list l SET l.recording_url = '' WHERE l.id IN ({marks(len(part))}) AND {_IN_ARCHIVE}",
             [*flat(part), f"{root}/", f"{root}/"],
         )
         emptied += cursor.rowcount

@@ -1,0 +1,186 @@
+"""Figures against the floor: what durability costs, and how many calls, statements and events a lead takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+from time import monotonic
+from typing import Any
+
+import aiohttp
+
+from activities.judgement import SYSTEM, question
+from benchmarks.figures import ANSWERED, WARM_UP, Figure, Sizes, at_least, at_most
+from benchmarks.site import FloorProcess, Ran, Site
+from devstack.processes import Child
+from devstack.stack import SIMULATED_ACCOUNT
+
+PAGE, BATCH = 100, 99
+
+
+async def tax(sizes: Sizes) -> list[Figure]:
+    """Durability tax, CPU, history, statements and vendor calls of a finished task; model and vendor latency 0."""
+    async with Site.open(*ANSWERED) as site:
+        rates = await _against_floor(site, sizes, two=True)
+        figures = [
+            at_least("one worker against the floor", rates.ratio("one"), 0.8, "times", **rates.details("one")),
+            at_least("two workers against the floor", rates.ratio("two"), 0.9, "times", **rates.details("two")),
+            at_most(
+                "CPU of one worker a lead, against the floor's",
+                median(one.cpu["workers"] / floor.cpu["workers"] for floor, one in rates.pairs("one")),
+                1.4,
+                "times",
+                milliseconds_a_lead={
+                    name: round(median(1000 * ran.cpu["workers"] / ran.leads for ran in runs), 3)
+                    for name, runs in rates.runs.items()
+                },
+                cpu_seconds_of_all=rates.runs["one"][-1].cpu,
+            ),
+        ]
+        worker = site.stack.workers[0]
+        for leads, events, statements in ((sizes.small, 150, 120), (sizes.leads, 40, 80)):
+            figures += await _counts(site, worker, leads, events, statements)
+        return [*figures, await _headroom(site, rates.runs["one"][-1])]
+
+
+async def latency(sizes: Sizes) -> list[Figure]:
+    """Durability tax with a model that takes 300 ms."""
+    async with Site.open(*ANSWERED, "--model-latency", "0.3") as site:
+        rates = await _against_floor(site, sizes, two=False)
+        return [
+            at_least(
+                "one worker against the floor, model 300 ms",
+                rates.ratio("one"),
+                0.85,
+                "times",
+                **rates.details("one"),
+            )
+        ]
+
+
+@dataclass(slots=True)
+class _Rates:
+    """Runs of the same work by the floor, by one worker and by two, round by round."""
+
+    runs: dict[str, list[Ran]]
+
+    def pairs(self, name: str) -> list[tuple[Ran, Ran]]:
+        return list(zip(self.runs["floor"], self.runs[name], strict=True))
+
+    def ratio(self, name: str) -> float:
+        return median(ran.rate / floor.rate for floor, ran in self.pairs(name))
+
+    def details(self, name: str) -> dict[str, Any]:
+        return {
+            "leads_a_second": {key: [round(ran.rate) for ran in self.runs[key]] for key in ("floor", name)},
+            "ratios": [round(ran.rate / floor.rate, 3) for floor, ran in self.pairs(name)],
+        }
+
+
+async def _against_floor(site: Site, sizes: Sizes, *, two: bool) -> _Rates:
+    """Interleaved, so that whatever else the machine does meets all of them alike."""
+    names = ("floor", "one", "two") if two else ("floor", "one")
+    rates = _Rates({name: [] for name in names})
+    first = await site.worker()
+    second = await site.worker() if two else None
+    if second:
+        await asyncio.to_thread(second.stop)
+    with FloorProcess(site) as floor:
+        await floor.run(await site.task(WARM_UP), WARM_UP)
+        await site.run(await site.task(WARM_UP), WARM_UP, first)
+        for _ in range(sizes.rounds):
+            rates.runs["floor"].append(await floor.run(await site.task(sizes.leads), sizes.leads))
+            rates.runs["one"].append(await site.run(await site.task(sizes.leads), sizes.leads, first))
+            if second:
+                await asyncio.to_thread(second.start)
+                await site.run(await site.task(5 * WARM_UP), 5 * WARM_UP, first, second)
+                rates.runs["two"].append(await site.run(await site.task(sizes.leads), sizes.leads, first, second))
+                await asyncio.to_thread(second.stop)
+    return rates
+
+
+async def _counts(site: Site, worker: Child, leads: int, events: int, statements: int) -> list[Figure]:
+    task_id = await site.task(leads)
+    site.simulators("reset_stats", {})
+    with site.questions() as questions:
+        await site.run(task_id, leads, worker)
+    stats, runs = site.stats(), await site.events(task_id)
+    calls = stats["platform_calls"] + stats["model_calls"]
+    answered = stats["calls"]["model"]["ok"]
+    # Each answered call costs one question to the model and one for its recording.
+    least = -(-leads // PAGE) + -(-leads // BATCH) + 2 * answered
+    size = f"{leads:,} leads"
+    return [
+        at_most(
+            f"history events per 1,000 leads, {size}",
+            1000 * sum(length for length, _ in runs) / leads,
+            events,
+            "events",
+            runs=runs,
+        ),
+        at_most(
+            f"SQL statements per 1,000 leads, {size}",
+            1000 * questions[0] / leads,
+            statements,
+            "statements",
+            questions=questions[0],
+        ),
+        at_most(
+            f"platform calls against the least possible, {size}",
+            stats["platform_calls"] / (least - answered),
+            1.1,
+            "times",
+            calls=stats["calls"],
+            all_calls_against_least=round(calls / least, 3),
+        ),
+    ]
+
+
+async def _headroom(site: Site, ran: Ran) -> Figure:
+    """How busy the simulators were, and how fast they answer when nothing but them is asked."""
+    rate = await _bare_rate(site)
+    asked = 0.4 * ran.rate
+    return Figure(
+        name="simulators: bare answers a second",
+        value=rate,
+        unit="calls/s",
+        target="more than is asked of them",
+        met=rate > 2 * asked,
+        details={
+            "model_calls_a_second_in_the_run": round(asked),
+            "cpu_share_of_one_processor_in_the_run": round(ran.cpu["simulators"] / ran.seconds, 2),
+        },
+    )
+
+
+async def _bare_rate(site: Site, calls: int = 3_000, at_once: int = 32) -> float:
+    """Model answers a second to a client that does nothing else."""
+    said = "机器人：您好，请问您最近有购车打算吗？\n客户：想了解一下价格。\n" * 8
+    body = {
+        "model": "qwen-plus",
+        "input": {
+            "messages": [
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": question(said, datetime(2025, 1, 6, 10))},
+            ]
+        },
+        "parameters": {"result_format": "message", "response_format": {"type": "json_object"}},
+    }
+    data = json.dumps(body, ensure_ascii=False).encode()
+    url = f"{site.stack.simulator_url}/api/v1/services/aigc/text-generation/generation"
+    key = {"Authorization": f"Bearer {SIMULATED_ACCOUNT['DASHSCOPE_API_KEY']}", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(headers=key) as session:
+        numbers = iter(range(calls))
+
+        async def work() -> None:
+            for _ in numbers:
+                async with session.post(url, data=data) as answer:
+                    await answer.read()
+                    assert answer.status == 200
+
+        began = monotonic()
+        await asyncio.gather(*(work() for _ in range(at_once)))
+        return calls / (monotonic() - began)

@@ -1,0 +1,67 @@
+"""Figures of several organisations and several workers: fair shares, and limits that hold for all together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, median
+
+from benchmarks.figures import ANSWERED, WARM_UP, Figure, Sizes, at_least, at_most
+from benchmarks.site import Site
+
+
+async def fairness(sizes: Sizes) -> list[Figure]:
+    """A task of 20 leads beside another organisation's big one, against the same alone."""
+    big = sizes.large // 2
+    async with Site.open(*ANSWERED) as site:
+        worker = await site.worker()
+        await site.run(await site.task(WARM_UP), WARM_UP, worker)
+
+        async def small() -> float:
+            return (await site.run(await site.task(20, organization="B"), 20, worker)).seconds
+
+        alone = [await small() for _ in range(5)]
+        task_id = await site.task(big, organization="A")
+        handle = await site.start(task_id)
+        await site.until(lambda: site.followed_up(task_id) > big // 20, 120)
+        beside = [await small() for _ in range(5)]
+        done = site.followed_up(task_id)
+        await handle.terminate()
+        assert done < big, "the big task was over before the small ones were"
+        return [
+            at_most(
+                f"20 leads of B beside {big:,} of A, against alone",
+                median(beside) / median(alone),
+                2,
+                "times",
+                seconds_alone=[round(value, 2) for value in alone],
+                seconds_beside=[round(value, 2) for value in beside],
+                followed_up_of_a=done,
+            )
+        ]
+
+
+async def limits(sizes: Sizes) -> list[Figure]:
+    """Peaks and use of both limits, three workers together, default settings (50 a second, 1,200 a minute)."""
+    leads = 4 * sizes.small
+    async with Site.open(*ANSWERED, settings={}) as site:
+        workers = [await site.worker() for _ in range(3)]
+        task_id = await site.task(leads)
+        site.simulators("reset_stats", {})
+        with site.questions() as questions:
+            await site.run(task_id, leads, *workers)
+        stats = site.stats()
+        series = stats["per_second"]
+        details = {"calls": stats["calls"], "questions": questions[0]}
+        return [
+            at_most("platform: most calls in any second, of 50", stats["platform_peak_1s"], 50, "calls", **details),
+            at_least("platform: share used while there is work", used(series["platform"], 50), 0.9, "times"),
+            at_most("model: most calls in any minute, of 1,200", stats["model_peak_60s"], 1200, "calls"),
+            at_least("model: share used while there is work", used(series["model"], 20), 0.9, "times"),
+        ]
+
+
+def used(calls: Sequence[int], limit: float) -> float:
+    """Mean share of the limit from the 3rd second with calls to the 3rd last: in between there was always work."""
+    busy = [second for second, count in enumerate(calls) if count > limit / 2]
+    inner = calls[busy[0] + 2 : busy[-1] - 1] if len(busy) > 6 else [0]
+    return mean(inner) / limit

@@ -339,9 +339,9 @@ async def _send_batch(
             sent.released.append(id_)
     else:
         # Fewer jobs than contacts: which of them were taken only the group itself can tell, once it lists them.
-        if jobs is None or jobs >= len(contacts):
+        if jobs >= len(contacts):
             sent.accepted.append(id_)
-        sent.assigned += len(contacts) if jobs is None else min(jobs, len(contacts))
+        sent.assigned += min(jobs, len(contacts))
 
 
 def history_reference(request: DispatchRequest, row: Undialled) -> str:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -18,9 +19,8 @@ from api._settings import ApiSettings
 from api.application import build
 from api.requests import log_to_stderr
 from clients.errors import ServiceError, explain
-from clients.tables import schema
 from settings import PlatformSettings, SettingsError, load
-from starter import CallTasks
+from starter import CallTasks, UnknownTaskError
 
 log = logging.getLogger("api")
 
@@ -73,15 +73,16 @@ async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
 
     Raises:
         SettingsError: a setting is missing or wrong.
-        SchemaError: the database is not as it must be.
-        ServiceError: the database or Temporal is out of reach.
+        ServiceError: the database or Temporal is out of reach, or the database is not as it must be.
     """
     settings = load(ApiSettings)
     # From here on only the digests of the tokens are known.
     os.environ.pop("API_TOKENS", None)
     load(PlatformSettings)
     async with CallTasks.connect() as calls:
-        await calls.database.run(schema.check)
+        # A database without our tables, or without the right to read them, is found now and not by the first caller.
+        with suppress(UnknownTaskError):
+            await calls.task(1)
         await calls.database.prepare()
         # Importing the vendor's SDK takes seconds, in which no other request would be answered.
         import clients.outbound_bot  # noqa: F401
@@ -99,7 +100,7 @@ def main() -> None:
     log_to_stderr()
     try:
         asyncio.run(run())
-    except (SettingsError, schema.SchemaError) as error:
+    except SettingsError as error:
         fail(str(error), 2)
     except ServiceError as error:
         fail(explain(error), 1)

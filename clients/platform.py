@@ -199,7 +199,7 @@ class PlatformSession:
                 return None
         return None
 
-    async def assign(self, group_id: str, contacts: Sequence[str], *, send_before: float) -> int | None:
+    async def assign(self, group_id: str, contacts: Sequence[str], *, send_before: float) -> int:
         """Hand over at most 99 contacts, each a JSON text.
 
         Args:
@@ -208,7 +208,7 @@ class PlatformSession:
             send_before: time of the event loop after which the request must not leave any more.
 
         Returns:
-            How many jobs the platform says it made; None if it does not say.
+            How many jobs the platform says it made.
 
         Raises:
             TooLateError: ``send_before`` has passed; nothing was sent.
@@ -216,7 +216,9 @@ class PlatformSession:
         query = {"JobGroupId": group_id, "JobsJson": list(contacts)}
         body = await self._ask("AssignJobs", query, send_before=send_before)
         ids = body.get("JobsId")
-        return len(ids) if isinstance(ids, list) else None
+        if not isinstance(ids, list):
+            raise PassingError(SERVICE, "AssignJobs", "UnreadableAnswer")
+        return len(ids)
 
     async def page(self, group_id: str, number: int) -> JobPage:
         """Page ``number`` (from 1) of a group's jobs, 100 a page."""

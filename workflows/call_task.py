@@ -338,7 +338,7 @@ class CallTaskWorkflow:
 
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""
-        await pipeline.drained()
+        await pipeline.wind_down()
         carried = Carried(
             started_at=self._tally.started_at,
             dispatched_at=self._dispatched_at,

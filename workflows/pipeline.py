@@ -56,6 +56,7 @@ class Pipeline:
         self.reanalyses = Lane(4, self._piece_done)
         self._to_follow: Runs = []
         self._to_record: Runs = []
+        self._closing = False
 
     @property
     def _lanes(self) -> tuple[Lane, ...]:
@@ -74,6 +75,12 @@ class Pipeline:
     async def drained(self) -> None:
         """Wait until nothing runs."""
         await workflow.wait_condition(lambda: self.stamp() is not None)
+
+    async def wind_down(self) -> None:
+        """Start nothing more and wait for what runs; what waits is dropped here and found again by a review."""
+        self._closing = True
+        self._pump()
+        await self.drained()
 
     # --- handing work out ------------------------------------------------------------------------------------
 
@@ -100,6 +107,8 @@ class Pipeline:
 
     def _pump(self) -> None:
         """Start follow-ups and recordings as far as there is room; what comes in meanwhile goes in bigger pieces."""
+        if self._closing:
+            self._to_follow, self._to_record = [], []
         while self._to_follow and not self._following.full:
             piece, self._to_follow = take(self._to_follow, PIECE_ROWS)
             self._following.start(self._follow_up(piece))

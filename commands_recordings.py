@@ -16,6 +16,7 @@ from settings import ArchiveSettings, SettingsError, load
 from starter import CallTasks
 
 if TYPE_CHECKING:
+    from activities.recording_archive import Archived
     from clients.archive import Archive
 
 recordings = typer.Typer(help="The archive of recordings.", no_args_is_help=True)
@@ -33,19 +34,20 @@ def archive_command(
     from activities.recording_archive import archive_older
 
     async def use(calls: CallTasks) -> dict[str, Any]:
+        if task is not None:
+            await calls.task(task)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=messages, transient=True) as shown:
-            bar = shown.add_task("recordings", total=None)
-            async with _archive() as archive:
-                if task is not None:
-                    await calls.task(task)
+        async with _archive() as archive:
+            with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as shown:
+                bar = shown.add_task("recordings", total=None)
+
+                def on_progress(so_far: Archived) -> None:
+                    shown.update(bar, completed=so_far.done, total=so_far.calls)
+                    if not messages.is_terminal:
+                        messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
+
                 archived = await archive_older(
-                    calls.database,
-                    calls._bot,
-                    archive,
-                    task_id=task,
-                    dry_run=dry_run,
-                    on_progress=lambda so_far: shown.update(bar, completed=so_far.done, total=so_far.calls),
+                    calls.database, calls._bot, archive, task_id=task, dry_run=dry_run, on_progress=on_progress
                 )
         return dataclasses.asdict(archived)
 
@@ -75,8 +77,8 @@ def prune_command(
         kept = days or load(ArchiveSettings).recording_retention_days
         if kept is None:
             raise SettingsError("settings: give --days, or set RECORDING_RETENTION_DAYS")
-        with messages.status("looking through the archive") as status:
-            async with _archive() as archive:
+        async with _archive() as archive:
+            with messages.status("looking through the archive") as status:
                 pruned = await prune_older(
                     calls.database,
                     archive,

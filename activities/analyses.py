@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,7 +63,7 @@ class Trial:
 
     task_id: int
     selected: int
-    by_action: Counter[str] = field(default_factory=Counter)
+    by_action: dict[str, int] = field(default_factory=dict)
     over_ceiling: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -146,7 +145,7 @@ class Trials:
                 else:
                     change = _change(call, standing[call.id], follow_up, override=request.override)
                     trial.changes.append(change)
-                    trial.by_action[change.action] += 1
+                    trial.by_action[change.action] = trial.by_action.get(change.action, 0) + 1
                 advance(trial.selected)
 
         try:

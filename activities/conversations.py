@@ -210,13 +210,14 @@ def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Out
     if row.call_status == "Succeeded" or (row.call_status in FINAL and status != "Succeeded"):
         status = row.call_status
     final = status in FINAL
-    conversation = transcript(attempt.conversation, row.conversation, database) if attempt and final else ""
     attempt = attempt or Attempt()
+    turns = attempt.conversation if final else []
     planed, actual = moment(attempt.planed_time), moment(attempt.actual_time)
     return Outcome(
         id=row.id,
         call_status=status if final else "",
-        conversation=conversation,
+        conversation=transcript(turns, row.conversation, database),
+        transcribed=bool(turns) and len(turns) >= len(_turns(row.conversation)),
         planed_time=database.wall_clock(planed) if planed else row.planed_time,
         call_task_id=database.fit(TABLE, "call_task_id", attempt.task_id) or row.call_task_id,
         calling_number=database.fit(TABLE, "calling_number", attempt.calling_number) or row.calling_number,

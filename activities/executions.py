@@ -74,7 +74,7 @@ class Executions:
         raw = [job for part in await asyncio.gather(*map(session.raw_jobs, batches)) for job in part]
         updated = 0
         if apply_update:
-            updated = len(await self._save(task_id, rows, raw, session, skip_recording=skip_recording))
+            updated = await self._save(task_id, rows, raw, session, skip_recording=skip_recording)
         return ExecutionPage(jobs_data=raw, updated_count=updated, page=page, page_size=page_size, total=total)
 
     async def _save(
@@ -85,19 +85,19 @@ class Executions:
         session: PlatformSession,
         *,
         skip_recording: bool,
-    ) -> set[int]:
+    ) -> int:
+        """Returns how many rows were written."""
         now = await self._database.now()
         outcomes = {}
         for row, job in match_answers(rows, readable_jobs(raw)):
             outcome = outcome_of(row, job, self._database, now)
             if changed(row, outcome):
                 outcomes[row.id] = outcome
-        await self._database.run(table.save_outcomes, outcomes.values())
-        written = set(outcomes)
+        saved = await self._database.run(table.save_outcomes, outcomes.values())
         if not skip_recording:
             runs = [[row.id, row.id] for row in rows]
             recorded: list[RecordedRow] = await self._database.run(table.without_recording, task_id, runs)
             found = lasting(self._database, await find(session, task_id, recorded, self._archive))
             await self._database.run(table.save_recordings, found)
-            written |= {id_ for id_, _ in found}
-        return written
+            saved += sum(id_ not in outcomes for id_, _ in found)
+        return saved

@@ -83,7 +83,7 @@ async def query_task_execution(body: messages.QueryRequest, organization: Organi
         skip_recording=body.skip_recording,
         apply_update=body.apply_update,
     )
-    return success(dataclasses.asdict(page), f"{len(page.jobs_data)} jobs, {page.updated_count} rows changed")
+    return success(dataclasses.asdict(page), f"jobs: {len(page.jobs_data)}, rows changed: {page.updated_count}")
 
 
 @router.post(

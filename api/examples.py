@@ -19,7 +19,7 @@ REQUESTED = _success("analysis requested", {"task_id": 42, "requested": True})
 MONITOR = _success("the monitor is running", {"is_running": True, "action": "start"})
 HEALTHY = _success("the database and Temporal answer", {"database": True, "temporal": True})
 EXECUTED = _success(
-    "1 jobs, 1 rows changed",
+    "jobs: 1, rows changed: 1",
     {
         "jobs_data": [
             {
@@ -67,8 +67,8 @@ PROGRESS = _success(
         "output_tokens": 6000,
         "polls": 8,
         "api_calls": 40,
-        "started_at": "2026-01-01T09:00:00+08:00",
-        "updated_at": "2026-01-01T09:05:00+08:00",
+        "started_at": "2026-01-01T01:00:00+00:00",
+        "updated_at": "2026-01-01T01:05:00+00:00",
     },
 )
 

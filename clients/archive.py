@@ -295,7 +295,8 @@ def _filesystem(scheme: str, settings: ArchiveSettings) -> tuple[Any, str]:
 
 def _suffix(signed: str) -> str:
     """The suffix of the file that a URL names; ``.wav`` where it has none to be trusted."""
-    found = os.path.splitext(urlsplit(signed).path)[1].lower()
+    # Not urlsplit: it raises for some of what is no URL, and saying so is not the work of this function.
+    found = os.path.splitext(signed.partition("?")[0])[1].lower()
     return found if _SUFFIX.fullmatch(found) else WAV
 
 
@@ -307,7 +308,7 @@ def _safe(id_: str) -> str:
 
 
 def _modified(entry: dict[str, Any]) -> datetime | None:
-    found = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key)), None)
+    found = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key) is not None), None)
     if isinstance(found, datetime):
         return found if found.tzinfo else found.replace(tzinfo=UTC)
     return datetime.fromtimestamp(found, UTC) if isinstance(found, int | float) else None

@@ -100,15 +100,13 @@ class Database:
         return self._attempt(function, args, kwargs, transaction=True)
 
     async def now(self) -> datetime:
-        """The time by the database's clock, in UTC, to the second: the one clock that all workers share."""
-        return await self._in_thread(self.now_sync)
+        """The time by the database's clock, in UTC: the one clock that all workers share."""
+        clock = self._clock
+        fresh = clock is not None and time.monotonic() - clock[0] <= CLOCK_SECONDS
+        return self.now_sync() if fresh else await self._in_thread(self.now_sync)
 
     def now_sync(self) -> datetime:
         """As :meth:`now`, in the calling thread."""
-        return self.precise_now().replace(microsecond=0)
-
-    def precise_now(self) -> datetime:
-        """As :meth:`now_sync`, with microseconds (for the rate limit)."""
         clock = self._clock
         if clock is None or time.monotonic() - clock[0] > CLOCK_SECONDS:
             before = time.monotonic()
@@ -137,7 +135,7 @@ class Database:
 
         def book() -> float:
             end = self.run_sync(_reserve, name, round(seconds * 1_000_000))
-            return end / 1_000_000 - seconds - self.precise_now().timestamp()
+            return end / 1_000_000 - seconds - self.now_sync().timestamp()
 
         return await self._in_thread(book)
 

@@ -18,8 +18,8 @@ CREATE TABLE IF NOT EXISTS call_retries (
     step       VARCHAR(16) NOT NULL,
     task_id    BIGINT      NOT NULL,
     tries      INT         NOT NULL,
-    since      DATETIME    NOT NULL,
-    retry_at   DATETIME    NOT NULL,
+    since      DATETIME(6) NOT NULL,
+    retry_at   DATETIME(6) NOT NULL,
     error_code VARCHAR(80) NOT NULL DEFAULT '',
     PRIMARY KEY (list_id, step),
     KEY idx_task (task_id, step)
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS call_follow_ups (
     follow_id     BIGINT      NOT NULL,
     is_interested INT         NOT NULL,
     outcome       VARCHAR(16) NOT NULL,
-    created_at    DATETIME    NOT NULL,
+    created_at    DATETIME(6) NOT NULL,
     KEY idx_task (task_id, outcome),
     KEY idx_follow (follow_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     input_tokens     INT         NOT NULL DEFAULT 0,
     output_tokens    INT         NOT NULL DEFAULT 0,
     error_code       VARCHAR(80) NOT NULL DEFAULT '',
-    created_at       DATETIME    NOT NULL,
+    created_at       DATETIME(6) NOT NULL,
     KEY idx_list (list_id, id),
     KEY idx_task (task_id, request_id),
     KEY idx_job (call_job_id)

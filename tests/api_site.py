@@ -60,7 +60,7 @@ class ApiSite:
         )
         return int(created["task_id"])
 
-    def finished(self, task_id: int) -> dict[str, Any]:
+    def finished(self, task_id: int, *, within: float = 60) -> dict[str, Any]:
         """The task's progress once it is complete."""
         found: dict[str, Any] = {}
 
@@ -68,7 +68,7 @@ class ApiSite:
             found.update(self.done(f"/call-tasks/{task_id}/progress"))
             return bool(found["phase"] == "complete")
 
-        wait_until(complete, 60, f"task {task_id} is complete", interval=0.2)
+        wait_until(complete, within, f"task {task_id} is complete", interval=0.2)
         return found
 
     def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:

@@ -6,11 +6,13 @@ Every `Site` has a Temporal namespace, a database and simulators of its own, so 
 
 import asyncio
 import base64
+import importlib
 import json
 import logging
 import multiprocessing
 import os
 import secrets
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ from zoneinfo import ZoneInfo
 
 import pymysql
 import pytest
+import typer
 from google.protobuf.duration_pb2 import Duration
 from pymysql.cursors import DictCursor
 from temporalio.api.enums.v1 import IndexedValueType
@@ -278,18 +281,23 @@ async def side_by_side(
         raise BaseExceptionGroup(f"{', '.join(failed)} of {len(cases)} cases failed", list(failed.values()))
 
 
-class WorkerProcess:
-    """A worker in a process of its own, forked from one that has imported everything: that takes seconds each time."""
+# --- programs in processes of their own -----------------------------------------------------------------------------
 
-    _fork = multiprocessing.get_context("forkserver")
-    _fork.set_forkserver_preload(["tests.pipeline", "clients.outbound_bot", "clients.analysis"])
+_fork = multiprocessing.get_context("forkserver")
+# A child is forked from a process that has imported everything: importing takes seconds each time.
+_fork.set_forkserver_preload(["tests.pipeline", "commands", "clients.outbound_bot", "clients.analysis"])
 
-    def __init__(self, site: Site, log: Path) -> None:
-        self._arguments = ({**os.environ, **site.environment}, str(log))
-        self._process = self._fork.Process(target=_be_a_worker, args=self._arguments, daemon=True)
+
+class Program:
+    """`worker.py` or `starter.py` with arguments, in a process of its own. `log` + `.out` and `.err` are what it says."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path, *command: str) -> None:
+        self._arguments = (dict(environment), str(log), command)
+        self._log = log
+        self._process = _fork.Process(target=_be, args=self._arguments, daemon=True)
 
     def start(self) -> None:
-        self._process = self._fork.Process(target=_be_a_worker, args=self._arguments, daemon=True)
+        self._process = _fork.Process(target=_be, args=self._arguments, daemon=True)
         self._process.start()
 
     def kill(self) -> None:
@@ -298,17 +306,46 @@ class WorkerProcess:
             self._process.kill()
             self._process.join()
 
+    def stop(self) -> int | None:
+        """SIGTERM; returns the exit code."""
+        self._process.terminate()
+        self._process.join(30)
+        return self._process.exitcode
 
-def _be_a_worker(environment: dict[str, str], log: str) -> None:
+    async def ended(self) -> tuple[int | None, str, str]:
+        """Start it, wait for its end: exit code, stdout, stderr."""
+        self.start()
+        await asyncio.to_thread(self._process.join, 60)
+        return self._process.exitcode, self.said("out"), self.said("err")
+
+    def said(self, where: str) -> str:
+        path = Path(f"{self._log}.{where}")
+        return path.read_text("utf-8") if path.exists() else ""
+
+
+def _be(environment: dict[str, str], log: str, command: tuple[str, ...]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
-    worker.main()
+    sys.argv = list(command)
+    if command[0] == "worker.py":
+        typer.run(worker.main)
+    else:
+        importlib.import_module("commands").main()
+
+
+def own_environment(*without: str, **changes: str) -> dict[str, str]:
+    """This process's environment, less some variables, with some changed."""
+    return {name: value for name, value in os.environ.items() if name not in without} | changes
 
 
 def environment(sim_url: str, temporal: EmbeddedTemporal, namespace: str, database_url: str) -> dict[str, str]:

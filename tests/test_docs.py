@@ -1,29 +1,21 @@
 """What the documents say is true: settings, links, commands; and nothing here names a machine or a registry."""
 
-import asyncio
-import os
 import re
-import secrets
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 import settings
-import worker
 from commands import app
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import SEARCH_ATTRIBUTES, EmbeddedTemporal
-from simulators import SimulatorOptions
-from starter import CallTasks
-from tests.pipeline import Sites, opening_sites
+from commands_recordings import recordings
+from devstack.temporal import SEARCH_ATTRIBUTES
 
 PROJECT = Path(__file__).resolve().parent.parent
 READMES = (PROJECT / "README.md", PROJECT / "README.zh-CN.md")
@@ -133,10 +125,11 @@ def test_pictures_are_small_and_each_is_shown() -> None:
 
 
 @cache
-def commands() -> dict[str, click.Command]:
+def commands() -> dict[str, Any]:
     """Every command of starter.py, as it is typed."""
     group = typer.main.get_command(app)
-    found: dict[str, click.Command] = {}
+    # Only `commands.main` hangs this one in.
+    found: dict[str, Any] = {"recordings": typer.main.get_command(recordings)}
 
     def add(command: Any, prefix: str) -> None:
         for name, child in getattr(command, "commands", {}).items():
@@ -144,19 +137,20 @@ def commands() -> dict[str, click.Command]:
             add(child, f"{prefix}{name} ")
 
     add(group, "")
+    add(found["recordings"], "recordings ")
     return found
 
 
 def typed(text: str) -> Iterator[str]:
     """What stands behind starter.py, to the end of the line, the code span or the sentence."""
-    yield from re.findall(r"starter\.py ([^`\n|#;)]+)", text)
+    yield from re.findall(r"starter\.py (?! )([^`\n|#;)]+)", text)
 
 
 @documents
 def test_every_command_in_the_documents_exists_with_its_options(document: Path) -> None:
     for line in typed(document.read_text("utf-8")):
         words = line.split()
-        if words[0] == "…" or words[0].isupper() or words[0].startswith("--"):
+        if words[0] in ("…", "says") or words[0].isupper() or words[0].startswith("--"):
             continue
         name = " ".join(words[:2]) if " ".join(words[:2]) in commands() else words[0]
         assert name in commands(), line
@@ -233,82 +227,9 @@ def test_no_file_names_a_package_registry() -> None:
     assert [(name, found[0]) for name, text in texts() if (found := _INDEX.search(text))] == []
 
 
-# --- the database rights of docs/operations.md ----------------------------------------------------------------------
-
-
-def sql_blocks(document: Path) -> str:
-    return "\n".join(re.findall(r"^```sql\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL))
-
-
-def rights(database: str, passwords: dict[str, str]) -> list[str]:
-    """The CREATE USER and GRANT statements of the document, for this database and these users."""
-    statements = re.findall(r"^(?:CREATE USER|GRANT)[^;]+;", sql_blocks(OPERATIONS), re.MULTILINE)
-    assert len(statements) > 10
-    found = []
-    for statement in statements:
-        text = re.sub(r"'([\w-]+)'@'[^']+'", rf"'\1-{database[-6:]}'@'127.0.0.1'", statement)
-        user = re.search(r"'([\w-]+)'@", statement)
-        assert user is not None
-        found.append(re.sub(r"BY '[^']*'", f"BY '{passwords[user[1]]}'", text).replace("crm.", f"`{database}`."))
-    return found
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
-
-
-async def test_the_rights_that_are_written_down_are_enough(
-    sites: Sites, mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = await sites(SimulatorOptions(calls_over=True))
-    database = os.environ["DATABASE_URL"].rpartition("/")[2]
-    passwords = {user: secrets.token_hex(8) for user in ("call-setup", "call-worker", "call-backend")}
-    users = {user: f"{user}-{database[-6:]}" for user in passwords}
-
-    def become(user: str) -> None:
-        url = f"mysql+pymysql://{users[user]}:{passwords[user]}@127.0.0.1:{mariadb.port}/{database}"
-        monkeypatch.setenv("DATABASE_URL", url)
-
-    site.sql("DROP TABLE call_retries")
-    with mariadb.connect(root=True) as root, root.cursor() as cursor:
-        # Rights on a table can be given before the table exists only together with CREATE, as init-db's user has it.
-        statements = rights(database, passwords)
-        first = [statement for statement in statements if "call-setup" in statement]
-        for statement in first:
-            cursor.execute(statement)
-        become("call-setup")
-        async with CallTasks.connect(temporal=False) as calls:
-            assert await calls.init_db() == ["table call_retries"]
-        for statement in statements:
-            if statement not in first:
-                cursor.execute(statement)
-    site.add_leads(30)
-    become("call-backend")
-    task_id = await site.create_task()
-    become("call-worker")
-    async with site.working():
-        result = await site.run(task_id)
-        async with CallTasks.connect() as calls:
-            await calls.force_analyze(task_id, every=True)
-            async with asyncio.timeout(30):
-                progress = await calls.analysed_again(task_id, every=0.2)
-    assert (result["outcome"], result["follow_ups"], progress["reanalysed"]) == ("complete", 30, 30)
-    become("call-backend")
-    async with CallTasks.connect() as calls:
-        page = await calls.query_task_execution(task_id, skip_recording=False)
-    assert len(page.jobs_data) == 20
+# --- Temporal ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_search_attributes_that_are_to_be_registered_are_those_of_the_program() -> None:
     registered = dict(re.findall(r"--name (\w+) --type (\w+)", OPERATIONS.read_text("utf-8").replace("\\\n", " ")))
     assert registered == SEARCH_ATTRIBUTES
-
-
-def test_the_worker_says_where_the_rights_are_listed() -> None:
-    assert worker.schema.__file__ is not None
-    assert "docs/operations.md" in Path(worker.schema.__file__).read_text("utf-8")
-    assert "GRANT" in sql_blocks(OPERATIONS)

@@ -1,35 +1,40 @@
 """The archive of recordings (SPEC 5): whole files under lasting names, whatever goes wrong on the way."""
 
 import asyncio
+import errno
 import json
 import os
-import subprocess
+import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 import pytest
 from aiohttp import web
+from temporalio.testing import ActivityEnvironment
+from typer.testing import CliRunner
+from yarl import URL
 
-import worker
-from activities import recordings
-from activities.recording_archive import Archived, archive_older, prune_older
-from clients import archive as archive_module
+from activities import recording_archive
+from activities import recordings as recordings_module
+from activities.recordings import RecordingRequest, Recordings, RecordingsSaved, archive_of
+from activities.tasks import ReviewRequest, Tasks
+from clients import downloads
 from clients.archive import Archive, stem
-from clients.downloads import Downloads
 from clients.errors import PassingError
+from commands_recordings import recordings as command
 from devstack.mariadb import EmbeddedMariaDB
+from devstack.stack import PROJECT
 from devstack.temporal import EmbeddedTemporal
 from settings import ArchiveSettings, SettingsError, load
-from simulators import Fault, SimulatorOptions
-from tests.pipeline import PROJECT, ZONE, LogLines, Site, Sites, assert_numbers, opening_sites
+from simulators import Contact, Fault, SimulatorOptions
+from tests.pipeline import ZONE, LogLines, Site, Sites, assert_numbers, opening_sites, phone, wall
 
-CALLS = SimulatorOptions(calls_over=True, answer_rate=1, recording_bytes=4000)
+CALLS = SimulatorOptions(calls_over=True, answer_rate=1)
 
 
 @pytest.fixture
@@ -49,45 +54,531 @@ async def campaign(site: Site, leads: int = 12) -> tuple[int, dict[str, Any]]:
 
 
 def audio(site: Site, call_task_id: str) -> bytes:
-    """What the platform recorded."""
-    signed = json.loads(b"{%b}" % site.sim.bot.recordings.answer(call_task_id, "simulator"))
-    url = urlsplit(signed["DownloadParams"]["SignatureUrl"])
-    query = dict(pair.split("=", 1) for pair in url.query.split("&"))
-    return site.sim.bot.recordings.serve(
-        f"{call_task_id}.wav", query | {"Signature": query["Signature"].replace("%2F", "/").replace("%2B", "+")[:-3] + "="}
-    )
+    """What the platform recorded of a call."""
+    answer = json.loads(b"{%b}" % site.sim.bot.recordings.answer(call_task_id, "simulator"))
+    url = URL(answer["DownloadParams"]["SignatureUrl"], encoded=True)
+    return site.sim.bot.recordings.serve(url.name, url.query)
 
 
 def assert_archived(site: Site, task_id: int, root: str) -> None:
-    """Every recorded call has its recording in the archive, whole, and nothing else lies there."""
+    """Every recorded call has its recording in the archive, whole; nothing else lies there."""
     fs, path = fsspec.core.url_to_fs(root)
-    truth = {job["task_id"]: job for job in site.truth(task_id)}
+    recorded = {job["task_id"] for job in site.truth(task_id) if job["recording"]}
     wanted = {}
     for row in site.rows(task_id):
-        url = f"{root}/{task_id}/{row['call_job_id']}-{row['call_task_id']}.wav"
-        recorded = truth[row["call_task_id"]]["recording"]
-        assert row["recording_url"] == (url if recorded else None)
-        if recorded:
-            wanted[f"{row['call_job_id']}-{row['call_task_id']}.wav"] = audio(site, row["call_task_id"])
-    found = {name.rsplit("/", 1)[-1]: fs.cat(name) for name in fs.find(f"{path}/{task_id}")}
-    assert wanted and found == wanted
-    assert not [name for name in fs.find(path) if f"/{task_id}/" not in name], "something else lies in the archive"
+        name = f"{row['call_job_id']}-{row['call_task_id']}.wav"
+        if row["call_task_id"] in recorded:
+            assert row["recording_url"] == f"{root}/{task_id}/{name}"
+            wanted[name] = audio(site, row["call_task_id"])
+        else:
+            assert not row["recording_url"]
+    assert wanted
+    assert {name.rsplit("/", 1)[-1]: fs.cat(name) for name in fs.find(path)} == wanted
 
 
-def fetched(site: Site) -> int:
-    """Recordings that the simulators served whole."""
-    return int(site.stats()["outcomes"]["recording"].get("ok", 0))
+def served(site: Site) -> int:
+    """Recordings that the simulators sent whole."""
+    return int(site.stats()["calls"].get("recording", {}).get("ok", 0))
+
+
+def old_campaign(site: Site, calls: int = 12) -> int:
+    """A task whose calls are over and whose recordings nobody asked for."""
+    numbers = range(1, calls + 1)
+    rows = [{"leads_id": number, "leads_phone": phone(number)} for number in numbers]
+    contacts = [Contact(phone=phone(number)) for number in numbers]
+    task_id = site.old_task(rows, contacts, task_type=4)
+    for row, job in zip(site.rows(task_id), site.truth(task_id), strict=True):
+        site.sql(
+            "UPDATE leads_task_list SET call_status = 'Succeeded', call_job_id = %s, call_task_id = %s,"
+            " updated_time = %s WHERE id = %s",
+            *(job["job_id"], job["task_id"], wall(job["actual_time"]), row["id"]),
+        )
+    return task_id
+
+
+async def save_recordings(site: Site, task_id: int) -> RecordingsSaved:
+    """The activity, as a worker runs it on all rows of a task."""
+    ids = [row["id"] for row in site.rows(task_id)]
+    request = RecordingRequest(
+        task_id=task_id, organization_id="org7", rows=[[ids[0], ids[-1]]], grace=600, retry_interval=10
+    )
+    async with site.calls() as calls, archive_of(load(ArchiveSettings)) as archive:
+        activity = Recordings(calls.database, calls._bot(), archive)
+        return await ActivityEnvironment().run(activity.save_recordings, request)
+
+
+async def run_command(site: Site, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, JSON result and messages of ``starter.py recordings …``."""
+    site.enter_environment()
+    done = await asyncio.to_thread(CliRunner().invoke, command, [*arguments, "--json"])
+    return done.exit_code, json.loads(done.stdout or "null"), done.stderr
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 async def test_recordings_lie_whole_under_lasting_names(sites: Sites, tmp_path: Path, scheme: str) -> None:
-    root = f"{scheme}://{tmp_path}/not/there/yet"
     options = SimulatorOptions(calls_over=True, answer_rate=1, recording_never=0.2, recording_bytes=1_500_000)
+    root = f"{scheme}://{tmp_path}/not/there/yet"
     site = await sites(options, RECORDING_ARCHIVE=f"{root}/")
     with LogLines() as log:
         task_id, result = await campaign(site)
     assert_archived(site, task_id, root)
     assert_numbers(site, task_id, result)
-    assert 0 < result["recordings"] < 12 and result["outcome"] == "complete"
-    assert fetched(site) == result["recordings"]
-    assert not [line for line in log.lines if "Signature" in line or "1390000" in line]
+    assert result["outcome"] == "complete"
+    assert served(site) == result["recordings"] < result["called"]
+    assert not [line for line in log.lines if "Signature" in line or "13900000" in line]
+
+
+async def test_a_download_that_fails_is_tried_again(sites: Sites, tmp_path: Path) -> None:
+    kinds = ("truncated", "status_403", "status_500", "empty", "reset")
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    site.sim.set_faults(*(Fault(target="recording", kind=kind, count=4) for kind in kinds))
+    task_id, result = await campaign(site)
+    assert result["recordings"] == 12
+    assert_archived(site, task_id, f"file://{tmp_path}")
+    assert site.stats()["calls"]["recording"] == {**dict.fromkeys(kinds, 4), "ok": 12}
+
+
+async def test_what_cannot_be_fetched_holds_nothing_up(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings_module, "FAILED_TRIES", 0)
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    site.sim.set_faults(Fault(target="recording", kind="truncated"))
+    task_id, result = await campaign(site, 6)
+    assert (result["outcome"], result["recordings"], result["recordings_missing"]) == ("complete", 0, 6)
+    assert site.task(task_id)["task_type"] == 4
+    assert files(tmp_path) == []
+    retries = site.sql("SELECT * FROM call_retries WHERE step = 'recording'")
+    assert {retry["error_code"] for retry in retries} == {"Recording GET: Truncated"}
+
+
+async def test_a_full_archive_is_not_written_to_again_and_again(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings_module, "BATCH", 3)
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    task_id = old_campaign(site, 30)
+    put = Archive._commit
+
+    def fail(archive: Archive, spool: object, rest: bytes, size: int, name: str) -> None:
+        if name.startswith(".probe"):
+            return put(archive, spool, rest, size, name)  # type: ignore[arg-type]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Archive, "_commit", fail)
+    saved = await save_recordings(site, task_id)
+    assert (saved.saved, saved.missing, saved.failed_calls) == (0, 30, 30)
+    assert saved.error == "RecordingArchive write: ENOSPC"
+    assert 5 <= served(site) < 10
+    assert len(site.sql("SELECT * FROM call_retries WHERE retry_at > since")) == 30
+
+
+async def test_what_a_crash_left_in_the_archive_is_not_fetched_again(sites: Sites, tmp_path: Path) -> None:
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    task_id = old_campaign(site)
+    assert (await save_recordings(site, task_id)).saved == 12
+    # As if every worker had died between the archive and the database.
+    site.sql("UPDATE leads_task_list SET recording_url = NULL")
+    before = served(site), site.stats()["calls"]["DownloadRecording"]
+    async with site.calls() as calls:
+        await calls.query_task_execution(task_id, skip_recording=False)
+    assert_archived(site, task_id, f"file://{tmp_path}")
+    assert (served(site), site.stats()["calls"]["DownloadRecording"]) == before == (12, {"ok": 12})
+
+
+async def test_audio_that_is_too_much_for_one_piece_is_left_to_the_next(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings_module, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(recordings_module, "BATCH", 4)
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    task_id = old_campaign(site)
+    for _ in range(3):
+        saved = await save_recordings(site, task_id)
+        assert (saved.saved, saved.missing, saved.failed_calls) == (4, 0, 0)
+    assert_archived(site, task_id, f"file://{tmp_path}")
+    assert not site.sql("SELECT * FROM call_retries")
+
+
+async def test_without_an_archive_a_piece_is_a_few_statements(sites: Sites) -> None:
+    site = await sites(CALLS)
+    task_id = old_campaign(site, 200)
+    before = site.questions()
+    assert (await save_recordings(site, task_id)).saved == 200
+    assert all(row["recording_url"].startswith("http://") for row in site.rows(task_id))
+    assert site.questions() - before < 40, "connections and the rate limit included"
+
+
+# --- older campaigns, retention ---------------------------------------------------------------------------------------
+
+
+async def test_older_campaigns_are_archived_on_request(sites: Sites, tmp_path: Path) -> None:
+    site = await sites(CALLS)
+    task_id, other = old_campaign(site), old_campaign(site)
+    await save_recordings(site, task_id)
+    assert all(row["recording_url"].startswith("http://") for row in site.rows(task_id))
+    site.sql("UPDATE leads_task_list SET recording_url = '' WHERE task_id = %s LIMIT 3", task_id)
+    code, _, message = await run_command(site, "archive")
+    assert (code, message) == (2, "starter: settings: RECORDING_ARCHIVE is not set: there is no archive\n")
+
+    site.environment["RECORDING_ARCHIVE"] = f"file://{tmp_path}"
+    code, found, _ = await run_command(site, "archive", "--dry-run", "--task", str(task_id))
+    assert (code, found["calls"], found["vendor_urls"], found["archived"]) == (0, 12, 9, 0)
+    assert served(site) == 0
+    # Cut short, and finished by the same again.
+    site.sim.set_faults(Fault(target="recording", kind="status_500", count=5))
+    code, found, message = await run_command(site, "archive", "--task", str(task_id))
+    assert (code, found["archived"], found["failed"]) == (1, 7, 5)
+    assert "5 recordings could not be archived (Recording GET: Http500)" in message
+    code, found, _ = await run_command(site, "archive", "--task", str(task_id))
+    assert (code, found["calls"], found["archived"]) == (0, 5, 5)
+    assert_archived(site, task_id, f"file://{tmp_path}")
+    code, found, _ = await run_command(site, "archive")
+    assert (code, found["calls"], found["archived"]) == (0, 12, 12), "the other task's"
+    assert served(site) == 24
+    code, found, _ = await run_command(site, "archive")
+    assert (code, found["calls"], found["archived"]) == (0, 0, 0)
+    code, _, message = await run_command(site, "archive", "--task", "4711")
+    assert (code, message) == (1, "starter: call task 4711 does not exist\n")
+
+
+async def test_an_archive_command_stops_where_everything_fails(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_archive, "ROWS", 5)
+    monkeypatch.setattr(recording_archive, "HOPELESS", 5)
+    site = await sites(CALLS)
+    old_campaign(site)
+    site.environment["RECORDING_ARCHIVE"] = f"file://{tmp_path}"
+    site.sim.set_faults(Fault(target="recording", kind="status_500"))
+    code, _, message = await run_command(site, "archive")
+    assert code == 1 and "Recording GET: Http500" in message
+    assert site.stats()["calls"]["recording"] == {"status_500": 5}
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+async def test_recordings_are_kept_for_some_days_after_the_call(sites: Sites, tmp_path: Path, scheme: str) -> None:
+    root = f"{scheme}://{tmp_path}/archive"
+    site = await sites(CALLS, RECORDING_ARCHIVE=root, RECORDING_RETENTION_DAYS="30")
+    task_id = old_campaign(site)
+    await save_recordings(site, task_id)
+    rows, now = site.rows(task_id), datetime.now(ZONE).replace(tzinfo=None)
+    old, young = rows[:5], rows[5:]
+    for row in old:
+        site.sql("UPDATE leads_task_list SET updated_time = %s WHERE id = %s", now - timedelta(days=31), row["id"])
+    site.sql("UPDATE leads_task_list SET updated_time = %s WHERE id = %s", now - timedelta(days=29), young[0]["id"])
+    fs, path = fsspec.core.url_to_fs(root)
+    for name in (f"{task_id}/nobody-knows.wav", "7/of-a-deleted-task.wav", "mine/notes.txt"):
+        fs.makedirs(f"{path}/{name}".rsplit("/", 1)[0], exist_ok=True)
+        fs.pipe(f"{path}/{name}", b"....")
+        if scheme == "file" and name.startswith("7/"):
+            os.utime(f"{path}/{name}", (0, 0))
+    aged = 1 if scheme == "file" else 0
+    before = set(fs.find(path))
+
+    code, found, _ = await run_command(site, "prune", "--dry-run")
+    assert (code, found["days"], found["files"], found["rows"]) == (0, 30, 5 + aged, 5)
+    assert site.rows(task_id) != rows and set(fs.find(path)) == before
+    code, found, _ = await run_command(site, "prune")
+    assert (code, found["files"], found["rows"]) == (0, 5 + aged, 5) and found["bytes"] > 5
+    gone = {f"{path}{row['recording_url'].removeprefix(root)}" for row in old}
+    assert before - set(fs.find(path)) == gone | ({f"{path}/7/of-a-deleted-task.wav"} if aged else set())
+    urls = [row["recording_url"] for row in site.rows(task_id)]
+    assert urls == [""] * 5 + [row["recording_url"] for row in young]
+
+    # Nothing brings them back, though the platform still has them.
+    fetched = served(site)
+    code, found, _ = await run_command(site, "archive")
+    assert (code, found["calls"]) == (0, 0)
+    async with site.calls() as calls:
+        await calls.query_task_execution(task_id, skip_recording=False)
+    site.sql("UPDATE call_tasks SET task_type = 3 WHERE id = %s", task_id)
+    async with site.calls() as calls:
+        review = await Tasks(calls.database, []).review_task(
+            ReviewRequest(
+                task_id=task_id,
+                unfinished=True,
+                conversations=99,
+                follow_ups=99,
+                recordings=99,
+                conversation_grace=600,
+                recording_grace=600,
+            )
+        )
+    assert (review.to_record, review.next_due) == ([], None)
+    assert (await save_recordings(site, task_id)).missing == 0
+    assert [row["recording_url"] for row in site.rows(task_id)] == urls and served(site) == fetched
+    code, found, _ = await run_command(site, "prune", "--days", "28")
+    assert (code, found["files"], found["rows"]) == (0, 1, 1)
+
+
+async def test_a_prune_that_was_cut_short_is_finished_by_the_next(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    task_id = old_campaign(site, 4)
+    await save_recordings(site, task_id)
+    site.sql("UPDATE leads_task_list SET updated_time = '2020-01-01'")
+
+    async def fail(archive: Archive, names: object) -> None:
+        raise PassingError("RecordingArchive", "delete", "EIO")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Archive, "delete", fail)
+        code, _, message = await run_command(site, "prune", "--days", "30")
+    assert (code, message) == (1, "starter: RecordingArchive delete: EIO\n")
+    assert not any(row["recording_url"] for row in site.rows(task_id)), "a link never leads nowhere"
+    code, found, _ = await run_command(site, "prune", "--days", "30")
+    assert (code, found["files"], found["rows"]) == (0, 4, 0)
+    assert not (tmp_path / str(task_id)).exists()
+    code, _, message = await run_command(site, "prune")
+    assert (code, message) == (2, "starter: settings: give --days, or set RECORDING_RETENTION_DAYS\n")
+
+
+# --- the archive alone, behind a server that misbehaves -----------------------------------------------------------
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+CALL = (42, "0f9a1c52-7a44-4d8e-9c1b-5b0d3e6f7a00", "0f9a1c52-7a44-4d8e-9c1b-5b0d3e6f7a01")
+
+
+@asynccontextmanager
+async def answering(handler: Handler) -> AsyncIterator[str]:
+    """The URL of a server."""
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield "http://{}:{}".format(*runner.addresses[0][:2])
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def archive_in(directory: Path) -> AsyncIterator[Archive]:
+    archive = Archive(ArchiveSettings(recording_archive=f"file://{directory}"))
+    await archive.check()
+    try:
+        yield archive
+    finally:
+        await archive.close()
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("not within 10 s")
+
+
+async def test_an_expired_link_is_asked_for_anew_once(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=403) if request.path == "/expired.wav" else web.Response(body=b"audio")
+
+    async with answering(answer) as url, archive_in(tmp_path) as archive:
+
+        async def ask() -> str:
+            asked.append(f"{url}/{'new' if asked else 'expired'}.wav?Expires=1&Signature=a%2Bb%3D")
+            return asked[-1]
+
+        async def ask_in_vain() -> str:
+            asked.append(f"{url}/expired.wav")
+            return asked[-1]
+
+        lasting = await archive.keep(*CALL, ask)
+        assert (lasting, len(asked)) == (f"file://{tmp_path}/{stem(*CALL)}.wav", 2)
+        with pytest.raises(PassingError, match="Recording GET: Http403"):
+            await archive.keep(43, *CALL[1:], ask_in_vain)
+        assert len(asked) == 4
+    assert files(tmp_path) == [f"{stem(*CALL)}.wav"]
+
+
+async def test_only_http_is_followed_and_only_whole_audio_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
+    redirects = {"/to-file": "file:///etc/passwd", "/to-ftp": "ftp://127.0.0.1/a", "/round": "/round"}
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if location := redirects.get(request.path):
+            return web.Response(status=302, headers={"Location": location})
+        if request.path == "/moved":
+            return web.Response(status=302, headers={"Location": "/good.mp3"})
+        if request.path == "/endless":
+            stream = web.StreamResponse()
+            await stream.prepare(request)
+            for _ in range(20):
+                await stream.write(b"x" * 100)
+            return stream
+        sizes = {"/good.mp3": 1000, "/large": 1001, "/nothing": 0}
+        return web.Response(body=b"x" * sizes.get(request.path, 0), status=200 if request.path in sizes else 404)
+
+    async with answering(answer) as url, archive_in(tmp_path) as archive:
+
+        async def keep(signed: str) -> str:
+            async def ask() -> str:
+                return signed
+
+            return await archive.keep(*CALL, ask)
+
+        refused = {
+            "file:///etc/passwd": "NotHttp",
+            "ftp://127.0.0.1/a.wav": "NotHttp",
+            "//127.0.0.1/a.wav": "NotHttp",
+            "http:///a.wav": "NotHttp",
+            "http://[": "ValueError",
+            f"{url}/to-file": "NonHttpUrlRedirectClientError",
+            f"{url}/to-ftp": "NonHttpUrlRedirectClientError",
+            f"{url}/round": "TooManyRedirects",
+            f"{url}/large": "TooLarge",
+            f"{url}/endless": "TooLarge",
+            f"{url}/nothing": "Empty",
+            f"{url}/missing": "Http404",
+            "http://127.0.0.1:1/a.wav": "ClientConnectorError",
+        }
+        for signed, code in refused.items():
+            with pytest.raises(PassingError) as caught:
+                await keep(signed)
+            assert (caught.value.service, caught.value.code) == ("Recording", code), signed
+        assert files(tmp_path) == []
+        assert await keep("") == ""
+        assert await keep(f"{url}/moved") == f"file://{tmp_path}/{stem(*CALL)}.wav", "named by the platform's URL"
+        assert await keep("nowhere") == f"file://{tmp_path}/{stem(*CALL)}.wav", "there already"
+
+
+async def test_another_kind_of_file_keeps_its_suffix(tmp_path: Path) -> None:
+    served = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal served
+        served += 1
+        return web.Response(body=b"audio")
+
+    async with answering(answer) as url, archive_in(tmp_path) as archive:
+
+        async def ask() -> str:
+            return f"{url}/a.MP3?Expires=1"
+
+        for _ in range(2):
+            assert await archive.keep(*CALL, ask) == f"file://{tmp_path}/{stem(*CALL)}.mp3"
+    assert served == 1
+
+
+async def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
+    sent, release = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Length": str(3 << 20)})
+        await stream.prepare(request)
+        await stream.write(b"x" * (2 << 20))
+        sent.set()
+        await release.wait()
+        await stream.write(b"x" * (1 << 20))
+        return stream
+
+    code = (
+        "import asyncio\nfrom clients.archive import Archive\nfrom settings import ArchiveSettings, load\n"
+        "async def ask(): return '{url}/a.wav'\n"
+        "async def keep():\n    archive = Archive(load(ArchiveSettings))\n    await archive.check()\n"
+        f"    await archive.keep(*{CALL!r}, ask)\n"
+        "asyncio.run(keep())\n"
+    )
+    environment = {**os.environ, "RECORDING_ARCHIVE": f"file://{tmp_path}"}
+    async with answering(answer) as url:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code.replace("{url}", url), cwd=PROJECT, env=environment
+        )
+        await sent.wait()
+        await until(lambda: bool(files(tmp_path / ".partial")))
+        child.send_signal(signal.SIGKILL)
+        await child.wait()
+        left = files(tmp_path)
+        assert len(left) == 1 and left[0].startswith(".partial/")
+        os.utime(tmp_path / left[0], (0, 0))
+        release.set()
+        async with archive_in(tmp_path) as archive:
+
+            async def ask() -> str:
+                return f"{url}/a.wav"
+
+            await archive.keep(*CALL, ask)
+    assert files(tmp_path) == [f"{stem(*CALL)}.wav"], "what the crash left is swept away after a day"
+    assert (tmp_path / f"{stem(*CALL)}.wav").stat().st_size == 3 << 20
+
+
+def test_a_name_holds_only_ids_and_is_no_path() -> None:
+    odd = [
+        stem(1, "../../etc", "a"),
+        stem(1, "a/b", "c"),
+        stem(1, "a_b", "c"),
+        stem(1, "a", "b-c"),
+        stem(1, "a-b", "c"),
+    ]
+    assert len(set(odd)) == len(odd)
+    assert all(name.startswith("1/") and name.count("/") == 1 and ".." not in name for name in odd)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/var/lib/recordings",
+        "recordings",
+        "file://recordings",
+        "file:///",
+        "http://127.0.0.1/recordings",
+        "s3://",
+        "s3://key:secret@bucket/prefix",
+        "oss:///prefix",
+        "s3://bucket/prefix?versioned",
+    ],
+)
+def test_a_wrong_archive_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("RECORDING_ARCHIVE", value)
+    with pytest.raises(SettingsError) as caught:
+        load(ArchiveSettings)
+    text = str(caught.value)
+    assert text.startswith("settings: RECORDING_ARCHIVE: must ") and "\n" not in text and "secret" not in text
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("oss", "ossfs"), ("s3", "s3fs")])
+async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    with pytest.raises(SettingsError, match=f"{scheme}:// needs the package {package}"):
+        Archive(ArchiveSettings(recording_archive=f"{scheme}://bucket/prefix"))
+
+
+async def test_a_worker_with_an_unwritable_archive_says_so_and_ends(sites: Sites, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}/file/archive")
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "worker.py", "--queue", "outbound-bot"),
+        cwd=PROJECT,
+        env={**os.environ, **site.environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, message = await worker.communicate()
+    lines = [line for line in message.decode().splitlines() if " INFO " not in line]
+    assert (worker.returncode, lines) == (
+        2,
+        ["worker: settings: RECORDING_ARCHIVE: nothing can be written there (ENOTDIR)"],
+    )
+
+
+async def test_the_command_line_knows_the_commands(sites: Sites, tmp_path: Path) -> None:
+    site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
+    starter = await asyncio.create_subprocess_exec(
+        *(sys.executable, "starter.py", "recordings", "archive", "--json"),
+        cwd=PROJECT,
+        env={**os.environ, **site.environment},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await starter.communicate()
+    assert (starter.returncode, json.loads(output)["calls"]) == (0, 0)

@@ -9,7 +9,15 @@ import pytest
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
-from tests.pipeline import QUICK, Sites, WorkerProcess, assert_finished, opening_sites
+from tests.pipeline import (
+    QUICK,
+    Program,
+    Sites,
+    assert_finished,
+    assert_nothing_went_back,
+    opening_sites,
+    own_environment,
+)
 
 STEPS = {
     "dispatch, before the platform has the contacts": Fault(target="AssignJobs", kind="hang", count=1, seconds=3),
@@ -38,7 +46,7 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
         site.add_leads(210)
         task_id = await site.create_task()
         site.sim.set_faults(fault)
-        worker = WorkerProcess(site, tmp_path / f"{name}.log")
+        worker = Program({**own_environment(), **site.environment}, tmp_path / name, "worker.py")
         try:
             worker.start()
             async with site.calls() as calls:
@@ -59,3 +67,34 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
     async with asyncio.TaskGroup() as group:
         for name, fault in STEPS.items():
             group.create_task(prove(name, fault), name=name)
+
+
+async def test_a_run_that_restarts_as_new_again_and_again_loses_nothing(
+    mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = EmbeddedTemporal(
+        tmp_path / "temporal",
+        headless=True,
+        options=["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=60"],
+    )
+    server.start()
+    try:
+        async with opening_sites(mariadb, server, monkeypatch) as sites:
+            site = await sites(SimulatorOptions(time_scale=20, concurrency=30, transcript_lag=20, late_rate=0.1, late_lag=40))
+            site.add_leads(120)
+            task_id = await site.create_task()
+            site.watch_writes()
+            async with site.working(), site.calls() as calls:
+                await calls.start_call(task_id, QUICK)
+                while (await calls.progress(task_id))["analysed"] < 5:
+                    await asyncio.sleep(0.05)
+                await calls.force_analyze(task_id, every=True)
+                result = await site.result(task_id)
+            runs = [run async for run in site.client.list_workflows()]
+            assert len(runs) > 2
+            assert result["started_at"] <= min(run.start_time for run in runs).isoformat(timespec="seconds")
+            assert result["outcome"] == "complete" and result["reanalysed"] >= 5
+            assert_finished(site, task_id, result)
+            assert_nothing_went_back(site, task_id)
+    finally:
+        server.stop()

@@ -28,7 +28,7 @@ def next_try(*, since: datetime, now: datetime, delay: timedelta, grace: timedel
 
     The last try falls on the end of the grace; a time at or after that end means that no more tries follow.
     """
-    last = since + grace - timedelta(seconds=1)
+    last = since + grace - min(timedelta(seconds=1), grace / 10)
     return min(now + delay, last) if now < last else since + grace + delay
 
 

@@ -209,11 +209,17 @@ def call_page(cursor: Cursor, task_id: int, *, page: int, page_size: int) -> tup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a called row shall hold now. An empty ``call_status`` or ``conversation`` leaves the row's own."""
+    """What a called row shall hold now.
+
+    Attributes:
+        call_status, conversation: empty ones leave the row's own.
+        transcribed: the answer holds a transcript that is not less than the row's.
+    """
 
     id: int
     call_status: str
     conversation: str
+    transcribed: bool
     planed_time: datetime | None
     call_task_id: str
     calling_number: str
@@ -269,7 +275,7 @@ def _outcome_values(outcome: Outcome) -> tuple[Any, ...]:
         outcome.updated_time,
         int(bool(outcome.call_status)),
         int(outcome.call_status == "Succeeded"),
-        int(bool(outcome.conversation)),
+        int(outcome.transcribed),
     )
 
 

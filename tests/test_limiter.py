@@ -1,0 +1,142 @@
+"""One rate limit for all workers: never above the setting, nearly all of it used, fair, and slowed down together."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from time import monotonic
+
+import pytest
+
+from clients.database import Database
+from clients.limiter import RateLimiter
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import EmbeddedTemporal
+from settings import DatabaseSettings, load
+from tests.pipeline import opening_sites
+
+Limiters = Callable[..., Awaitable[RateLimiter]]
+
+
+@pytest.fixture
+async def limiters(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Limiters]:
+    """`await limiters(per_second)`: one more limiter of a limit that all of a test share, as of one more worker."""
+    databases = []
+    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
+        site = await sites()
+        site.enter_environment()
+
+        async def open_limiter(per_second: float, in_flight: int = 1000) -> RateLimiter:
+            databases.append(database := Database(load(DatabaseSettings)))
+            await database.prepare()
+            return RateLimiter(
+                per_second,
+                in_flight,
+                reserve=partial(database.reserve, "test"),
+                push_back=partial(database.push_back, "test"),
+            )
+
+        yield open_limiter
+        for database in databases:
+            database.close()
+
+
+def peak(moments: list[float], seconds: float = 1.0) -> int:
+    """The most moments within any window of this length."""
+    window: deque[float] = deque()
+    most = 0
+    for moment in sorted(moments):
+        window.append(moment)
+        while window[0] <= moment - seconds:
+            window.popleft()
+        most = max(most, len(window))
+    return most
+
+
+async def use(limiter: RateLimiter, calls: int, said: list[tuple[float, str]], tenant: str = "a", priority: int = 1) -> None:
+    async def call() -> None:
+        async with limiter.slot(tenant=tenant, priority=priority):
+            said.append((monotonic(), tenant))
+
+    await asyncio.gather(*(call() for _ in range(calls)))
+
+
+@pytest.mark.parametrize("per_second", [20.0, 60.0, 200.0])
+async def test_three_workers_together_stay_below_the_limit_and_use_nearly_all_of_it(
+    limiters: Limiters, per_second: float
+) -> None:
+    workers = [await limiters(per_second) for _ in range(3)]
+    said: list[tuple[float, str]] = []
+    total = round(per_second * 3)
+    await asyncio.gather(*(use(worker, total // 3, said) for worker in workers))
+    moments = sorted(moment for moment, _ in said)
+    assert peak(moments) <= per_second
+    used = (len(moments) - 1) / (moments[-1] - moments[0]) / per_second
+    print(f"{per_second:.0f}/s: peak {peak(moments)}, used {used:.1%}")
+    assert used >= 0.9
+
+
+async def test_bursts_after_a_pause_stay_below_the_limit(limiters: Limiters) -> None:
+    workers = [await limiters(40) for _ in range(3)]
+    said: list[tuple[float, str]] = []
+    for _ in range(4):
+        await asyncio.gather(*(use(worker, 8, said) for worker in workers))
+        await asyncio.sleep(0.3)
+    assert peak([moment for moment, _ in said]) <= 40
+
+
+async def test_a_small_tenant_does_not_wait_for_a_big_one(limiters: Limiters) -> None:
+    limiter = await limiters(100)
+    said: list[tuple[float, str]] = []
+    big = asyncio.create_task(use(limiter, 150, said, "big"))
+    while len(said) < 10:
+        await asyncio.sleep(0.01)
+    await use(limiter, 20, said, "small")
+    order = [tenant for _, tenant in said]
+    last = max(index for index, tenant in enumerate(order) if tenant == "small")
+    # Turn by turn: of the first 40 or so after its arrival the small one's 20 are half.
+    assert last < 60, order
+    await big
+
+
+async def test_queued_calls_go_by_priority(limiters: Limiters) -> None:
+    limiter = await limiters(50, in_flight=1)
+    said: list[tuple[float, str]] = []
+    async with limiter.slot(tenant="x", priority=1):
+        queued = [
+            asyncio.create_task(use(limiter, 3, said, f"priority {priority}", priority)) for priority in (4, 3, 1, 2)
+        ]
+        await asyncio.sleep(0.1)
+    await asyncio.gather(*queued)
+    assert [tenant for _, tenant in said] == sorted(tenant for _, tenant in said)
+
+
+async def test_slowing_down_holds_every_worker(limiters: Limiters) -> None:
+    workers = [await limiters(50) for _ in range(3)]
+    said: list[tuple[float, str]] = []
+    for worker in workers:
+        await use(worker, 2, said)
+    before = len(said)
+    began = monotonic()
+    await workers[0].slow_down(1.5)
+    await asyncio.gather(*(use(worker, 3, said) for worker in workers))
+    # Another worker may use what it had booked before.
+    waited = sorted(moment - began for moment, _ in said[before:])
+    assert sum(wait < 1.4 for wait in waited) <= 2, waited
+    assert waited[-1] >= 1.5
+
+
+async def test_a_call_that_is_given_up_gives_its_place_back(limiters: Limiters) -> None:
+    limiter = await limiters(100, in_flight=2)
+    said: list[tuple[float, str]] = []
+    async with limiter.slot(tenant="a", priority=1), limiter.slot(tenant="a", priority=1):
+        waiting = [asyncio.create_task(use(limiter, 1, said)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        for task in waiting[:4]:
+            task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert len(said) == 1
+    await asyncio.wait_for(use(limiter, 4, said), 5)
+    assert len(said) == 5

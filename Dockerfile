@@ -12,9 +12,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
-COPY LICENSE settings.py starter.py worker.py ./
+COPY LICENSE settings.py worker.py starter.py commands.py commands_judgements.py commands_recordings.py codec_server.py ./
 COPY activities activities
+COPY api api
 COPY clients clients
+COPY evaluation evaluation
 COPY schema schema
 COPY simulators simulators
 COPY workflows workflows

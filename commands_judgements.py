@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from clients.tables.analyses import CallHistory, Narrowing
 from commands import Json, TaskId, Wait, WrongUseError, app, fail, messages, run, show
@@ -161,7 +161,7 @@ def _try_out(
     trial: Trial = run(use, temporal=False)
     if trial.over_ceiling:
         spent = trial.input_tokens + trial.output_tokens
-        messages.print(f"{spent} tokens are spent: {trial.over_ceiling} calls were not judged", highlight=False)
+        messages.print(f"{spent} tokens were spent; calls not judged: {trial.over_ceiling}", highlight=False)
     if as_json:
         print(json.dumps({"dry_run": True, **dataclasses.asdict(trial)}, ensure_ascii=False, default=str))
     else:
@@ -189,7 +189,7 @@ def _show_report(report: dict[str, Any]) -> None:
     kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in times.items() if kind != "accuracy")
     out.print(f"next time: {_percent(times['accuracy'])} right: {kinds}")
     if report["disagreements"]:
-        table = Table("conversation", "labelled", "judged", "evidence", title="disagreements")
+        table = Table("conversation", "labelled", "judged", _folded("evidence"), title="disagreements")
         for one in report["disagreements"]:
             table.add_row(one["id"], _opinion(one["expected"]), _opinion(one["got"]), one["evidence"])
         out.print(table)
@@ -214,7 +214,7 @@ def _history(found: CallHistory, calls: CallTasks) -> dict[str, Any]:
         }
     judged = []
     for analysis in found.analyses:
-        written = analysis.created_at.replace(tzinfo=UTC).astimezone(calls.database.zone).isoformat()
+        written = analysis.created_at.replace(tzinfo=UTC).astimezone(calls.database.zone).isoformat(timespec="seconds")
         judged.append(
             dataclasses.asdict(analysis) | {"next_follow_time": _text(analysis.next_follow_time), "created_at": written}
         )
@@ -234,7 +234,8 @@ def _show_history(found: dict[str, Any]) -> None:
     out = Console(highlight=False, markup=False)
     called = f"called at {found['called_at']}" if found["called_at"] else "never called"
     out.print(f"call {found['call_job_id']} of task {found['task_id']}: {found['call_status'] or 'open'}, {called}")
-    table = Table("judged at", "request", "outcome", "interest", "next time", "remark, evidence", "by", "tokens")
+    words = _folded("remark, evidence")
+    table = Table("judged at", "request", "outcome", "interest", "next time", words, "by", "tokens")
     for one in found["analyses"]:
         evidence = f"\n“{one['evidence']}”" if one["evidence"] else ""
         table.add_row(
@@ -262,7 +263,7 @@ def _show_history(found: dict[str, Any]) -> None:
 
 
 def _show_trial(trial: Trial) -> None:
-    table = Table("call", "of", "would", "interest", "next time", "remark", title="nothing was changed")
+    table = Table("call", "of", "would", "interest", "next time", _folded("remark"), title="nothing was changed")
     for change in trial.changes:
         if change.action == "same":
             continue
@@ -281,6 +282,11 @@ def _show_trial(trial: Trial) -> None:
         out.print(table)
     done = ", ".join(f"{trial.by_action[action]} {action}" for action in sorted(trial.by_action)) or "nothing to do"
     out.print(f"{trial.selected} calls: {done}; {trial.input_tokens} input and {trial.output_tokens} output tokens")
+
+
+def _folded(name: str) -> Column:
+    """A column of Chinese text: without spaces to break at, it would be cut off."""
+    return Column(name, overflow="fold", ratio=1)
 
 
 def _judge(one: dict[str, Any]) -> str:

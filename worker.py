@@ -107,6 +107,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
 
 
 async def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
+    archive = await stack.enter_async_context(archive_of(load(ArchiveSettings)))
     # Importing the vendor's SDK takes seconds: only a worker that uses it pays for it.
     from clients.outbound_bot import THREADS, OutboundBot
 
@@ -114,7 +115,6 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
     limiter = await _limiter(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
     bot = OutboundBot(settings, limiter)
     stack.callback(bot.close)
-    archive = await stack.enter_async_context(archive_of(load(ArchiveSettings)))
     dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
     return [
         dispatching.open_job_group,

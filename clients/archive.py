@@ -43,8 +43,7 @@ SPOOLED = "call-recording-"
 STALE_SECONDS = 86_400
 """What a crash left in the spool directory is removed after so long."""
 PACKAGES = {"oss": "ossfs", "s3": "s3fs"}
-_UUID = "-".join("[0-9A-Fa-f]{%d}" % length for length in (8, 4, 4, 4, 12))
-_ID = re.compile(rf"{_UUID}|[A-Za-z0-9_]{{1,80}}")
+_ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9_]{1,80}")
 """Ids that may stand in a name as they are: where one ends and the next begins is never in doubt."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 

@@ -17,10 +17,11 @@ from zoneinfo import ZoneInfo
 
 import pymysql
 from pymysql.cursors import Cursor
-from sqlalchemy import URL, create_engine, event, make_url
+from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from clients.errors import PassingError, PermanentError, ServiceError
+from clients.tls import without_tls
 from settings import DatabaseSettings
 
 SERVICE = "MySQL"
@@ -47,6 +48,13 @@ SESSION = (
     " autocommit = 1, innodb_lock_wait_timeout = 10, wait_timeout = 90, {isolation} = 'READ-COMMITTED'"
 )
 """``wait_timeout``: a worker that was frozen within a transaction holds its locks no longer than that."""
+CONNECTION: dict[str, Any] = {
+    "charset": "utf8mb4",
+    "autocommit": None,
+    "connect_timeout": 5,
+    "read_timeout": 60,
+    "write_timeout": 60,
+}
 BULK_ROWS = 500
 BULK_BYTES = 700_000
 """Of one statement's values: a packet of 1 MB, the smallest that servers still come with, holds them."""
@@ -60,7 +68,7 @@ class Database:
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        url = make_url(settings.database_url.get_secret_value())
+        url, tls = without_tls(make_url(settings.database_url.get_secret_value()))
         self.zone: ZoneInfo = settings.zone
         self._engine = create_engine(
             url,
@@ -71,7 +79,7 @@ class Database:
             pool_timeout=60,
             # Autocommit is on and transactions are ended here: the pool's own ROLLBACK would be a statement a use.
             pool_reset_on_return=None,
-            connect_args=_connect_args(url),
+            connect_args=CONNECTION | tls,
         )
         event.listen(self._engine, "connect", _prepare_session)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mysql")
@@ -209,20 +217,6 @@ def translate(error: BaseException, operation: str) -> ServiceError:
     passing = number in PASSING or isinstance(error, (OSError, SQLAlchemyError))
     kind = PassingError if passing else PermanentError
     return kind(SERVICE, operation.strip("_"), str(number) if number >= 0 else type(error).__name__)
-
-
-def _connect_args(url: URL) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "charset": "utf8mb4",
-        "autocommit": None,
-        "connect_timeout": 5,
-        "read_timeout": 60,
-        "write_timeout": 60,
-    }
-    if url.host in ("127.0.0.1", "localhost", "::1") and not any(key.startswith("ssl") for key in url.query):
-        # PyMySQL builds a TLS context for every connection otherwise, 20 ms each, to talk to this very machine.
-        arguments["ssl_disabled"] = True
-    return arguments
 
 
 def _prepare_session(connection: pymysql.Connection[Cursor], _record: object) -> None:

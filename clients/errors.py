@@ -73,7 +73,8 @@ _HINTS = {
     ("MySQL", "1045"): "wrong user or password in DATABASE_URL",
     ("MySQL", "1049"): "the database named in DATABASE_URL does not exist",
     ("MySQL", "1146"): "a table is missing; create what is missing with: starter.py init-db",
-    ("MySQL", "2003"): "no server answers at the host and port of DATABASE_URL",
+    ("MySQL", "2003"): "no server answers at the host and port of DATABASE_URL, or not with the TLS that it asks for",
+    ("MySQL", "2026"): "the server has no TLS, and DATABASE_URL asks for it",
 }
 
 

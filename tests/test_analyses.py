@@ -350,7 +350,7 @@ async def test_a_dry_run_stops_once_its_tokens_are_spent_and_says_so(sites: Site
     assert dear * 4 <= spent < dear * 5
     calls = site.stats()["model_calls"] - asked
     assert trial["over_ceiling"] == 20 - calls == 20 - len(trial["changes"])
-    assert f"{spent} tokens are spent: {trial['over_ceiling']} calls were not judged" in result.stderr
+    assert f"{spent} tokens were spent; calls not judged: {trial['over_ceiling']}" in result.stderr
 
 
 async def test_a_ceiling_counts_what_an_attempt_that_died_has_spent(sites: Sites) -> None:
@@ -390,7 +390,7 @@ async def test_force_analyze_keeps_edits_unless_told_and_stops_at_its_ceiling(si
         kept = await command("force-analyze", str(task_id), "--until", "2026-03-10", "--wait", "--json")
         assert kept.exit_code == 0, kept.stderr
         assert json.loads(kept.stdout)["reanalysed"] == 9
-        assert "1 follow-ups that a person edited or deleted were kept" in kept.stderr
+        assert "kept because a person edited or deleted them: 1" in kept.stderr
         same = [row["id"] for row in rows if follow_up(site, row)["leads_remark"] == remarks[row["id"]]]
         assert same == [rows[0]["id"], *(row["id"] for row in rows if row["updated_time"].day != 10)]
         job = rows[0]["call_job_id"]
@@ -398,7 +398,7 @@ async def test_force_analyze_keeps_edits_unless_told_and_stops_at_its_ceiling(si
         assert told["reanalysed"] == 10
         assert follow_up(site, rows[0])["leads_remark"] != "客户已到店"
         ceiling = await command("force-analyze", str(task_id), "--all", "--max-tokens", "2000", "--wait", "--json")
-        assert "2000 tokens were spent" in ceiling.stderr
+        assert "the ceiling of 2000 tokens is reached; calls not judged:" in ceiling.stderr
         assert 10 < json.loads(ceiling.stdout)["reanalysed"] < 20
 
 

@@ -4,6 +4,8 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,12 @@ readmes = pytest.mark.parametrize("readme", READMES, ids=name_of)
 
 
 def read_by_settings() -> dict[str, FieldInfo]:
-    """Every variable that settings.py reads."""
+    """Every variable that the program reads."""
+    modules = [settings]
+    if find_spec("api._settings"):
+        modules.append(import_module("api._settings"))
     found: dict[str, FieldInfo] = {}
-    for group in vars(settings).values():
+    for group in [value for module in modules for value in vars(module).values()]:
         if isinstance(group, type) and issubclass(group, settings._Group):
             for name, info in group.model_fields.items():
                 # What one group requires another may do without.

@@ -20,8 +20,9 @@ from aiohttp import web
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
-from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
 from temporalio.client import WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
@@ -123,14 +124,8 @@ def test_without_keys_nothing_changes() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "key",
-        "key:",
-        f":{base64.b64encode(OLD_KEY).decode()}",
-        f"a b:{base64.b64encode(OLD_KEY).decode()}",
-        f"short:{base64.b64encode(OLD_KEY[:16]).decode()}",
-        f"{OLD},{OLD}",
-        f"{OLD};{setting(new=NEW_KEY)}",
-        "key:" + "é" * 44,
+        *("key", "key:", OLD.removeprefix("old"), f"a b{OLD.removeprefix('old')}", setting(short=OLD_KEY[:16])),
+        *(f"{OLD},{OLD}", f"{OLD};{setting(new=NEW_KEY)}", "key:" + "é" * 44),
     ],
 )
 def test_a_wrong_key_is_one_line_without_the_key(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +225,11 @@ async def test_a_run_survives_switching_encryption_on_and_rotating_the_key(
             # A signal is encrypted by who sends it, the activities' messages by the worker.
             await site.handle(task_id).signal("refresh")
             await polled_further(site, task_id, before + 15)
+        # Else the server waits ten seconds for the worker that is gone.
+        execution = WorkflowExecution(workflow_id=site.handle(task_id).id)
+        await site.client.workflow_service.reset_sticky_task_queue(
+            ResetStickyTaskQueueRequest(namespace=site.client.namespace, execution=execution)
+        )
     site.sim.world.clock.advance(86_400)
     async with site.working():
         result = await site.result(task_id)

@@ -177,6 +177,20 @@ async def test_a_running_task_takes_requests_and_ends_with_one_follow_up_a_row(s
     assert_nothing_went_back(site, task_id)
 
 
+async def test_a_request_does_not_cut_short_the_wait_for_a_transcript(sites: Sites) -> None:
+    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1, transcript_lag=4))
+    site.add_leads(10)
+    task_id = await site.create_task()
+    async with site.working():
+        async with site.calls() as calls:
+            await calls.start_call(task_id, QUICK.model_copy(update={"conversation_grace": 20}))
+            while (await calls.progress(task_id))["finished"] < 10:
+                await asyncio.sleep(0.05)
+            await calls.force_analyze(task_id, every=True)
+        result = await site.result(task_id)
+    assert_finished(site, task_id, result)
+
+
 async def test_the_official_command_line_is_enough(sites: Sites, temporal: EmbeddedTemporal) -> None:
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
     contacts = [Contact(phone=phone(n), reference=f"r{n}") for n in range(1, 6)]

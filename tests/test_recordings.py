@@ -114,10 +114,9 @@ async def run_command(site: Site, *arguments: str) -> tuple[int, dict[str, Any],
     return done.exit_code, json.loads(done.stdout or "null"), done.stderr
 
 
-@pytest.mark.parametrize("scheme", ["file", "memory"])
-async def test_recordings_lie_whole_under_lasting_names(sites: Sites, tmp_path: Path, scheme: str) -> None:
+async def test_recordings_lie_whole_under_lasting_names(sites: Sites, tmp_path: Path) -> None:
     options = SimulatorOptions(calls_over=True, answer_rate=1, recording_never=0.2, recording_bytes=1_500_000)
-    root = f"{scheme}://{tmp_path}/not/there/yet"
+    root = f"file://{tmp_path}/not/there/yet"
     site = await sites(options, RECORDING_ARCHIVE=f"{root}/")
     with LogLines() as log:
         task_id, result = await campaign(site)
@@ -202,11 +201,11 @@ async def test_audio_that_is_too_much_for_one_piece_is_left_to_the_next(
 
 async def test_without_an_archive_a_piece_is_a_few_statements(sites: Sites) -> None:
     site = await sites(CALLS)
-    task_id = old_campaign(site, 200)
+    task_id = old_campaign(site, 60)
     before = site.questions()
-    assert (await save_recordings(site, task_id)).saved == 200
+    assert (await save_recordings(site, task_id)).saved == 60
+    assert site.questions() - before < 30, "connections and the rate limit included"
     assert all(row["recording_url"].startswith("http://") for row in site.rows(task_id))
-    assert site.questions() - before < 40, "connections and the rate limit included"
 
 
 # --- older campaigns, retention ---------------------------------------------------------------------------------------
@@ -214,7 +213,7 @@ async def test_without_an_archive_a_piece_is_a_few_statements(sites: Sites) -> N
 
 async def test_older_campaigns_are_archived_on_request(sites: Sites, tmp_path: Path) -> None:
     site = await sites(CALLS)
-    task_id, other = old_campaign(site), old_campaign(site)
+    task_id, _ = old_campaign(site), old_campaign(site)
     await save_recordings(site, task_id)
     assert all(row["recording_url"].startswith("http://") for row in site.rows(task_id))
     site.sql("UPDATE leads_task_list SET recording_url = '' WHERE task_id = %s LIMIT 3", task_id)
@@ -262,6 +261,7 @@ async def test_recordings_are_kept_for_some_days_after_the_call(sites: Sites, tm
     site = await sites(CALLS, RECORDING_ARCHIVE=root, RECORDING_RETENTION_DAYS="30")
     task_id = old_campaign(site)
     await save_recordings(site, task_id)
+    assert_archived(site, task_id, root)
     rows, now = site.rows(task_id), datetime.now(ZONE).replace(tzinfo=None)
     old, young = rows[:5], rows[5:]
     for row in old:
@@ -308,6 +308,7 @@ async def test_recordings_are_kept_for_some_days_after_the_call(sites: Sites, tm
     assert (review.to_record, review.next_due) == ([], None)
     assert (await save_recordings(site, task_id)).missing == 0
     assert [row["recording_url"] for row in site.rows(task_id)] == urls and served(site) == fetched
+    site.sql("UPDATE leads_task_list SET updated_time = %s WHERE id = %s", now - timedelta(days=29), young[0]["id"])
     code, found, _ = await run_command(site, "prune", "--days", "28")
     assert (code, found["files"], found["rows"]) == (0, 1, 1)
 

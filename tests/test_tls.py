@@ -76,6 +76,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is refused is not tried again here: that takes a second each time."""
+    monkeypatch.setattr("clients.database.TRIES", 1)
+
+
 # --- TLS to the database --------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,7 @@ class CallTaskWorkflow:
         self._watching: asyncio.Task[None] | None = None
         self._attributes: SearchAttributes | None = None
         self._moved_at = workflow.now()
+        self._over = False
         self._look = True
         self._refreshed = False
         self._wake = False
@@ -130,7 +131,8 @@ class CallTaskWorkflow:
                 raise ApplicationError(error.cause.message, type=error.cause.type, non_retryable=True) from error
             raise
         self._tally.waiting = "nothing: it is over"
-        result = self.progress() | {"phase": "complete", "outcome": outcome}
+        self._over = True
+        result = self.progress() | {"outcome": outcome}
         workflow.set_current_details(self._tally.details(result))
         return result
 
@@ -185,7 +187,7 @@ class CallTaskWorkflow:
             await self._rest(review, pipeline, steps)
 
     async def _take_stock(self, steps: Steps) -> Review:
-        before = self._review
+        before, analysed_again = self._review, self._tally.analysed_again
         under_way = before.called - before.finished if before else 0
         self._review = await steps.review(
             ReviewRequest(
@@ -198,6 +200,8 @@ class CallTaskWorkflow:
                 recording_grace=self._options.recording_grace,
             )
         )
+        self._tally.analysing_again -= analysed_again
+        self._tally.analysed_again -= analysed_again
         if before is None or (before.called, before.finished) != (self._review.called, self._review.finished):
             self._quiet = 0
             self._moved_at = workflow.now()
@@ -306,6 +310,8 @@ class CallTaskWorkflow:
 
     def _phase(self) -> str:
         review = self._review
+        if self._over:
+            return "complete"
         if self._task is None or (not self._dispatched_at and self._task.task_type < 4):
             return "dispatching"
         if review is None or review.unsettled or review.finished < review.called:

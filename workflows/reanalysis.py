@@ -65,7 +65,7 @@ class Reanalysis:
             for work in works:
                 await self._judge(work, force, spending)
         self._say(force, spending)
-        self._tally.analysing_again -= 1
+        self._tally.analysed_again += 1
 
     async def _judge(self, work: Work, force: Force, spending: _Spending) -> None:
         rows = work.rows
@@ -101,8 +101,8 @@ class Reanalysis:
     def _say(self, force: Force, spending: _Spending) -> None:
         """What an operator should know of a request that left something as it was."""
         if spending.kept_edits:
-            kept = f"{spending.kept_edits} follow-ups that a person edited or deleted were kept"
-            self._tally.note(f"force_analyze: {kept}; to replace them, ask again with override")
+            kept = f"follow-ups kept because a person edited or deleted them: {spending.kept_edits}"
+            self._tally.note(f"force_analyze: {kept}; ask again with override to replace them")
         if spending.over_ceiling:
-            ceiling = f"{force.max_tokens} tokens were spent"
-            self._tally.note(f"force_analyze: {ceiling}, {spending.over_ceiling} calls were not judged")
+            ceiling = f"the ceiling of {force.max_tokens} tokens is reached"
+            self._tally.note(f"force_analyze: {ceiling}; calls not judged: {spending.over_ceiling}")

@@ -18,7 +18,8 @@ ERROR_CHARACTERS = 200
 
 class Tally:
     """Counts of one run. ``last_error`` is the last thing that went wrong, ``last_control`` what the platform
-    answered to pause, resume or cancel, ``analysing_again`` how many re-analyses were asked for and are not done."""
+    answered to pause, resume or cancel, ``analysing_again`` how many re-analyses were asked for and are not part of a review yet, ``analysed_again`` those
+    of them that are done."""
 
     def __init__(self, carried: Carried | None) -> None:
         self.started_at = carried.started_at if carried else _iso(workflow.now())
@@ -31,6 +32,7 @@ class Tally:
         self.waiting = ""
         self.assigned = 0
         self.analysing_again = 0
+        self.analysed_again = 0
 
     def note(self, error: str) -> None:
         """Remember what went wrong; ``""`` is nothing."""

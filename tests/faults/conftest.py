@@ -1,11 +1,12 @@
 """Scenarios run on a Site of their own (tests/pipeline.py); those that kill a server start one of their own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
+from tests.faults.site import Nursery
 from tests.pipeline import Sites, opening_sites
 
 
@@ -15,3 +16,11 @@ async def sites(
 ) -> AsyncIterator[Sites]:
     async with opening_sites(mariadb, temporal, monkeypatch) as sites:
         yield sites
+
+
+@pytest.fixture(scope="session")
+def nursery(_clean_environment: None) -> Iterator[Nursery]:
+    """Where sabotaged workers come from."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()

@@ -13,6 +13,7 @@ pauses between their tries. The order of things is untouched.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -284,10 +285,8 @@ def live(life: int, act: Act | None) -> None:
     asyncio.run(run(QUEUES))  # type: ignore[arg-type]
 
 
-def main() -> None:
+def supervise() -> None:
     """Live again after every kill, until a life ends in good order or this process is told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    hurry()
     acts = [Act(**record) for record in json.loads(os.environ.get(PLAN, "[]"))]
     life, stopping, child = 0, False, 0
 
@@ -310,12 +309,44 @@ def main() -> None:
                 os._exit(1)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) == 0:
+        if os.WIFSIGNALED(status):
+            life += 1
+        elif os.waitstatus_to_exitcode(status) == 0:
             break
-        if not os.WIFSIGNALED(status):
+        else:
             # A server that is down while a worker starts ends it; who runs the worker starts it again, and so do we.
             time.sleep(0.3)
-        life += os.WIFSIGNALED(status)
+
+
+def main() -> None:
+    """The nursery: for each line of JSON on standard input (`log`, `environment`) a supervisor of its own is forked and
+    its process id printed. When the input ends, all of them are killed."""
+    hurry()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    children = []
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setpgid(0, 0)
+            log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            for number in (1, 2):
+                os.dup2(log, number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.environ.clear()
+            os.environ.update(order["environment"])
+            time.tzset()
+            logging.basicConfig(
+                level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+            )
+            supervise()
+            os._exit(0)
+        children.append(child)
+        print(child, flush=True)
+    for child in children:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child, signal.SIGKILL)
 
 
 def _appending(path: str) -> int | None:

@@ -6,19 +6,21 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from devstack.processes import Child, wait_until
+from simulators import Fault, SimulatorOptions
 from starter import CallTasks
 from tests.faults.invariants import Excused, Observer, check
 from tests.faults.saboteur import CLOCK, EVENTS, PASSAGES, PLAN, Act, plan_of
-from tests.pipeline import Site
+from tests.pipeline import LogLines, Site, Sites
 from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -38,38 +40,55 @@ PATIENT = Options(
 
 
 
+class Nursery:
+    """The process of which sabotaged workers are forked, so that the product is imported once a session."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.saboteur"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT,
+            start_new_session=True,
+        )
+
+    def fork(self, log: Path, environment: Mapping[str, str]) -> int:
+        """The process id of a new supervisor."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"log": str(log), "environment": dict(environment)}) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Kill what is left of its children, and end it."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
 class Saboteurs:
     """Workers that sabotage themselves; `log` is everything they said, `acts` what they did to themselves."""
 
-    def __init__(self, directory: Path, name: str, acts: Sequence[Act], settings: Mapping[str, str]) -> None:
-        self._directory = directory
+    def __init__(
+        self, nursery: Nursery, directory: Path, name: str, acts: Sequence[Act], settings: Mapping[str, str]
+    ) -> None:
+        self._log = directory / f"{name}.log"
         self._events = directory / f"{name}.events"
         self._passages = directory / f"{name}.passages"
-        environment = dict(os.environ) | {
-            PLAN: plan_of(acts),
-            EVENTS: str(self._events),
-            PASSAGES: str(self._passages),
-            "PYTHONPATH": str(PROJECT),
-        }
-        self.child = Child(
-            name,
-            [sys.executable, "-m", "tests.faults.saboteur"],
-            log=directory / f"{name}.log",
-            environment=environment | dict(settings),
-            directory=PROJECT,
-            ready_line="worker ready" if not acts else "",
-            grace=30,
-        )
+        files = {PLAN: plan_of(acts), EVENTS: str(self._events), PASSAGES: str(self._passages)}
+        self.pid = nursery.fork(self._log, dict(os.environ) | files | dict(settings))
 
     @property
     def log(self) -> str:
-        return self.child.log.read_text("utf-8", "replace")
+        return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
 
     @property
     def acts(self) -> list[tuple[int, int, str, str]]:
         """Life, process id, act and boundary of everything that was struck."""
         text = self._events.read_text() if self._events.exists() else ""
-        return [tuple(json.loads(line)) for line in text.splitlines()]
+        return [(life, pid, do, at) for life, pid, do, at in map(json.loads, text.splitlines())]
 
     @property
     def passages(self) -> Counter[str]:
@@ -83,23 +102,48 @@ class Saboteurs:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
-    def strikes(self, count: int, within: float = 60) -> list[tuple[int, int, str, str]]:
-        """Wait until so many acts were carried out."""
-        wait_until(lambda: len(self.acts) >= count, within, f"{count} acts of {self.child.name}")
-        return self.acts
+    def signal(self, number: signal.Signals) -> None:
+        """To all its processes."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    async def stop(self) -> None:
+        """End it in good order; by force after a while."""
+        self.thaw()
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        try:
+            await until(lambda: not alive(self.pid), 30, "the saboteur ended")
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            raise
 
 
-@contextmanager
-def sabotaged(
-    directory: Path, *acts: Act, name: str = "saboteur", clock: float = 0, settings: Mapping[str, str] | None = None
-) -> Iterator[Saboteurs]:
-    """A worker whose lives carry out these acts one after the other, for as long as the block lasts."""
-    saboteurs = Saboteurs(directory, name, acts, (settings or {}) | {CLOCK: str(clock)})
-    saboteurs.child.start()
+def alive(pid: int) -> bool:
     try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def sabotaged(
+    nursery: Nursery,
+    directory: Path,
+    *acts: Act,
+    name: str = "saboteur",
+    clock: float = 0,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Saboteurs]:
+    """A worker whose lives carry out these acts one after the other, for as long as the block lasts."""
+    saboteurs = Saboteurs(nursery, directory, name, acts, dict(settings or {}) | {CLOCK: str(clock)})
+    try:
+        if not acts:
+            await until(lambda: "worker ready" in saboteurs.log, 60, "a worker is ready")
         yield saboteurs
     finally:
-        saboteurs.child.stop()
+        await saboteurs.stop()
 
 
 async def start(site: Site, task_id: int, options: Options = PATIENT) -> None:
@@ -132,10 +176,11 @@ async def verify(
     *,
     logs: Sequence[str] = (),
     excused: Excused | None = None,
+    database_url: str = "",
 ) -> Counter[str]:
     """The checker, on a site."""
     return await check(
-        database_url=os.environ["DATABASE_URL"],
+        database_url=database_url or os.environ["DATABASE_URL"],
         tasks=tasks,
         stats=site.stats(),
         truth=truth(site),
@@ -144,6 +189,53 @@ async def verify(
         observer=observer,
         excused=excused,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One task on a site of its own, under faults of the simulators."""
+
+    faults: Sequence[Fault] = ()
+    world: SimulatorOptions = field(default_factory=lambda: SimulatorOptions(seed=SEED, calls_over=True))
+    leads: int = 120
+    options: Options = PATIENT
+    excused: Excused | None = None
+    struck: bool = True
+
+
+async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) -> None:
+    """Run every case to its end, all at once, each with workers of its own, and check each.
+
+    Raises:
+        AssertionError: naming every case that broke the promise, and how.
+    """
+    problems: dict[str, str] = {}
+
+    async def finish(name: str, case: Case, site: Site, task_id: int, url: str, observer: Observer) -> None:
+        try:
+            result = await site.result(task_id, within=within)
+            assert result["outcome"] == "complete", result
+            assert not case.struck or sum(site.sim.faults.counts.values()), "no fault struck"
+            assert result["called"] == case.leads, f"{result['called']} of {case.leads} were called"
+            site.sim.set_faults()
+            tasks = {task_id: case.leads}
+            await verify(site, tasks, observer, logs=["\n".join(logs.lines)], excused=case.excused, database_url=url)
+        except AssertionError as error:
+            problems[name] = str(error)
+
+    with LogLines() as logs:
+        async with AsyncExitStack() as stack:
+            runs = []
+            for name, case in cases.items():
+                site = await sites(case.world)
+                task_id = await create(site, case.leads)
+                observer = stack.enter_context(observing(every=0.3))
+                await stack.enter_async_context(site.working())
+                site.sim.set_faults(*case.faults)
+                await start(site, task_id, case.options)
+                runs.append(finish(name, case, site, task_id, os.environ["DATABASE_URL"], observer))
+            await asyncio.gather(*runs)
+    assert not problems, "\n".join(f"--- {name}\n{text[:1500]}" for name, text in problems.items())
 
 
 async def until(condition: Callable[[], bool], within: float, what: str) -> None:

@@ -234,21 +234,18 @@ def _show_history(found: dict[str, Any]) -> None:
     out = Console(highlight=False, markup=False)
     called = f"called at {found['called_at']}" if found["called_at"] else "never called"
     out.print(f"call {found['call_job_id']} of task {found['task_id']}: {found['call_status'] or 'open'}, {called}")
-    words = _folded("remark, evidence")
-    table = Table("judged at", "request", "outcome", "interest", "next time", words, "by", "tokens")
+    table = Table("judged at", "by request", "interest, next time", _folded("remark, evidence"), "model", "tokens")
     for one in found["analyses"]:
         evidence = f"\n“{one['evidence']}”" if one["evidence"] else ""
         table.add_row(
-            one["created_at"],
-            one["request_id"][:8] or "first",
-            one["outcome"] + (f"\n{one['error_code']}" if one["error_code"] else ""),
-            INTERESTS[one["is_interested"]],
-            one["next_follow_time"] or "",
+            one["created_at"][:19].replace("T", "\n"),
+            "\n".join(filter(None, (one["request_id"][:8] or "first", one["outcome"], one["error_code"]))),
+            f"{INTERESTS[one['is_interested']]}\n{one['next_follow_time'] or ''}",
             one["leads_remark"] + evidence,
             f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
             if one["model"]
             else "",
-            f"{one['input_tokens']} + {one['output_tokens']}",
+            str(one["input_tokens"] + one["output_tokens"]),
         )
     out.print(table if found["analyses"] else "no judgement: there was nothing to judge, or it is still to come")
     now = found["follow_up"]

@@ -22,9 +22,19 @@ class SettingsError(Exception):
 
 
 def _mysql_url(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme != "mysql+pymysql" or not parts.hostname or len(parts.path) < 2:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        right = parts.scheme == "mysql+pymysql" and parts.hostname and len(parts.path) > 1 and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
         raise ValueError("must look like mysql+pymysql://user:password@host:port/database")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    if value and not re.fullmatch(r"(https?://)?[A-Za-z0-9.-]+(:[0-9]{1,5})?/?", value):
+        raise ValueError("must be like host or http://host:port")
     return value
 
 
@@ -32,7 +42,7 @@ def _zone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, IsADirectoryError):
-        raise ValueError("is not a time zone of the IANA database, for example Asia/Shanghai") from None
+        raise ValueError("must be a time zone of the IANA database, for example Asia/Shanghai") from None
     return value
 
 
@@ -114,8 +124,8 @@ class PlatformSettings(_Group):
     outbound_bot_instance_id: Text
     outbound_bot_region: str = "cn-shanghai"
     outbound_bot_script_id: str = ""
-    outbound_bot_endpoint: str = ""
-    outbound_bot_qps: Annotated[float, Field(gt=0)] = 50
+    outbound_bot_endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
+    outbound_bot_qps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 50
 
 
 class AnalysisSettings(_Group):
@@ -126,7 +136,7 @@ class AnalysisSettings(_Group):
     dashscope_http_base_url: Annotated[str, AfterValidator(_base_url)] = "https://dashscope.aliyuncs.com/api/v1"
     analysis_model: Text = "qwen-plus"
     analysis_app_id: str = ""
-    analysis_qpm: Annotated[float, Field(gt=0)] = 1200
+    analysis_qpm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1200
     analysis_concurrency: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
@@ -141,17 +151,6 @@ class ArchiveSettings(_Group):
     alibaba_cloud_security_token: SecretStr | None = None
     outbound_bot_region: str = "cn-shanghai"
     oss_endpoint: str = ""
-
-    @property
-    def oss_options(self) -> dict[str, str | None]:
-        """Account and endpoint as ossfs wants them."""
-        secret, token = self.alibaba_cloud_access_key_secret, self.alibaba_cloud_security_token
-        return {
-            "endpoint": self.oss_endpoint or f"https://oss-{self.outbound_bot_region}.aliyuncs.com",
-            "key": self.alibaba_cloud_access_key_id or None,
-            "secret": secret.get_secret_value() if secret else None,
-            "token": token.get_secret_value() if token else None,
-        }
 
 
 class EncryptionSettings(_Group):

@@ -71,7 +71,7 @@ class NotRunningError(LookupError):
     """Nothing is known of a run of the task."""
 
     def __init__(self, task_id: int) -> None:
-        super().__init__(f"no run of call task {task_id} is known to Temporal; start it with: start-call {task_id}")
+        super().__init__(f"call task {task_id} is not running; start it with: start-call {task_id}")
 
 
 class NotStartedError(Exception):

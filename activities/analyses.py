@@ -132,7 +132,11 @@ class Trials:
             request_id=NO_REQUEST,
             last_try=True,
         )
-        calls = iter(await self._database.run(table.to_analyse_again, request.task_id, asked.rows, NO_REQUEST))
+        calls = iter(
+            await self._database.run(
+                table.to_analyse_again, request.task_id, asked.rows, NO_REQUEST, conversation_grace=0
+            )
+        )
         standing = await self._database.run(present, ids)
 
         async def work() -> None:

@@ -185,7 +185,13 @@ class FollowUps:
 
     async def _load(self, request: FollowUpRequest) -> list[FinishedCall]:
         if request.request_id:
-            return await self._database.run(table.to_analyse_again, request.task_id, request.rows, request.request_id)
+            return await self._database.run(
+                table.to_analyse_again,
+                request.task_id,
+                request.rows,
+                request.request_id,
+                conversation_grace=request.conversation_grace,
+            )
         return await self._database.run(
             table.to_follow_up,
             request.task_id,

@@ -77,6 +77,7 @@ class Review:
         finished: called rows with a final status.
         recordings: rows with a recording's URL; ``recordings_missing`` succeeded rows without.
         follow_ups: called rows with a follow-up; ``unjudged`` called rows without one or without ``is_interested``.
+        kept_edits: re-analyses that left a person's edit of a follow-up as it was.
         next_due: seconds until a row that was set aside is due; None if none is.
     """
 
@@ -95,6 +96,7 @@ class Review:
     analysed: int
     analysis_failed: int
     reanalysed: int
+    kept_edits: int
     input_tokens: int
     output_tokens: int
     next_due: float | None
@@ -216,6 +218,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
         analysed=ledger.get("analysed", 0),
         analysis_failed=ledger.get("failed", 0),
         reanalysed=ledger["reanalysed"],
+        kept_edits=ledger["kept_edits"],
         input_tokens=ledger["input_tokens"],
         output_tokens=ledger["output_tokens"],
         next_due=None if next_due is None else max(0.0, (next_due - now).total_seconds()),

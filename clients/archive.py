@@ -10,7 +10,6 @@ Names hold the ids of task, job and attempt, and nothing of a person: ``{task_id
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import re
@@ -21,16 +20,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
-
 from clients.downloads import DOWNLOADS, Downloads, ExpiredError
 from clients.errors import PassingError
+from clients.stores import StoredFile, code, open_store
 from settings import ArchiveSettings, SettingsError
 
 T = TypeVar("T")
@@ -42,19 +39,14 @@ PARTIAL = ".partial"
 SPOOLED = "call-recording-"
 STALE_SECONDS = 86_400
 """What a crash left in the spool directory is removed after so long."""
-PACKAGES = {"oss": "ossfs", "s3": "s3fs"}
 _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9_]{1,80}")
 """Ids that may stand in a name as they are: where one ends and the next begins is never in doubt."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArchivedFile:
-    """A recording in the archive. ``name`` is relative to its root; ``modified`` None where the store does not say."""
-
-    name: str
-    size: int
-    modified: datetime | None
+class ArchivedFile(StoredFile):
+    """A recording in the archive. ``name`` is relative to its root."""
 
     @property
     def stem(self) -> str:
@@ -76,10 +68,11 @@ class Archive:
 
     def __init__(self, settings: ArchiveSettings) -> None:
         self.root = settings.recording_archive
-        scheme = urlsplit(self.root).scheme
-        self._fs, self._path = _filesystem(scheme, settings)
-        self._local = scheme == "file"
-        self._spool = Path(self._path, PARTIAL) if self._local else Path(tempfile.gettempdir())
+        self._store = open_store(settings)
+        url = urlsplit(self.root)
+        self._local = url.scheme == "file"
+        # In a directory the spool lies beside the recordings: only there can a file be renamed into its place.
+        self._spool = Path(url.path, PARTIAL) if self._local else Path(tempfile.gettempdir())
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="archive")
         self._room = asyncio.Semaphore(DOWNLOADS)
         self._downloads = Downloads()
@@ -133,15 +126,17 @@ class Archive:
 
     async def tasks(self) -> list[int]:
         """Ids of the tasks that have recordings here."""
-        return await self._in_thread("list", self._tasks)
+        names = await self._in_thread("list", self._store.directories)
+        return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,18}", name))
 
     async def files(self, task_id: int) -> list[ArchivedFile]:
         """The recordings of one task."""
-        return await self._in_thread("list", self._files, task_id)
+        found = await self._in_thread("list", self._store.files, str(task_id))
+        return [ArchivedFile(name=f"{task_id}/{file.name}", size=file.size, modified=file.modified) for file in found]
 
     async def delete(self, names: Sequence[str]) -> None:
         """Delete recordings; one that is gone already is no error."""
-        await self._in_thread("delete", self._delete, names)
+        await self._in_thread("delete", self._store.delete, names)
 
     async def close(self) -> None:
         """Drop the connections, and wait for what is being written."""
@@ -167,7 +162,7 @@ class Archive:
             raise
         except Exception as error:
             # What the stores' packages raise is documented nowhere; whatever it is, it may work later.
-            raise PassingError(SERVICE, operation, _code(error)) from None
+            raise PassingError(SERVICE, operation, code(error)) from None
 
     def _probe(self) -> None:
         if self._local:
@@ -176,7 +171,7 @@ class Archive:
         spool, name = _Spool(self._spool, private=not self._local), f".probe-{secrets.token_hex(8)}"
         try:
             self._commit(spool, b"probe", 5, name)
-            self._delete([name])
+            self._store.delete([name])
         finally:
             spool.discard()
 
@@ -190,56 +185,19 @@ class Archive:
     def _commit(self, spool: _Spool, rest: bytes, size: int, name: str) -> None:
         spool.write(rest)
         path = spool.finish(durable=self._local)
-        target = f"{self._path}/{name}"
         if path.stat().st_size == size:
-            if self._local:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                os.replace(path, target)
-            else:
-                self._fs.put_file(str(path), target)
+            self._store.put(path, name)
             if self._size(name) == size:
                 return
-            self._delete([name])
+            self._store.delete([name])
         raise PassingError(SERVICE, "write", "WrongSize")
 
     def _size(self, name: str) -> int:
         """Bytes of a file; 0 if there is none."""
         try:
-            if self._local:
-                return os.stat(f"{self._path}/{name}").st_size
-            self._fs.invalidate_cache()
-            return int(self._fs.info(f"{self._path}/{name}")["size"])
+            return self._store.size(name)
         except FileNotFoundError:
             return 0
-
-    def _tasks(self) -> list[int]:
-        names = (entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in self._list("", "directory"))
-        return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,18}", name))
-
-    def _files(self, task_id: int) -> list[ArchivedFile]:
-        return [
-            ArchivedFile(
-                name=f"{task_id}/{entry['name'].rsplit('/', 1)[-1]}", size=int(entry["size"]), modified=_modified(entry)
-            )
-            for entry in self._list(f"/{task_id}", "file")
-        ]
-
-    def _list(self, below: str, kind: str) -> list[dict[str, Any]]:
-        self._fs.invalidate_cache()
-        try:
-            return [entry for entry in self._fs.ls(f"{self._path}{below}", detail=True) if entry["type"] == kind]
-        except FileNotFoundError:
-            return []
-
-    def _delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(f"{self._path}/{name}")
-        if self._local:
-            for directory in {os.path.dirname(f"{self._path}/{name}") for name in names if "/" in name}:
-                # It stays while it holds anything.
-                with suppress(OSError):
-                    os.rmdir(directory)
 
     def _url(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -274,24 +232,6 @@ class _Spool:
             self._path.unlink(missing_ok=True)
 
 
-def _filesystem(scheme: str, settings: ArchiveSettings) -> tuple[Any, str]:
-    options: dict[str, Any] = {}
-    if scheme == "oss":
-        # fsspec's own configuration (FSSPEC_OSS_KEY, …) goes before the platform's account.
-        options = settings.oss_options | fsspec.config.conf.get("oss", {})
-    try:
-        fs, path = fsspec.core.url_to_fs(
-            settings.recording_archive, use_listings_cache=False, skip_instance_cache=True, **options
-        )
-        return fs, str(path)
-    except ImportError:
-        package = PACKAGES.get(scheme, scheme)
-        need = f"{scheme}:// needs the package {package}; install it with: pip install {package}"
-        raise SettingsError(f"settings: RECORDING_ARCHIVE: {need}") from None
-    except Exception as error:
-        raise SettingsError(f"settings: RECORDING_ARCHIVE: cannot be opened ({_code(error)})") from None
-
-
 def _suffix(signed: str) -> str:
     """The suffix of the file that a URL names; ``.wav`` where it has none to be trusted."""
     # Not urlsplit: it raises for some of what is no URL, and saying so is not the work of this function.
@@ -304,16 +244,3 @@ def _safe(id_: str) -> str:
     if _ID.fullmatch(id_):
         return id_
     return re.sub(r"[^A-Za-z0-9_]", "_", id_)[:60] + "_" + hashlib.blake2b(id_.encode(), digest_size=6).hexdigest()
-
-
-def _modified(entry: dict[str, Any]) -> datetime | None:
-    found = next((entry[key] for key in ("mtime", "LastModified", "created") if entry.get(key) is not None), None)
-    if isinstance(found, datetime):
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
-    return datetime.fromtimestamp(found, UTC) if isinstance(found, int | float) else None
-
-
-def _code(error: Exception) -> str:
-    """``ENOSPC`` and the like for an OSError, else the error's type: never its text, which may quote a credential."""
-    number = error.errno if isinstance(error, OSError) else None
-    return errno.errorcode.get(number, "") or type(error).__name__ if number else type(error).__name__

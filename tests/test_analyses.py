@@ -27,8 +27,7 @@ CALLS = [
     BY_ID[name]
     for name in ("test-drive-after-work", "stop-calling-third-time", "price-haggle-then-saturday", "total-silence")
 ]
-FICKLE = Fault(target="model", kind="fickle")
-"""Every answer differs from the one before."""
+FICKLE = Fault(target="model", kind="fickle")  # every answer differs from the one before
 OURS = ("leads_task_list", "dcc_leads_follow", "call_follow_ups", "call_analyses")
 
 
@@ -78,8 +77,7 @@ async def judge(site: Site, task_id: int, request_id: str = "", **request: Any) 
             **request,
         )
         method = follow_ups.analyse_again if request_id else follow_ups.follow_up
-        done: FollowedUp = await ActivityEnvironment().run(method, asked)
-        return done
+        return await ActivityEnvironment().run(method, asked)
 
 
 async def command(*arguments: str) -> Result:
@@ -90,8 +88,7 @@ async def command(*arguments: str) -> Result:
 async def answer(*arguments: str) -> dict[str, Any]:
     result = await command(*arguments, "--json")
     assert result.exit_code == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return dict(json.loads(result.stdout))
 
 
 def tables(site: Site) -> dict[str, Any]:
@@ -136,13 +133,8 @@ async def test_the_history_of_a_call_holds_every_judgement_and_its_follow_up(sit
     assert second["transcript_hash"] == first["transcript_hash"]
     assert second["leads_remark"] != first["leads_remark"]
     now = follow_up(site, rows[0])
-    assert found["follow_up"] == {
-        "id": now["id"],
-        "deleted": False,
-        "edited": False,
-        "leads_remark": second["leads_remark"],
-        "next_follow_time": str(now["next_follow_time"]),
-    }
+    said = {"leads_remark": second["leads_remark"], "next_follow_time": str(now["next_follow_time"])}
+    assert found["follow_up"] == {"id": now["id"], "deleted": False, "edited": False} | said
     shown = await command("analyses", job)
     assert shown.exit_code == 0 and first["evidence"] in shown.stdout and PROMPT_VERSION in shown.stdout
 

@@ -42,6 +42,7 @@ from tests.api_site import (
     new_database,
     opening,
 )
+from tests.pipeline import environment as environment_of_a_site
 
 PROJECT = Path(__file__).resolve().parent.parent
 TASK_PATHS = ("/start-call-task", "/query-task-execution", "/force-analyze")
@@ -533,9 +534,10 @@ def test_the_process_says_in_one_line_why_it_does_not_start(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["api"])
+    for variable in environment_of_a_site("", temporal, "", ""):
+        monkeypatch.delenv(variable, raising=False)
     with new_database(mariadb) as name:
-        known = {"TEMPORAL_ADDRESS": temporal.address} | environment
-        for variable, value in known.items():
+        for variable, value in ({"TEMPORAL_ADDRESS": temporal.address} | environment).items():
             monkeypatch.setenv(variable, mariadb.url_of(name) if value == EMPTY_DATABASE else value)
         with pytest.raises(SystemExit) as ended:
             main()

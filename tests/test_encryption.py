@@ -117,8 +117,7 @@ async def test_failures_keep_message_and_stack_trace_to_themselves() -> None:
 
 
 def test_without_keys_nothing_changes() -> None:
-    assert load(EncryptionSettings).keys == {}
-    assert data_converter({}).payload_codec is None
+    assert load(EncryptionSettings).keys == {} and data_converter({}).payload_codec is None
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,14 @@ import asyncio
 import errno
 import json
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 from typer.testing import CliRunner
 from yarl import URL
@@ -23,14 +20,13 @@ from activities import recording_archive
 from activities import recordings as recordings_module
 from activities.recordings import RecordingRequest, Recordings, RecordingsSaved, archive_of
 from activities.tasks import ReviewRequest, Tasks
-from clients import downloads
-from clients.archive import Archive, stem
+from clients.archive import Archive
 from clients.errors import PassingError
 from commands_recordings import recordings as command
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.stack import PROJECT
 from devstack.temporal import EmbeddedTemporal
-from settings import ArchiveSettings, SettingsError, load
+from settings import ArchiveSettings, load
 from simulators import Contact, Fault, SimulatorOptions
 from tests.pipeline import ZONE, LogLines, Site, Sites, assert_numbers, opening_sites, phone, wall
 
@@ -79,6 +75,10 @@ def assert_archived(site: Site, task_id: int, root: str) -> None:
 def served(site: Site) -> int:
     """Recordings that the simulators sent whole."""
     return int(site.stats()["calls"].get("recording", {}).get("ok", 0))
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
 def old_campaign(site: Site, calls: int = 12) -> int:
@@ -334,226 +334,6 @@ async def test_a_prune_that_was_cut_short_is_finished_by_the_next(
     assert not (tmp_path / str(task_id)).exists()
     code, _, message = await run_command(site, "prune")
     assert (code, message) == (2, "starter: settings: give --days, or set RECORDING_RETENTION_DAYS\n")
-
-
-# --- the archive alone, behind a server that misbehaves -----------------------------------------------------------
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-CALL = (42, "0f9a1c52-7a44-4d8e-9c1b-5b0d3e6f7a00", "0f9a1c52-7a44-4d8e-9c1b-5b0d3e6f7a01")
-
-
-@asynccontextmanager
-async def answering(handler: Handler) -> AsyncIterator[str]:
-    """The URL of a server."""
-    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield "http://{}:{}".format(*runner.addresses[0][:2])
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def archive_in(directory: Path) -> AsyncIterator[Archive]:
-    archive = Archive(ArchiveSettings(recording_archive=f"file://{directory}"))
-    await archive.check()
-    try:
-        yield archive
-    finally:
-        await archive.close()
-
-
-def files(directory: Path) -> list[str]:
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("not within 10 s")
-
-
-async def test_an_expired_link_is_asked_for_anew_once(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(status=403) if request.path == "/expired.wav" else web.Response(body=b"audio")
-
-    async with answering(answer) as url, archive_in(tmp_path) as archive:
-
-        async def ask() -> str:
-            asked.append(f"{url}/{'new' if asked else 'expired'}.wav?Expires=1&Signature=a%2Bb%3D")
-            return asked[-1]
-
-        async def ask_in_vain() -> str:
-            asked.append(f"{url}/expired.wav")
-            return asked[-1]
-
-        lasting = await archive.keep(*CALL, ask)
-        assert (lasting, len(asked)) == (f"file://{tmp_path}/{stem(*CALL)}.wav", 2)
-        with pytest.raises(PassingError, match="Recording GET: Http403"):
-            await archive.keep(43, *CALL[1:], ask_in_vain)
-        assert len(asked) == 4
-    assert files(tmp_path) == [f"{stem(*CALL)}.wav"]
-
-
-async def test_only_http_is_followed_and_only_whole_audio_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
-    redirects = {"/to-file": "file:///etc/passwd", "/to-ftp": "ftp://127.0.0.1/a", "/round": "/round"}
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        if location := redirects.get(request.path):
-            return web.Response(status=302, headers={"Location": location})
-        if request.path == "/moved":
-            return web.Response(status=302, headers={"Location": "/good.mp3"})
-        if request.path == "/endless":
-            stream = web.StreamResponse()
-            await stream.prepare(request)
-            for _ in range(20):
-                await stream.write(b"x" * 100)
-            return stream
-        sizes = {"/good.mp3": 1000, "/large": 1001, "/nothing": 0}
-        return web.Response(body=b"x" * sizes.get(request.path, 0), status=200 if request.path in sizes else 404)
-
-    async with answering(answer) as url, archive_in(tmp_path) as archive:
-
-        async def keep(signed: str) -> str:
-            async def ask() -> str:
-                return signed
-
-            return await archive.keep(*CALL, ask)
-
-        refused = {
-            "file:///etc/passwd": "NotHttp",
-            "ftp://127.0.0.1/a.wav": "NotHttp",
-            "//127.0.0.1/a.wav": "NotHttp",
-            "http:///a.wav": "NotHttp",
-            "http://[": "ValueError",
-            f"{url}/to-file": "NonHttpUrlRedirectClientError",
-            f"{url}/to-ftp": "NonHttpUrlRedirectClientError",
-            f"{url}/round": "TooManyRedirects",
-            f"{url}/large": "TooLarge",
-            f"{url}/endless": "TooLarge",
-            f"{url}/nothing": "Empty",
-            f"{url}/missing": "Http404",
-            "http://127.0.0.1:1/a.wav": "ClientConnectorError",
-        }
-        for signed, code in refused.items():
-            with pytest.raises(PassingError) as caught:
-                await keep(signed)
-            assert (caught.value.service, caught.value.code) == ("Recording", code), signed
-        assert files(tmp_path) == []
-        assert await keep("") == ""
-        assert await keep(f"{url}/moved") == f"file://{tmp_path}/{stem(*CALL)}.wav", "named by the platform's URL"
-        assert await keep("nowhere") == f"file://{tmp_path}/{stem(*CALL)}.wav", "there already"
-
-
-async def test_another_kind_of_file_keeps_its_suffix(tmp_path: Path) -> None:
-    served = 0
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        nonlocal served
-        served += 1
-        return web.Response(body=b"audio")
-
-    async with answering(answer) as url, archive_in(tmp_path) as archive:
-
-        async def ask() -> str:
-            return f"{url}/a.MP3?Expires=1"
-
-        for _ in range(2):
-            assert await archive.keep(*CALL, ask) == f"file://{tmp_path}/{stem(*CALL)}.mp3"
-    assert served == 1
-
-
-async def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
-    sent, release = asyncio.Event(), asyncio.Event()
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        stream = web.StreamResponse(headers={"Content-Length": str(3 << 20)})
-        await stream.prepare(request)
-        await stream.write(b"x" * (2 << 20))
-        sent.set()
-        await release.wait()
-        await stream.write(b"x" * (1 << 20))
-        return stream
-
-    code = (
-        "import asyncio\nfrom clients.archive import Archive\nfrom settings import ArchiveSettings, load\n"
-        "async def ask(): return '{url}/a.wav'\n"
-        "async def keep():\n    archive = Archive(load(ArchiveSettings))\n    await archive.check()\n"
-        f"    await archive.keep(*{CALL!r}, ask)\n"
-        "asyncio.run(keep())\n"
-    )
-    environment = {**os.environ, "RECORDING_ARCHIVE": f"file://{tmp_path}"}
-    async with answering(answer) as url:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code.replace("{url}", url), cwd=PROJECT, env=environment
-        )
-        await sent.wait()
-        await until(lambda: bool(files(tmp_path / ".partial")))
-        child.send_signal(signal.SIGKILL)
-        await child.wait()
-        left = files(tmp_path)
-        assert len(left) == 1 and left[0].startswith(".partial/")
-        os.utime(tmp_path / left[0], (0, 0))
-        release.set()
-        async with archive_in(tmp_path) as archive:
-
-            async def ask() -> str:
-                return f"{url}/a.wav"
-
-            await archive.keep(*CALL, ask)
-    assert files(tmp_path) == [f"{stem(*CALL)}.wav"], "what the crash left is swept away after a day"
-    assert (tmp_path / f"{stem(*CALL)}.wav").stat().st_size == 3 << 20
-
-
-def test_a_name_holds_only_ids_and_is_no_path() -> None:
-    odd = [
-        stem(1, "../../etc", "a"),
-        stem(1, "a/b", "c"),
-        stem(1, "a_b", "c"),
-        stem(1, "a", "b-c"),
-        stem(1, "a-b", "c"),
-    ]
-    assert len(set(odd)) == len(odd)
-    assert all(name.startswith("1/") and name.count("/") == 1 and ".." not in name for name in odd)
-
-
-# --- settings ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "/var/lib/recordings",
-        "recordings",
-        "file://recordings",
-        "file:///",
-        "http://127.0.0.1/recordings",
-        "s3://",
-        "s3://key:secret@bucket/prefix",
-        "oss:///prefix",
-        "s3://bucket/prefix?versioned",
-    ],
-)
-def test_a_wrong_archive_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("RECORDING_ARCHIVE", value)
-    with pytest.raises(SettingsError) as caught:
-        load(ArchiveSettings)
-    text = str(caught.value)
-    assert text.startswith("settings: RECORDING_ARCHIVE: must ") and "\n" not in text and "secret" not in text
-
-
-@pytest.mark.parametrize(("scheme", "package"), [("oss", "ossfs"), ("s3", "s3fs")])
-async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
-    with pytest.raises(SettingsError, match=f"{scheme}:// needs the package {package}"):
-        Archive(ArchiveSettings(recording_archive=f"{scheme}://bucket/prefix"))
 
 
 async def test_a_worker_with_an_unwritable_archive_says_so_and_ends(sites: Sites, tmp_path: Path) -> None:

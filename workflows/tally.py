@@ -18,7 +18,8 @@ ERROR_CHARACTERS = 200
 
 class Tally:
     """Counts of one run. ``last_error`` is the last thing that went wrong, ``last_control`` what the platform
-    answered to pause, resume or cancel, ``analysing_again`` how many re-analyses were asked for and are not part of a review yet, ``analysed_again`` those
+    answered to pause, resume or cancel, ``analysing_again`` how many re-analyses
+    were asked for and are not part of a review yet, ``analysed_again`` those
     of them that are done."""
 
     def __init__(self, carried: Carried | None) -> None:
@@ -67,6 +68,7 @@ class Tally:
             "analysis_failed": review.analysis_failed if review else 0,
             "by_interest": review.by_interest if review else {"0": 0, "1": 0, "2": 0},
             "reanalysed": review.reanalysed if review else 0,
+            "kept_edits": review.kept_edits if review else 0,
             "analysing_again": self.analysing_again,
             "input_tokens": review.input_tokens if review else 0,
             "output_tokens": review.output_tokens if review else 0,

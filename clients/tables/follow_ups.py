@@ -61,6 +61,13 @@ _CALLS = (
     f" WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> '' AND l.call_status IN {FINAL_SQL}"
 )
 
+_TRANSCRIPT = " LEFT JOIN call_retries c ON c.list_id = l.id AND c.step = 'conversation'"
+_EXPECTED = (
+    "l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
+    " AND (c.list_id IS NULL OR c.retry_at < c.since + INTERVAL %s SECOND)"
+)
+"""A transcript that may still come."""
+
 
 def _finished(cursor: Cursor) -> list[FinishedCall]:
     return [
@@ -83,23 +90,25 @@ def to_follow_up(
     """Of these rows those that wait for a follow-up and no longer for a transcript. ``now`` is UTC, naive."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        _CALLS.format(join=" LEFT JOIN call_retries c ON c.list_id = l.id AND c.step = 'conversation'")
+        _CALLS.format(join=_TRANSCRIPT)
         + f" AND {condition} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
-        " AND NOT (l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
-        " AND (c.list_id IS NULL OR c.retry_at < c.since + INTERVAL %s SECOND))"
+        f" AND NOT ({_EXPECTED})"
         " AND (a.list_id IS NULL OR a.retry_at <= %s) ORDER BY l.id",
         (task_id, *parameters, conversation_grace, now),
     )
     return _finished(cursor)
 
 
-def to_analyse_again(cursor: Cursor, task_id: int, runs: Runs, request_id: str) -> list[FinishedCall]:
-    """Of these rows those with an outcome that this request has not judged yet."""
+def to_analyse_again(
+    cursor: Cursor, task_id: int, runs: Runs, request_id: str, *, conversation_grace: float
+) -> list[FinishedCall]:
+    """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        f"{_CALLS.format(join='')} AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
-        " WHERE j.list_id = l.id AND j.request_id = %s) ORDER BY l.id",
-        (task_id, *parameters, request_id),
+        f"{_CALLS.format(join=_TRANSCRIPT)} AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
+        " WHERE j.list_id = l.id AND j.request_id = %s)"
+        f" AND (COALESCE(l.leads_follow_id, '') NOT IN ('', '0') OR NOT ({_EXPECTED})) ORDER BY l.id",
+        (task_id, *parameters, request_id, conversation_grace),
     )
     return _finished(cursor)
 

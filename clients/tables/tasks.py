@@ -18,7 +18,8 @@ class UnknownLeadsError(Exception):
 
     def __init__(self, leads: Sequence[int]) -> None:
         self.leads = list(leads)
-        super().__init__("unknown leads of this organisation: " + ", ".join(str(lead) for lead in leads[:20]))
+        named = ", ".join(str(lead) for lead in leads[:20])
+        super().__init__(f"unknown leads of this organisation: {named}" if leads else "the organisation has no leads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,8 +271,9 @@ def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
         "SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome"
         " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0)"
         " FROM call_analyses WHERE task_id = %s"
+        " UNION ALL SELECT 'kept_edits', COALESCE(SUM(outcome = 'kept'), 0) FROM call_analyses WHERE task_id = %s"
         " UNION ALL SELECT 'input_tokens', COALESCE(SUM(input_tokens), 0) FROM call_analyses WHERE task_id = %s"
         " UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses WHERE task_id = %s",
-        (task_id, task_id, task_id, task_id),
+        (task_id, task_id, task_id, task_id, task_id),
     )
     return {str(name): int(count) for name, count in cursor.fetchall()}

@@ -36,7 +36,7 @@ TRIES = 3
 """Before the model has failed for good (SPEC 6)."""
 AT_ONCE = 50
 """Model calls that one activity has under way."""
-PORTION_SECONDS = 3.0
+PORTION_SECONDS = 5.0
 """Judgements are written at least this often, so that few are lost with a worker and sales sees them soon."""
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
 FOLLOW = "dcc_leads_follow"
@@ -147,7 +147,8 @@ class FollowUps:
                 for call in calls:
                     await self._judge(call, request, portions)
                     full = len(portions.waiting) >= ROWS_A_TRANSACTION
-                    if full or monotonic() - portions.since > PORTION_SECONDS:
+                    due = full or monotonic() - portions.since > PORTION_SECONDS
+                    if due and not writing.locked():
                         async with writing:
                             await self._write(request, portions)
 
@@ -158,7 +159,8 @@ class FollowUps:
             except ExceptionGroup as errors:
                 # Only the database can fail here, a call cannot: the rest was stopped, the first error is ours.
                 raise errors.exceptions[0] from None
-            await self._write(request, portions)
+            while portions.waiting:
+                await self._write(request, portions)
             await self._database.run(retry_table.save, request.task_id, portions.retries)
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again",
@@ -286,18 +288,18 @@ class FollowUps:
         )
 
     async def _write(self, request: FollowUpRequest, portions: _Portions) -> None:
+        """Write one portion; what comes in meanwhile waits for the next one."""
         portions.since = monotonic()
-        while portions.waiting:
-            portion = portions.waiting[:ROWS_A_TRANSACTION]
-            del portions.waiting[:ROWS_A_TRANSACTION]
-            rewritten = await self._write_portion(request, portion)
-            portions.written += rewritten.judged
-            portions.kept_edits += len(rewritten.kept)
-            kept = set(rewritten.kept)
-            for follow_up in portion:
-                portions.by_outcome["kept" if follow_up.list_id in kept else follow_up.outcome] += 1
-                if follow_up.list_id not in kept:
-                    portions.by_interest[str(follow_up.is_interested)] += 1
+        portion = portions.waiting[:ROWS_A_TRANSACTION]
+        del portions.waiting[:ROWS_A_TRANSACTION]
+        rewritten = await self._write_portion(request, portion)
+        portions.written += rewritten.judged
+        portions.kept_edits += len(rewritten.kept)
+        kept = set(rewritten.kept)
+        for follow_up in portion:
+            portions.by_outcome["kept" if follow_up.list_id in kept else follow_up.outcome] += 1
+            if follow_up.list_id not in kept:
+                portions.by_interest[str(follow_up.is_interested)] += 1
 
     async def _write_portion(self, request: FollowUpRequest, portion: list[FollowUp]) -> Rewritten:
         now = await self._database.now()

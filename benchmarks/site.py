@@ -196,7 +196,7 @@ class Site:
         return time()
 
     async def until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Wait, looking five times a second.
+        """Wait, looking twenty times a second.
 
         Raises:
             TimeoutError: it took longer than ``seconds``.
@@ -205,7 +205,7 @@ class Site:
         while not await asyncio.to_thread(condition):
             if monotonic() > deadline:
                 raise TimeoutError
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
 
     async def events(self, task_id: int) -> list[tuple[int, int]]:
         """Events and bytes of the history of each run of a task, the first run first."""

@@ -18,7 +18,7 @@ FAULTS = [
     *(Fault(target="AssignJobs", kind=kind, count=1) for kind in ("lost_answer", "permanent", "html")),
     Fault(target="CreateJobGroup", kind="status_500", count=1),
     *(
-        Fault(target=action, kind=kind, count=2)
+        Fault(target=action, kind=kind, count=1)
         for action in ("QueryJobsWithResult", "ListJobs", "DownloadRecording")
         for kind in ("wrong_shape", "html", "success_false", "reset", "throttle_plain", "empty")
     ),
@@ -88,8 +88,8 @@ def test_the_search_finds_what_it_looks_for() -> None:
 
 
 async def test_a_run_says_nothing_personal(sites: Sites) -> None:
-    site = await sites(SimulatorOptions(time_scale=30, concurrency=30, cancelled_rate=0.1, transcript_lag=20))
-    site.add_leads(60)
+    site = await sites(SimulatorOptions(time_scale=60, concurrency=30, cancelled_rate=0.1, transcript_lag=20))
+    site.add_leads(40)
     task_id = await site.create_task()
     with LogLines() as log:
         async with site.working():
@@ -108,7 +108,7 @@ async def test_a_run_says_nothing_personal(sites: Sites) -> None:
 
 async def test_a_run_full_of_errors_says_nothing_personal(sites: Sites) -> None:
     site = await sites(SimulatorOptions(calls_over=True))
-    site.add_leads(150)
+    site.add_leads(120)
     task_id = await site.create_task()
     site.sim.set_faults(*FAULTS)
     with LogLines() as log:

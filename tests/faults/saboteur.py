@@ -43,7 +43,7 @@ from workflows import options
 from workflows.options import QUEUES
 
 PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
-HEARTBEAT = timedelta(seconds=2)
+HEARTBEAT = timedelta(seconds=3)
 TABLE = re.compile(r"(?:FROM|INTO|UPDATE|JOIN) ([a-z_]+)")
 
 

@@ -81,9 +81,6 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         SchemaError: the database is not as it must be.
         ServiceError: the database is out of reach.
     """
-    needed: dict[str, type[PlatformSettings | AnalysisSettings]]
-    needed = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
-    require(DatabaseSettings, *(group for queue, group in needed.items() if queue in queues))
     async with AsyncExitStack() as stack:
         database = Database(load(DatabaseSettings))
         stack.callback(database.close)
@@ -151,10 +148,15 @@ async def _limiter(database: Database, name: str, per_second: float, in_flight: 
 
 async def run(queues: Sequence[str]) -> None:
     """Poll until SIGTERM or SIGINT."""
+    # A thread that computes gives way after 1 ms instead of 5: what is short does not wait for what is long.
+    sys.setswitchinterval(0.001)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    needed: dict[str, type[PlatformSettings | AnalysisSettings]]
+    needed = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
+    require(DatabaseSettings, *(group for queue, group in needed.items() if queue in queues))
     client = await connect()
     async with workers(client, queues) as built, AsyncExitStack() as stack:
         for worker in built:

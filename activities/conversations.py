@@ -24,7 +24,7 @@ from clients.tables.rows import CallRow, Outcome
 
 PRIORITY = 1
 """Of the rate limit: before everything else (SPEC, Always)."""
-CALLS_AT_ONCE = 10
+CALLS_AT_ONCE = 6
 TURN_ROWS = 50
 """Rows that are worked through before others get their turn of the event loop: a few milliseconds."""
 FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})

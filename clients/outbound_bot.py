@@ -24,7 +24,7 @@ from settings import PlatformSettings
 VERSION = "2019-12-26"
 CONNECT_MS = 5_000
 READ_MS = 10_000
-THREADS = 32
+THREADS = 24
 """Calls that one worker has under way at once."""
 
 

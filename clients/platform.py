@@ -5,6 +5,7 @@ The SDK itself is loaded by :mod:`clients.outbound_bot` only, because importing 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -232,7 +233,8 @@ class PlatformSession:
         Those that the platform leaves out, or answers in a form that cannot be read, are missing here too: one odd
         job must not hold up the other 98.
         """
-        return readable_jobs(await self.raw_jobs(ids))
+        # 99 jobs with transcripts are 10 ms of work: in a thread, beside the event loop.
+        return await asyncio.to_thread(readable_jobs, await self.raw_jobs(ids))
 
     async def raw_jobs(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """As :meth:`jobs`, as the vendor spells them."""

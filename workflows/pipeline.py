@@ -49,8 +49,8 @@ class Pipeline:
         self.again_at: float | None = None
         self.paused_until = 0.0
         self.changed = False
-        self.pages = Lane(8, self._piece_done)
-        self.fetching = Lane(8, self._piece_done)
+        self.pages = Lane(4, self._piece_done)
+        self.fetching = Lane(4, self._piece_done)
         self._following = Lane(8, self._piece_done)
         self._recording = Lane(4, self._piece_done)
         self.reanalyses = Lane(4, self._piece_done)

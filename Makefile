@@ -5,7 +5,7 @@ UV_COMPILE := $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --python-v
 # More arguments for pytest, for instance `make test PYTEST="-k follow_ups -x"`.
 PYTEST ?= --cov --cov-report=term
 
-.PHONY: help setup demo up test lint types lock
+.PHONY: help setup demo up test lint types lock audit
 
 help:
 	@echo 'make setup   install what is missing: .venv, MariaDB'
@@ -13,6 +13,7 @@ help:
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make test    the whole test suite'
 	@echo 'make lint, make types   ruff, mypy'
+	@echo 'make audit   pins, hashes and age of the requirements, and known weaknesses where the network allows'
 	@echo 'make lock    pin the requirements anew (UPGRADE=1: to the newest versions)'
 
 setup:
@@ -33,6 +34,9 @@ lint: setup
 
 types: setup
 	@$(PYTHON_IN_VENV) -m mypy
+
+audit: setup
+	@$(PYTHON_IN_VENV) -m devstack.audit
 
 lock: setup
 	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --output-file requirements.lock requirements.in

@@ -15,11 +15,10 @@ from types import FrameType
 
 import uvicorn
 
-from api._settings import ApiSettings
 from api.application import build
 from api.requests import log_to_stderr
 from clients.errors import ServiceError, explain
-from settings import PlatformSettings, SettingsError, load
+from settings import ApiSettings, PlatformSettings, SettingsError, load
 from starter import CallTasks, UnknownTaskError
 
 log = logging.getLogger("api")

@@ -18,7 +18,8 @@ from temporalio.client import WorkflowFailureError, WorkflowHistory
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
-from tests.pipeline import QUICK, Site, Sites, opening_sites, own_environment, phone
+from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites, phone
+from tests.programs import own_environment
 
 HISTORIES = Path(__file__).resolve().parent / "histories"
 RESTARTING = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=150")
@@ -86,8 +87,7 @@ async def signals(sites: Sites) -> tuple[Site, int]:
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
         await calls.start_call(task_id, QUICK)
-        while (await calls.progress(task_id))["analysed"] < 2:
-            await asyncio.sleep(0.05)
+        await site.until(task_id, analysed=2)
         await calls.force_analyze(task_id, every=True)
         for name in ("refresh", "pause_calls", "resume_calls", "cancel_calls"):
             await calls.signal(task_id, name)
@@ -115,8 +115,7 @@ async def restarted_as_new(sites: Sites) -> tuple[Site, int]:
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
         await calls.start_call(task_id, QUICK)
-        while (await calls.progress(task_id))["analysed"] < 5:
-            await asyncio.sleep(0.05)
+        await site.until(task_id, analysed=5)
         await calls.force_analyze(task_id, every=True)
         await site.result(task_id)
     return site, task_id
@@ -140,8 +139,11 @@ async def monitor(sites: Sites) -> tuple[Site, int]:
     task_id = site.old_task(rows, [Contact(phone=phone(1), reference="r1")])
     async with site.working(), site.calls() as calls:
         await calls.monitor("check")
-        while len([run async for run in site.client.list_workflows("ExecutionStatus != 'Running'")]) < 2:
-            await asyncio.sleep(0.1)
+
+        async def over() -> bool:
+            return len(await site.runs("ExecutionStatus != 'Running'")) == 2
+
+        await eventually(over)
     return site, task_id
 
 
@@ -153,7 +155,7 @@ KINDS: tuple[Callable[[Sites], Awaitable[tuple[Site, int]]], ...] = (
 async def record(kind: Callable[[Sites], Awaitable[tuple[Site, int]]], sites: Sites) -> None:
     """Write the history of every run of this kind: `name.json`, or `name-1.json` and on."""
     site, _ = await kind(sites)
-    runs = sorted([run async for run in site.client.list_workflows()], key=lambda run: run.start_time)
+    runs = sorted(await site.runs(), key=lambda run: run.start_time)
     name = kind.__name__.replace("_", "-")
     for old in HISTORIES.glob(f"{name}*.json"):
         old.unlink()
@@ -192,7 +194,7 @@ async def main(names: list[str]) -> None:
                 server.stop()
 
 
-SETTINGS = ("TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_API_KEY", "PAYLOAD_ENCRYPTION_KEYS", "RECORDING_ARCHIVE")
+SETTINGS = ("TEMPORAL_API_KEY", "TEMPORAL_PROFILE", "PAYLOAD_ENCRYPTION_KEYS", "RECORDING_ARCHIVE")
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1:]))

@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 import starter
-from api._settings import ApiSettings
 from api.access import Tokens
 from api.answers import success
 from api.application import build
@@ -28,7 +27,7 @@ from clients.errors import PermanentError
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, wait_until
 from devstack.temporal import EmbeddedTemporal
-from settings import SettingsError, load
+from settings import ApiSettings, SettingsError, load
 from simulators import SimulatorOptions, running_in_thread
 from starter import CallTasks
 from tests.api_site import (
@@ -246,6 +245,9 @@ def test_the_command_ends_with_its_exit_code() -> None:
 
 
 def test_the_process_serves_logs_and_stops(tmp_path: Path, site: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = site.create()
+    site.done("/start-call-task", {"task_id": complete})
+    site.finished(complete)
     for variable, value in api_settings().items():
         monkeypatch.setenv(variable, value)
     child = Child(

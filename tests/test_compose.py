@@ -115,7 +115,7 @@ def test_commands_name_what_exists(name: str) -> None:
         assert (PROJECT / command[1]).is_file()
         assert command[1] in copied()
     if command[1] == "starter.py":
-        assert f'"{command[2]}"' in (PROJECT / "starter.py").read_text()
+        assert f'"{command[2]}"' in (PROJECT / "commands.py").read_text()
 
 
 def test_simulators_take_their_arguments() -> None:

@@ -13,19 +13,8 @@ from clients.tables.rows import CallRow
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
-from tests.pipeline import (
-    MODEL_FAILED,
-    QUICK,
-    REMARKS,
-    Site,
-    Sites,
-    assert_finished,
-    assert_nothing_went_back,
-    opening_sites,
-    phone,
-    side_by_side,
-    turns,
-)
+from tests.comparison import MODEL_FAILED, REMARKS, assert_finished, assert_nothing_went_back, turns
+from tests.pipeline import QUICK, Site, Sites, opening_sites, phone, side_by_side
 
 
 @pytest.fixture
@@ -150,9 +139,7 @@ async def test_odd_text_of_one_call_stops_no_other(sites: Sites) -> None:
     ]
     contacts += [Contact(phone=phone(n), reference=f"r{n}", course="test-drive-tomorrow", outcome="Succeeded")
                  for n in range(len(odd) + 1, len(odd) + 11)]  # fmt: skip
-    rows = [
-        {"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, len(contacts) + 1)
-    ]
+    rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, len(contacts) + 1)]
     task_id = site.old_task(rows, contacts)
     async with site.working():
         result = await site.run(task_id)
@@ -173,14 +160,17 @@ def test_an_answer_with_an_unknown_id_is_matched_by_reference_and_phone_together
     assert [(r.id, j.job_id) for r, j in match_answers(rows, [half, stranger, known])] == [(1, "j1"), (2, "new-2")]
 
 
+DONE = "SucceededFinish"
+
+
 @pytest.mark.parametrize(
     ("answer", "task_id", "status"),
     [
-        ({"Status": "Succeeded", "Tasks": [("a", "Busy"), ("b", "SucceededFinish"), ("c", "NoAnswer")]}, "b", "Succeeded"),
-        ({"Status": "Succeeded", "Tasks": [("a", "SucceededFinish"), ("b", "SucceededClientHangUp")]}, "b", "Succeeded"),
+        ({"Status": "Succeeded", "Tasks": [("a", "Busy"), ("b", DONE), ("c", "NoAnswer")]}, "b", "Succeeded"),
+        ({"Status": "Succeeded", "Tasks": [("a", DONE), ("b", "SucceededClientHangUp")]}, "b", "Succeeded"),
         ({"Status": "Failed", "Tasks": [("a", "Busy"), ("b", "NoAnswer")]}, "b", "Failed"),
         ({"Status": "Executing", "Tasks": [("a", "Busy"), ("b", "Executing")]}, "b", "Executing"),
-        ({"Status": None, "Tasks": [("a", "Busy"), ("b", "SucceededFinish")]}, "b", "Succeeded"),
+        ({"Status": None, "Tasks": [("a", "Busy"), ("b", DONE)]}, "b", "Succeeded"),
         ({"Status": "", "Tasks": [("a", "Busy"), ("b", "Executing")]}, "b", "Executing"),
         ({"Status": None, "Tasks": [("a", "NoAnswer")]}, "a", "Failed"),
         ({"Status": "Cancelled", "Tasks": []}, None, "Cancelled"),

@@ -9,7 +9,8 @@ from temporalio.client import WorkflowFailureError
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
-from tests.pipeline import QUICK, Site, Sites, assert_finished, opening_sites, phone, side_by_side
+from tests.comparison import assert_finished
+from tests.pipeline import QUICK, Site, Sites, opening_sites, phone, side_by_side
 
 PATIENT = QUICK.model_copy(update={"match_grace": 2})
 
@@ -141,9 +142,7 @@ async def test_the_same_lead_twice_in_a_task_is_dialled_once(sites: Sites) -> No
     site.add_leads(30)
     task_id = await site.create_task()
     columns = "task_id, leads_id, leads_name, leads_phone, call_time, call_job_id, reference_id"
-    site.sql(
-        f"INSERT INTO leads_task_list ({columns}) SELECT {columns} FROM leads_task_list WHERE leads_id IN (5, 6)"
-    )
+    site.sql(f"INSERT INTO leads_task_list ({columns}) SELECT {columns} FROM leads_task_list WHERE leads_id IN (5, 6)")
     async with site.working():
         result = await site.run(task_id)
     assert site.stats()["dialled_twice"] == []
@@ -157,8 +156,7 @@ async def test_calls_that_are_paused_resumed_and_cancelled_end_the_task(sites: S
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
         await calls.start_call(task_id, QUICK)
-        while (await calls.progress(task_id))["finished"] < 4:
-            await asyncio.sleep(0.05)
+        await site.until(task_id, finished=4)
         for signal in ("pause_calls", "resume_calls", "cancel_calls"):
             await calls.signal(task_id, signal)
         result = await site.result(task_id)

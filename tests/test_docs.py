@@ -4,8 +4,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +39,6 @@ readmes = pytest.mark.parametrize("readme", READMES, ids=name_of)
 def read_by_settings() -> dict[str, FieldInfo]:
     """Every variable that the program reads."""
     modules = [settings]
-    if find_spec("api._settings"):
-        modules.append(import_module("api._settings"))
     found: dict[str, FieldInfo] = {}
     for group in [value for module in modules for value in vars(module).values()]:
         if isinstance(group, type) and issubclass(group, settings._Group):

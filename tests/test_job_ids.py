@@ -2,22 +2,15 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
-from tests.pipeline import (
-    QUICK,
-    Site,
-    Sites,
-    assert_finished,
-    assert_nothing_went_back,
-    opening_sites,
-    phone,
-    side_by_side,
-)
+from tests.comparison import assert_finished, assert_nothing_went_back
+from tests.pipeline import QUICK, Site, Sites, opening_sites, phone, side_by_side
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ async def test_two_leads_with_one_phone_get_two_jobs(sites: Sites) -> None:
 
 async def test_an_old_task_is_matched_by_reference_then_by_the_old_form_then_by_phone(sites: Sites) -> None:
     site = await sites()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"leads_id": 1, "leads_phone": phone(1), "reference_id": "own-1"},
         {"leads_id": 2, "leads_phone": phone(2), "reference_id": ""},
         {"leads_id": 3, "leads_phone": phone(3), "reference_id": None},

@@ -13,7 +13,7 @@ from clients.limiter import RateLimiter
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from settings import DatabaseSettings, load
-from tests.pipeline import opening_sites
+from tests.pipeline import eventually, opening_sites
 
 Limiters = Callable[..., Awaitable[RateLimiter]]
 
@@ -55,7 +55,9 @@ def peak(moments: list[float], seconds: float = 1.0) -> int:
     return most
 
 
-async def use(limiter: RateLimiter, calls: int, said: list[tuple[float, str]], tenant: str = "a", priority: int = 1) -> None:
+async def use(
+    limiter: RateLimiter, calls: int, said: list[tuple[float, str]], tenant: str = "a", priority: int = 1
+) -> None:
     async def call() -> None:
         async with limiter.slot(tenant=tenant, priority=priority):
             said.append((monotonic(), tenant))
@@ -91,8 +93,11 @@ async def test_a_small_tenant_does_not_wait_for_a_big_one(limiters: Limiters) ->
     limiter = await limiters(100)
     said: list[tuple[float, str]] = []
     big = asyncio.create_task(use(limiter, 150, said, "big"))
-    while len(said) < 10:
-        await asyncio.sleep(0.01)
+
+    async def begun() -> bool:
+        return len(said) >= 10
+
+    await eventually(begun)
     await use(limiter, 20, said, "small")
     order = [tenant for _, tenant in said]
     last = max(index for index, tenant in enumerate(order) if tenant == "small")

@@ -8,7 +8,8 @@ import pytest
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions
-from tests.pipeline import QUICK, Sites, assert_finished, assert_nothing_went_back, opening_sites
+from tests.comparison import assert_finished, assert_nothing_went_back
+from tests.pipeline import QUICK, Sites, opening_sites
 
 
 @pytest.fixture
@@ -17,7 +18,6 @@ async def sites(
 ) -> AsyncIterator[Sites]:
     async with opening_sites(mariadb, temporal, monkeypatch) as sites:
         yield sites
-
 
 
 async def test_a_thousand_leads_come_out_as_the_platform_recorded_them(

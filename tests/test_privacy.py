@@ -12,7 +12,8 @@ import simulators
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
-from tests.pipeline import QUICK, LogLines, Site, Sites, decoded, opening_sites
+from tests.pipeline import QUICK, Site, Sites, opening_sites
+from tests.sayings import LogLines, decoded
 
 FAULTS = [
     *(Fault(target="AssignJobs", kind=kind, count=1) for kind in ("lost_answer", "permanent", "html")),
@@ -63,7 +64,7 @@ async def everything_said(site: Site, log: LogLines) -> dict[str, str]:
     said = {f"line {number}": line for number, line in enumerate(log.lines)}
     for history in await site.histories():
         said[f"history {history.workflow_id}"] = decoded(history)
-    async for run in site.client.list_workflows():
+    for run in await site.runs():
         said[f"visibility {run.id}"] = str(run.raw_info)
         handle = site.client.get_workflow_handle(run.id, run_id=run.run_id)
         said[f"progress {run.id}"] = str(await handle.query("progress"))
@@ -95,8 +96,7 @@ async def test_a_run_says_nothing_personal(sites: Sites) -> None:
         async with site.working():
             async with site.calls() as calls:
                 await calls.start_call(task_id, QUICK)
-                while not (await calls.progress(task_id))["finished"]:
-                    await asyncio.sleep(0.05)
+                await site.until(task_id, finished=1)
                 await calls.signal(task_id, "pause_calls")
                 await calls.signal(task_id, "resume_calls")
                 await calls.force_analyze(task_id, every=True)
@@ -124,7 +124,8 @@ async def test_garbage_is_refused_without_repeating_it(sites: Sites) -> None:
     secret = "13900009999"
     with LogLines() as log:
         async with site.working():
-            for number, given in enumerate([{"task_id": secret}, {"task_id": 1, "options": {"poll_min": f"{secret}x"}}, secret]):
+            odd = {"task_id": 1, "options": {"poll_min": f"{secret}x"}}
+            for number, given in enumerate([{"task_id": secret}, odd, secret]):
                 handle = await site.client.start_workflow(
                     "CallTaskWorkflow", given, id=f"odd-{number}", task_queue="call-tasks"
                 )

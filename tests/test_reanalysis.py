@@ -10,17 +10,8 @@ import pytest
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal, find_temporal
 from simulators import Contact, Fault, SimulatorOptions
-from tests.pipeline import (
-    MODEL_FAILED,
-    QUICK,
-    Site,
-    Sites,
-    assert_finished,
-    assert_nothing_went_back,
-    assert_one_follow_up_a_row,
-    opening_sites,
-    phone,
-)
+from tests.comparison import MODEL_FAILED, assert_finished, assert_nothing_went_back, assert_one_follow_up_a_row
+from tests.pipeline import QUICK, Site, Sites, opening_sites, phone
 from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 
@@ -30,6 +21,9 @@ async def sites(
 ) -> AsyncIterator[Sites]:
     async with opening_sites(mariadb, temporal, monkeypatch) as sites:
         yield sites
+
+
+NONSENSE: list[Any] = [None, "all", [], {}, {"all": False}, {"al": True}, {"call_job_ids": 5}, {"call_job_ids": []}]
 
 
 async def again(site: Site, task_id: int, **request: Any) -> dict[str, Any]:
@@ -130,9 +124,12 @@ async def test_a_call_without_a_follow_up_gets_one(sites: Sites) -> None:
     site = await sites()
     talk = json.dumps([{"Speaker": "Robot", "Script": "您好"}, {"Speaker": "Contact", "Script": "不需要，别再打了。"}])
     task_id = site.old_task([], [], task_type=4)
-    for n, state in enumerate(
-        ({"call_conversation": talk, "call_status": "Succeeded"}, {"call_status": "Failed"}, {"call_status": None}), 1
-    ):
+    states: list[dict[str, Any]] = [
+        {"call_conversation": talk, "call_status": "Succeeded"},
+        {"call_status": "Failed"},
+        {"call_status": None},
+    ]
+    for n, state in enumerate(states, 1):
         site.insert("leads_task_list", [{"task_id": task_id, "leads_id": n, "call_job_id": f"j{n}", **state}])
     async with site.working():
         result = await again(site, task_id, all=True)
@@ -164,11 +161,10 @@ async def test_a_running_task_takes_requests_and_ends_with_one_follow_up_a_row(s
     async with site.working():
         async with site.calls() as calls:
             await calls.start_call(task_id, QUICK)
-            while (await calls.progress(task_id))["analysed"] < 5:
-                await asyncio.sleep(0.05)
+            await site.until(task_id, analysed=5)
             for _ in range(3):
                 await calls.force_analyze(task_id, every=True)
-            for payload in (None, "all", [], {}, {"all": False}, {"al": True}, {"call_job_ids": 5}, {"call_job_ids": []}):
+            for payload in NONSENSE:
                 await site.handle(task_id).signal("force_analyze", payload)
         result = await site.result(task_id)
     assert result["outcome"] == "complete"
@@ -184,8 +180,7 @@ async def test_a_request_does_not_cut_short_the_wait_for_a_transcript(sites: Sit
     async with site.working():
         async with site.calls() as calls:
             await calls.start_call(task_id, QUICK.model_copy(update={"conversation_grace": 20}))
-            while (await calls.progress(task_id))["finished"] < 10:
-                await asyncio.sleep(0.05)
+            await site.until(task_id, finished=10)
             await calls.force_analyze(task_id, every=True)
         result = await site.result(task_id)
     assert_finished(site, task_id, result)

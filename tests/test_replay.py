@@ -15,7 +15,7 @@ from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 import worker
-from tests.pipeline import decoded
+from tests.sayings import decoded
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 

@@ -9,15 +9,9 @@ import pytest
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
-from tests.pipeline import (
-    QUICK,
-    Program,
-    Sites,
-    assert_finished,
-    assert_nothing_went_back,
-    opening_sites,
-    own_environment,
-)
+from tests.comparison import assert_finished, assert_nothing_went_back
+from tests.pipeline import QUICK, Sites, eventually, opening_sites
+from tests.programs import Program, own_environment
 
 STEPS = {
     "dispatch, before the platform has the contacts": Fault(target="AssignJobs", kind="hang", count=1, seconds=3),
@@ -52,9 +46,12 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
             worker.start()
             async with site.calls() as calls:
                 await calls.start_call(task_id, QUICK.model_copy(update={"match_grace": 3}))
-            async with asyncio.timeout(150):  # the first program is slow: everything is imported for it
-                while not site.sim.faults.counts:
-                    await asyncio.sleep(0.005)
+
+            async def struck() -> bool:
+                return bool(site.sim.faults.counts)
+
+            # The first program is slow: everything is imported for it.
+            await eventually(struck, 150)
             worker.kill()
             worker.start()
             result = await site.result(task_id, 120)
@@ -87,11 +84,10 @@ async def test_a_run_that_restarts_as_new_again_and_again_loses_nothing(
             site.watch_writes()
             async with site.working(), site.calls() as calls:
                 await calls.start_call(task_id, QUICK)
-                while (await calls.progress(task_id))["analysed"] < 5:
-                    await asyncio.sleep(0.05)
+                await site.until(task_id, analysed=5)
                 await calls.force_analyze(task_id, every=True)
                 result = await site.result(task_id)
-            runs = [run async for run in site.client.list_workflows()]
+            runs = await site.runs()
             assert len(runs) > 2
             assert result["started_at"] <= min(run.start_time for run in runs).isoformat(timespec="seconds")
             assert result["outcome"] == "complete" and result["reanalysed"] >= 5

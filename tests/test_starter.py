@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,9 @@ from devstack.processes import Child, free_port
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
 from starter import CallTasks
-from tests.pipeline import (
-    QUICK,
-    Program,
-    Site,
-    Sites,
-    assert_finished,
-    opening_sites,
-    own_environment,
-    phone,
-)
+from tests.comparison import assert_finished
+from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites, phone
+from tests.programs import Program, own_environment
 
 COMMANDS = (
     *("init-db", "create-task", "start-call", "progress", "force-analyze", "query-task-execution"),
@@ -50,10 +44,11 @@ async def test_a_task_from_creation_to_its_end_by_commands_alone(sites: Sites, t
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
     site.add_leads(12)
     environment = {**own_environment(), **site.environment}
+    numbers = count()
 
     async def starter(*arguments: str | int, code: int = 0) -> Any:
-        program = Program(environment, tmp_path / f"{arguments[0]}-{len(list(tmp_path.iterdir()))}", "starter.py",
-                          *map(str, arguments), "--json")  # fmt: skip
+        log = tmp_path / f"starter-{next(numbers)}"
+        program = Program(environment, log, "starter.py", *map(str, arguments), "--json")
         ended, out, error = await program.ended()
         assert ended == code, error
         return json.loads(out) if out else error
@@ -66,7 +61,8 @@ async def test_a_task_from_creation_to_its_end_by_commands_alone(sites: Sites, t
     assert "start-call" in await starter("progress", task_id, code=1)
     async with site.working():
         result = await starter("start-call", task_id, "--wait", "--options", QUICK.model_dump_json())
-        assert (result["started"], result["outcome"], result["task_type"], result["called"]) == (True, "complete", 4, 12)
+        assert result["started"]
+        assert (result["outcome"], result["task_type"], result["called"]) == ("complete", 4, 12)
         assert_finished(site, task_id, result)
         progress = await starter("progress", task_id)
         assert {name: progress[name] for name in ("called", "task_type")} == {"called": 12, "task_type": 4}
@@ -193,7 +189,7 @@ async def test_an_old_or_wrong_schema_is_said_in_one_line(
     with mariadb.connect(root=True) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE OR REPLACE USER 'reader'@'127.0.0.1' IDENTIFIED BY 'hidden-word'")
         cursor.execute("GRANT SELECT ON `callcrm%`.* TO 'reader'@'127.0.0.1'")
-    user, rest = site.environment["DATABASE_URL"].split("@")
+    _, rest = site.environment["DATABASE_URL"].split("@")
     reader = {**own_environment(), **site.environment, "DATABASE_URL": f"mysql+pymysql://reader:hidden-word@{rest}"}
     programs["may not write"] = Program(reader, tmp_path / "reader", "worker.py")
     ended = await asyncio.gather(*(program.ended() for program in programs.values()))
@@ -223,8 +219,11 @@ async def test_a_worker_of_one_queue_needs_only_its_settings_and_stops_in_good_o
     try:
         await asyncio.to_thread(child.start)
         child.signal(signal.SIGTERM)
-        while child.alive:
-            await asyncio.sleep(0.05)
+
+        async def ended() -> bool:
+            return not child.alive
+
+        await eventually(ended)
         assert child.exit_code == 0, child.output()
     finally:
         child.kill()
@@ -332,13 +331,15 @@ async def test_the_monitor_takes_up_what_nothing_is_working_on(sites: Sites) -> 
         assert await calls.monitor("start") and await calls.monitor("start") and await calls.monitor("status")
         assert not await calls.monitor("stop") and not await calls.monitor("status")
     assert [site.task(task_id)["task_type"] for task_id in open_tasks] == [4, 4]
-    started = {run.id async for run in site.client.list_workflows()}
+    started = {run.id for run in await site.runs()}
     assert not started & {f"call-task-{task_id}" for task_id in closed}
 
 
 async def wait_for_run(site: Site, task_id: int) -> dict[str, Any]:
     """The result of a run that somebody else starts."""
-    async with asyncio.timeout(20):
-        while not [run async for run in site.client.list_workflows(f"WorkflowId = 'call-task-{task_id}'")]:
-            await asyncio.sleep(0.05)
+
+    async def started() -> bool:
+        return bool(await site.runs(f"WorkflowId = 'call-task-{task_id}'"))
+
+    await eventually(started)
     return await site.result(task_id)

@@ -141,7 +141,7 @@ class Archive:
     async def close(self) -> None:
         """Drop the connections, and wait for what is being written."""
         await self._downloads.close()
-        self._threads.shutdown(wait=True)
+        await asyncio.to_thread(self._threads.shutdown)
 
     # --- fetching -------------------------------------------------------------------------------------------------
 

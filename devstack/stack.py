@@ -29,7 +29,7 @@ SIMULATED_ACCOUNT = {
     "OUTBOUND_BOT_SCRIPT_ID": "simulator-script",
     "DASHSCOPE_API_KEY": "simulator-dashscope-key",
 }
-_OURS = ("TEMPORAL_", "ALIBABA_CLOUD_", "OUTBOUND_BOT_", "DASHSCOPE_", "ANALYSIS_")
+_OURS = ("API_", "TEMPORAL_", "ALIBABA_CLOUD_", "OUTBOUND_BOT_", "DASHSCOPE_", "ANALYSIS_")
 
 
 class Stack:

@@ -28,7 +28,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 _SETTINGS = re.compile(
     r"(TEMPORAL|ALIBABA_CLOUD|OUTBOUND_BOT|DASHSCOPE|ANALYSIS)_.*"
     r"|CODEC_SERVER_.*|PAYLOAD_ENCRYPTION_KEYS|OSS_ENDPOINT|RECORDING_.*"
-    r"|DATABASE_URL|TIME_ZONE|RECORDING_ARCHIVE|API_TOKENS|(?i:(https?|all|no)_proxy)"
+    r"|DATABASE_URL|TIME_ZONE|RECORDING_ARCHIVE|API_.*|(?i:(https?|all|no)_proxy)"
 )
 
 

@@ -87,7 +87,9 @@ class JobGroups:
             progress = await session.progress(request.job_group_id)
         except ServiceError as error:
             return Watched(counters=None, polls=looks, error=str(error))
-        over = progress.total_completed + progress.failed + progress.cancelled
+        # Whether "completed" holds the failed and cancelled ones too is not documented; what is left tells it anyway.
+        left = progress.scheduling + progress.executing + progress.paused
+        over = min(progress.total_completed + progress.failed + progress.cancelled, progress.total_jobs - left)
         counters = Counters(total=progress.total_jobs, over=over)
         # Both by the server's clock: this worker's may be wrong.
         waited = (info.current_attempt_scheduled_time - info.scheduled_time).total_seconds()

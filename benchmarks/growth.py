@@ -28,6 +28,7 @@ async def memory(sizes: Sizes) -> list[Figure]:
                 "cpu_seconds": {name: round(spent, 1) for name, spent in ran.cpu.items()},
                 "questions": questions[0],
                 "history": await site.events(task_id),
+                "billable_actions": await site.actions(task_id),
             }
             await asyncio.to_thread(worker.stop)
     few, many = peaks[sizes.leads], peaks[sizes.large]
@@ -113,6 +114,7 @@ async def trickle(sizes: Sizes) -> list[Figure]:
         runs = await site.events(task_id)
         lost = sizes.large - result["follow_ups"]
         details = {
+            "billable_actions": await site.actions(task_id),
             "runs": runs,
             "seconds": round(seconds),
             "simulated_hours": round(seconds * scale / 3600, 1),

@@ -7,15 +7,19 @@ import json
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from time import monotonic, time
 from typing import Any, Self
 
 import psutil
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 
+from activities.liveness import BEAT_SECONDS
 from devstack.processes import Child
 from devstack.stack import PROJECT, Stack
 from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
@@ -215,6 +219,46 @@ class Site:
             described = (await handle.describe()).raw_description.workflow_execution_info
             runs.append((run.start_time, described.history_length, described.history_size_bytes))
         return [(length, size) for _, length, size in sorted(runs)]
+
+    async def actions(self, task_id: int) -> dict[str, int]:
+        """What Temporal Cloud would bill for all runs of a task, counted from their histories.
+
+        Heartbeats leave no event: an activity that beats sends one every BEAT_SECONDS, throttled by the SDK.
+        """
+        billed: Counter[str] = Counter()
+        async for run in self.client.list_workflows(f"WorkflowId = '{workflow_id(task_id)}'"):
+            history = await self.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+            began: dict[int, datetime] = {}
+            beats = {event.event_id for event in history.events if _beats(event)}
+            for event in history.events:
+                if event.HasField("activity_task_started_event_attributes"):
+                    started = event.activity_task_started_event_attributes
+                    billed["activity attempts"] += started.attempt
+                    began[started.scheduled_event_id] = event.event_time.ToDatetime()
+                elif event.HasField("activity_task_completed_event_attributes"):
+                    scheduled = event.activity_task_completed_event_attributes.scheduled_event_id
+                    if scheduled in beats:
+                        seconds = (event.event_time.ToDatetime() - began[scheduled]).total_seconds()
+                        billed["heartbeats"] += int(seconds / BEAT_SECONDS) + 1
+                else:
+                    name = _BILLED.get(event.WhichOneof("attributes") or "")
+                    billed.update([name] if name else [])
+        return dict(+billed)
+
+
+_BILLED = {
+    "workflow_execution_started_event_attributes": "runs started",
+    "timer_started_event_attributes": "timers",
+    "workflow_execution_signaled_event_attributes": "signals",
+    "upsert_workflow_search_attributes_event_attributes": "search attributes",
+}
+
+
+def _beats(event: HistoryEvent) -> bool:
+    return (
+        event.HasField("activity_task_scheduled_event_attributes")
+        and event.activity_task_scheduled_event_attributes.heartbeat_timeout.ToTimedelta().total_seconds() > 0
+    )
 
 
 class FloorProcess:

@@ -193,7 +193,12 @@ class FsspecStore:
         import fsspec
 
         # Another process may have written what a listing of a minute ago did not show.
-        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+        if url.startswith("s3:"):
+            options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 2}}
+        fs, path = fsspec.core.url_to_fs(url, **options)
+        # Its own tries multiply with those of the SDK below it: a store that hangs would keep a thread for long.
+        fs.retries = 1
         self._fs: Any = fs
         self._root = str(path)
 

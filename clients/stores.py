@@ -216,7 +216,7 @@ class FsspecStore:
             StoredFile(
                 name=entry["name"].rsplit("/", 1)[-1],
                 size=int(entry["size"]),
-                modified=entry.get("LastModified") or entry.get("created"),
+                modified=_moment(entry.get("LastModified", entry.get("created"))),
             )
             for entry in self._list(f"/{directory}", "file")
         ]
@@ -231,3 +231,10 @@ class FsspecStore:
             return [entry for entry in self._fs.ls(f"{self._root}{below}", detail=True) if entry["type"] == kind]
         except FileNotFoundError:
             return []
+
+
+def _moment(value: object) -> datetime | None:
+    """What fsspec's packages mean by a time: each of them something else."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else None

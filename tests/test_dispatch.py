@@ -48,13 +48,13 @@ FAULTS = [
 
 async def test_whatever_answer_is_lost_everybody_is_dialled_once(sites: Sites) -> None:
     async def prove(site: Site, fault: Fault) -> None:
-        site.add_leads(210)
+        site.add_leads(110)
         task_id = await site.create_task()
         site.sim.set_faults(fault)
         result = await site.run(task_id, PATIENT)
         assert site.sim.faults.counts, "the fault struck nothing"
-        assert result["called"] == 210
-        assert_all_dialled_once(site, task_id, 210)
+        assert result["called"] == 110
+        assert_all_dialled_once(site, task_id, 110)
         assert_finished(site, task_id, result)
 
     cases = {f"{fault.target} {fault.kind}": fault for fault in FAULTS}
@@ -108,13 +108,13 @@ async def test_a_group_of_somebody_else_is_adopted_as_it_is(sites: Sites) -> Non
 
 async def test_two_starts_at_once_dial_once(sites: Sites) -> None:
     site = await sites()
-    site.add_leads(150)
+    site.add_leads(110)
     task_id = await site.create_task()
     async with site.working(), site.calls() as one, site.calls() as other:
         started = await asyncio.gather(*(calls.start_call(task_id, QUICK) for calls in (one, other, one, other)))
         assert sorted(started) == [False, False, False, True]
         result = await site.result(task_id)
-    assert_all_dialled_once(site, task_id, 150)
+    assert_all_dialled_once(site, task_id, 110)
     assert_finished(site, task_id, result)
 
 

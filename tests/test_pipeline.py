@@ -1,6 +1,8 @@
 """A whole call task, from creation to follow-up complete, equals what the platform says happened."""
 
+import math
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
 from tests.pipeline import QUICK, Sites, opening_sites
+from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 
 @pytest.fixture
@@ -23,21 +26,44 @@ async def sites(
 async def test_a_thousand_leads_come_out_as_the_platform_recorded_them(
     sites: Sites, record_property: Callable[[str, Any], None]
 ) -> None:
-    site = await sites(SimulatorOptions(calls_over=True, cancelled_rate=0.1, transcript_never=0.02))
+    site = await sites(SimulatorOptions(calls_over=True, cancelled_rate=0.1))
     site.add_leads(1000)
     task_id = await site.create_task()
-    before = site.questions()
     async with site.working():
-        result = await site.run(task_id)
-    statements = site.questions() - before
+        before = site.questions()
+        await site.client.start_workflow(
+            WORKFLOW,
+            {"task_id": task_id, "options": {"poll_first": 0, "match_grace": 5}},
+            id=workflow_id(task_id),
+            task_queue=CALL_TASKS,
+        )
+        result = await site.result(task_id)
+        statements = site.questions() - before
     history = await site.handle(task_id).fetch_history()
     stats = site.stats()
-    print(result)
-    print("statements", statements, "events", len(history.events), "calls", stats["calls"])
-    assert result["outcome"] == "complete"
-    assert site.task(task_id)["task_type"] == 4
-    assert result["called"] == 1000
+    least = 10 + math.ceil(1000 / 99) + result["by_status"]["Succeeded"]
+    asked = sum(sum(stats["calls"][name].values()) for name in ("QueryJobsWithResult", "ListJobs", "DownloadRecording"))
+    figures = {
+        "statements": statements,
+        "events": len(history.events),
+        "history bytes": sum(event.ByteSize() for event in history.events),
+        "calls": stats["calls"],
+        "calls against the least possible": round(asked / least, 3),
+        "seconds": seconds_between(result["started_at"], result["updated_at"]),
+    }
+    for name, figure in figures.items():
+        record_property(name, figure)
+        print(f"{name}: {figure}")
+    assert (result["outcome"], result["called"], site.task(task_id)["task_type"]) == ("complete", 1000, 4)
     assert_finished(site, task_id, result)
+    assert stats["model_calls"] == result["analysed"]
+    assert asked <= 1.1 * least
+    assert len(history.events) <= 150
+    assert statements <= 120
+
+
+def seconds_between(first: str, last: str) -> float:
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
 
 
 async def test_calls_that_take_their_time_come_out_the_same(sites: Sites) -> None:
@@ -57,7 +83,6 @@ async def test_calls_that_take_their_time_come_out_the_same(sites: Sites) -> Non
     site.watch_writes()
     async with site.working():
         result = await site.run(task_id, QUICK.model_copy(update={"conversation_grace": 4, "recording_grace": 5}))
-    print(result, site.stats()["calls"])
     assert result["outcome"] == "complete"
     assert_finished(site, task_id, result)
     assert_nothing_went_back(site, task_id)

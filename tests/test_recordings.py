@@ -28,7 +28,9 @@ from devstack.stack import PROJECT
 from devstack.temporal import EmbeddedTemporal
 from settings import ArchiveSettings, load
 from simulators import Contact, Fault, SimulatorOptions
-from tests.pipeline import ZONE, LogLines, Site, Sites, assert_numbers, opening_sites, phone, wall
+from tests.comparison import ZONE, assert_numbers, wall
+from tests.pipeline import Site, Sites, opening_sites, phone
+from tests.sayings import LogLines
 
 CALLS = SimulatorOptions(calls_over=True, answer_rate=1)
 
@@ -111,6 +113,8 @@ async def run_command(site: Site, *arguments: str) -> tuple[int, dict[str, Any],
     """Exit code, JSON result and messages of ``starter.py recordings …``."""
     site.enter_environment()
     done = await asyncio.to_thread(CliRunner().invoke, command, [*arguments, "--json"])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
     return done.exit_code, json.loads(done.stdout or "null"), done.stderr
 
 

@@ -16,7 +16,6 @@ from tests.programs import Program, own_environment
 STEPS = {
     "dispatch, before the platform has the contacts": Fault(target="AssignJobs", kind="hang", count=1, seconds=3),
     "dispatch, after the platform has the contacts": Fault(target="AssignJobs", kind="lost_answer", count=1),
-    "the job group": Fault(target="CreateJobGroup", kind="lost_answer", count=1),
     "job ids": Fault(target="QueryJobsWithResult", kind="hang", count=1, seconds=3),
     "conversations": Fault(target="ListJobs", kind="hang", count=1, seconds=3),
     "recordings": Fault(target="DownloadRecording", kind="hang", count=5, seconds=3),
@@ -38,7 +37,7 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
 ) -> None:
     async def prove(name: str, fault: Fault) -> None:
         site = await sites(SimulatorOptions(calls_over=True))
-        site.add_leads(210)
+        site.add_leads(110)
         task_id = await site.create_task()
         site.sim.set_faults(fault)
         worker = Program({**own_environment(), **site.environment}, tmp_path / name, "worker.py")
@@ -57,8 +56,8 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
             result = await site.result(task_id, 120)
         finally:
             worker.kill()
-        assert result["called"] == 210
-        assert site.sim.bot.contacts_assigned == 210
+        assert result["called"] == 110
+        assert site.sim.bot.contacts_assigned == 110
         assert site.stats()["groups_of_one_name"] == []
         assert_finished(site, task_id, result)
 
@@ -79,7 +78,7 @@ async def test_a_run_that_restarts_as_new_again_and_again_loses_nothing(
     try:
         async with opening_sites(mariadb, server, monkeypatch) as sites:
             site = await sites(SimulatorOptions(time_scale=20, concurrency=30, late_rate=0.1, late_lag=40))
-            site.add_leads(120)
+            site.add_leads(60)
             task_id = await site.create_task()
             site.watch_writes()
             async with site.working(), site.calls() as calls:

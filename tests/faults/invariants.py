@@ -10,8 +10,8 @@
 | P | no phone number, name, transcript or key in logs, histories or error texts |
 | C | the campaign completes |
 
-`Observer` watches T, S and A while things go wrong; `check` looks at the rest at the end and raises one error that lists
-everything that does not hold.
+`Observer` watches T, S and A while things go wrong; `check` looks at the rest at the end and raises one error that
+lists everything that does not hold.
 """
 
 from __future__ import annotations
@@ -213,7 +213,11 @@ def steps_back(before: Row, now: Row, excused: Excused) -> Iterator[str]:
             yield f"its status went from {before['status']} to {now['status'] or 'none'}"
     if now["said"] < before["said"]:
         yield f"its conversation shrank from {before['said']} to {now['said']} characters"
-    if before["follow_up"] and now["follow_up"] != before["follow_up"] and before["follow_up"] not in excused.follow_ups:
+    if (
+        before["follow_up"]
+        and now["follow_up"] != before["follow_up"]
+        and before["follow_up"] not in excused.follow_ups
+    ):
         yield f"its follow-up changed from {before['follow_up']} to {now['follow_up']}"
     if before["interest"] is not None and now["interest"] is None:
         yield "its interest was forgotten"

@@ -66,11 +66,10 @@ class Proxy:
         ]
         self._tasks.update(pumps)
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for end in (*pumps, *both):
-            if isinstance(end, asyncio.Task):
-                end.cancel()
-            else:
-                end.transport.abort()
+        for pump in pumps:
+            pump.cancel()
+        for end in both:
+            end.transport.abort()
         self._writers.difference_update(both)
         self._tasks.difference_update(pumps)
 

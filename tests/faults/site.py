@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,11 +17,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from simulators import Fault, SimulatorOptions
+import pytest
+from pymysql.cursors import DictCursor
+from temporalio.client import Client
+
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import EmbeddedTemporal
+from simulators import Fault, SimulatorOptions, Simulators, running
 from starter import CallTasks
 from tests.faults.invariants import Excused, Observer, check
 from tests.faults.saboteur import CLOCK, EVENTS, PASSAGES, PLAN, Act, plan_of
-from tests.pipeline import LogLines, Site, Sites
+from tests.pipeline import LogLines, Site, Sites, environment, new_namespace
 from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -37,7 +44,6 @@ PATIENT = Options(
     recording_grace=3,
 )
 """Everything soon, but with time for what the platform shows late."""
-
 
 
 class Nursery:
@@ -130,6 +136,7 @@ def alive(pid: int) -> bool:
 @asynccontextmanager
 async def sabotaged(
     nursery: Nursery,
+    site: Site,
     directory: Path,
     *acts: Act,
     name: str = "saboteur",
@@ -137,13 +144,57 @@ async def sabotaged(
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Saboteurs]:
     """A worker whose lives carry out these acts one after the other, for as long as the block lasts."""
-    saboteurs = Saboteurs(nursery, directory, name, acts, dict(settings or {}) | {CLOCK: str(clock)})
+    saboteurs = Saboteurs(nursery, directory, name, acts, site.environment | dict(settings or {}) | {CLOCK: str(clock)})
     try:
         if not acts:
             await until(lambda: "worker ready" in saboteurs.log, 60, "a worker is ready")
         yield saboteurs
     finally:
         await saboteurs.stop()
+
+
+class OwnSite(Site):
+    """A site whose database may be killed: every statement has a connection of its own."""
+
+    def __init__(
+        self,
+        client: Client,
+        sim: Simulators,
+        mariadb: EmbeddedMariaDB,
+        variables: dict[str, str],
+        patch: pytest.MonkeyPatch,
+    ) -> None:
+        connection = mariadb.connect(mariadb.database, cursorclass=DictCursor)
+        super().__init__(client, sim, connection, variables, patch)
+        connection.close()
+        self._mariadb = mariadb
+
+    def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        connection = self._mariadb.connect(self._mariadb.database, cursorclass=DictCursor)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
+
+    def insert(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            marks = ", ".join(["%s"] * len(row))
+            self.sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", *row.values())
+
+
+@asynccontextmanager
+async def own_site(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch, world: SimulatorOptions
+) -> AsyncIterator[Site]:
+    """A site on a database server of its own, which the test may kill."""
+    async with running(world) as sim:
+        namespace = f"test-{secrets.token_hex(6)}"
+        client = await new_namespace(temporal, namespace)
+        variables = environment(sim.url, temporal, namespace, mariadb.url)
+        site = OwnSite(client, sim, mariadb, variables, monkeypatch)
+        site.enter_environment()
+        async with CallTasks.connect(temporal=False) as calls:
+            await calls.init_db()
+        yield site
 
 
 async def start(site: Site, task_id: int, options: Options = PATIENT) -> None:
@@ -160,6 +211,7 @@ async def start(site: Site, task_id: int, options: Options = PATIENT) -> None:
 async def create(site: Site, leads: int, *, organization: str = "org7", first: int = 1) -> int:
     """A task of so many new leads."""
     site.add_leads(leads, first=first, organization=organization)
+    site.enter_environment()
     async with CallTasks.connect(temporal=False) as calls:
         return await calls.create_task(organization, "autumn sale", list(range(first, first + leads)))
 
@@ -176,11 +228,10 @@ async def verify(
     *,
     logs: Sequence[str] = (),
     excused: Excused | None = None,
-    database_url: str = "",
 ) -> Counter[str]:
     """The checker, on a site."""
     return await check(
-        database_url=database_url or os.environ["DATABASE_URL"],
+        database_url=site.environment["DATABASE_URL"],
         tasks=tasks,
         stats=site.stats(),
         truth=truth(site),
@@ -211,15 +262,15 @@ async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) 
     """
     problems: dict[str, str] = {}
 
-    async def finish(name: str, case: Case, site: Site, task_id: int, url: str, observer: Observer) -> None:
+    async def finish(name: str, case: Case, site: Site, task_id: int, observer: Observer) -> None:
         try:
             result = await site.result(task_id, within=within)
             assert result["outcome"] == "complete", result
-            assert not case.struck or sum(site.sim.faults.counts.values()), "no fault struck"
+            assert not case.struck or site.sim.faults.counts, "no fault struck"
             assert result["called"] == case.leads, f"{result['called']} of {case.leads} were called"
             site.sim.set_faults()
             tasks = {task_id: case.leads}
-            await verify(site, tasks, observer, logs=["\n".join(logs.lines)], excused=case.excused, database_url=url)
+            await verify(site, tasks, observer, logs=["\n".join(logs.lines)], excused=case.excused)
         except AssertionError as error:
             problems[name] = str(error)
 
@@ -229,11 +280,11 @@ async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) 
             for name, case in cases.items():
                 site = await sites(case.world)
                 task_id = await create(site, case.leads)
-                observer = stack.enter_context(observing(every=0.3))
+                observer = stack.enter_context(observing(site, every=0.3))
                 await stack.enter_async_context(site.working())
                 site.sim.set_faults(*case.faults)
                 await start(site, task_id, case.options)
-                runs.append(finish(name, case, site, task_id, os.environ["DATABASE_URL"], observer))
+                runs.append(finish(name, case, site, task_id, observer))
             await asyncio.gather(*runs)
     assert not problems, "\n".join(f"--- {name}\n{text[:1500]}" for name, text in problems.items())
 
@@ -241,10 +292,10 @@ async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) 
 async def until(condition: Callable[[], bool], within: float, what: str) -> None:
     """Wait until something holds, leaving the event loop to others."""
     async with asyncio.timeout(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  (files and other processes set no event)
             await asyncio.sleep(0.02)
 
 
-def observing(**settings: Any) -> Observer:
-    """Watches the database that the environment names."""
-    return Observer(os.environ["DATABASE_URL"], **settings)
+def observing(site: Site, *, every: float = 0.1, excused: Excused | None = None) -> Observer:
+    """Watches a site's database."""
+    return Observer(site.environment["DATABASE_URL"], every=every, excused=excused)

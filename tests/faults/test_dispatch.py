@@ -8,7 +8,6 @@ import pytest
 
 from simulators import Fault, SimulatorOptions
 from starter import CallTasks
-from tests.faults.invariants import Observer
 from tests.faults.saboteur import Act
 from tests.faults.site import (
     PATIENT,
@@ -113,15 +112,15 @@ async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
     """SIGSTOP inside of dispatch, beyond the heartbeat timeout; SIGCONT once another worker has done the work."""
     problems = {}
 
-    async def freeze(name: str, at: str, site: Site, task_id: int, url: str, environment: dict[str, str]) -> None:
+    async def freeze(name: str, at: str, site: Site, task_id: int) -> None:
         act = Act(at=at, do="stop")
         try:
-            async with sabotaged(nursery, tmp_path, act, name=f"{name}-1", settings=environment) as frozen:
-                with Observer(url, every=0.3) as observer:
+            async with sabotaged(nursery, site, tmp_path, act, name=f"{name}-1") as frozen:
+                with observing(site, every=0.3) as observer:
                     await until(lambda: bool(frozen.acts), 40, f"frozen at {at}")
-                    async with sabotaged(nursery, tmp_path, name=f"{name}-2", settings=environment) as other:
+                    async with sabotaged(nursery, site, tmp_path, name=f"{name}-2") as other:
                         if "COMMIT before" in at or "claim_next" in at:
-                            # It holds the lock on the task's row: nobody can go on before it thaws or its server drops it.
+                            # It holds the lock on the task's row: nobody goes on before it thaws, or its session ends.
                             await asyncio.sleep(3)
                         else:
                             done = _group_made if "roup" in at else _all_assigned
@@ -129,7 +128,7 @@ async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
                         frozen.thaw()
                         await site.result(task_id, within=90)
             logs = [frozen.log, other.log]
-            await verify(site, {task_id: ONE_BATCH}, observer, logs=logs, database_url=url)
+            await verify(site, {task_id: ONE_BATCH}, observer, logs=logs)
         except (AssertionError, TimeoutError) as error:
             problems[name] = f"{error}"
 
@@ -142,7 +141,7 @@ async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
         site.sim.set_faults(*faults)
         task_id = await create(site, ONE_BATCH)
         await start(site, task_id)
-        runs.append(freeze(name, at, site, task_id, os.environ["DATABASE_URL"], dict(os.environ)))
+        runs.append(freeze(name, at, site, task_id))
     await asyncio.gather(*runs)
     assert not problems, "\n".join(f"--- {name}\n{text[:1500]}" for name, text in problems.items())
 
@@ -165,8 +164,8 @@ async def test_a_killed_worker_dials_nobody_twice(
     site.sim.set_faults(assign("lost_late", count=1, seconds=1.5))
     task_id = await create(site, LEADS)
     acts = [Act(at=f"request AssignJobs {boundary}", nth=nth) for nth in (1, 1, 2)]
-    with observing() as observer:
-        async with sabotaged(nursery, tmp_path, *acts) as saboteurs:
+    with observing(site) as observer:
+        async with sabotaged(nursery, site, tmp_path, *acts) as saboteurs:
             await start(site, task_id)
             await site.result(task_id, within=120)
     assert saboteurs.acts

@@ -1,7 +1,6 @@
 """Temporal and MariaDB die, restart, refuse, and are cut off (issue 4, faults 3 and 4)."""
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,13 +15,13 @@ from simulators import SimulatorOptions
 from tests.faults.invariants import connect
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.saboteur import Act
-from tests.faults.site import LONG, SEED, Nursery, create, observing, sabotaged, start, until, verify
+from tests.faults.site import LONG, SEED, Nursery, create, observing, own_site, sabotaged, start, until, verify
 from tests.pipeline import Site, Sites, opening_sites
 
 WORLD = SimulatorOptions(
     seed=SEED, seconds_per_call=2, time_scale=2, transcript_lag=1, recording_lag=1, model_latency=(0.01, 0.05)
 )
-LEADS = 40
+LEADS = 30
 
 
 @pytest.fixture
@@ -43,11 +42,11 @@ def own_temporal(tmp_path: Path) -> Iterator[EmbeddedTemporal]:
 
 
 @pytest.fixture
-async def own_database_sites(
+async def own_database(
     own_mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(own_mariadb, temporal, monkeypatch) as sites:
-        yield sites
+) -> AsyncIterator[Site]:
+    async with own_site(own_mariadb, temporal, monkeypatch, WORLD) as site:
+        yield site
 
 
 @pytest.fixture
@@ -75,25 +74,24 @@ async def follow_ups(site: Site, url: str, count: int) -> None:
 
 @pytest.mark.timeout(240)
 async def test_mariadb_killed_and_restarted(
-    own_database_sites: Sites, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path
+    own_database: Site, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path
 ) -> None:
     """`kill -9` in dispatch, among the calls and among the follow-ups; a second or two without it."""
-    site = await own_database_sites(WORLD)
-    url = os.environ["DATABASE_URL"]
+    site = own_database
+    url = site.environment["DATABASE_URL"]
     task_id = await create(site, LEADS)
-    with observing() as observer:
-        async with sabotaged(nursery, tmp_path, Act(at="request AssignJobs after", do="stop")) as worker:
+    with observing(site) as observer:
+        async with sabotaged(nursery, site, tmp_path, Act(at="request AssignJobs after", do="stop")) as worker:
             await start(site, task_id)
             for wanted in range(10 if LONG else 3):
                 if wanted:
-                    await follow_ups(site, url, wanted * 10)
+                    await follow_ups(site, url, wanted * 8)
                 else:
                     await until(lambda: bool(worker.acts), 30, "the batch was sent")
                 await asyncio.to_thread(own_mariadb.kill)
                 worker.thaw()
                 await asyncio.sleep(1)  # The time without a database is the fault itself.
                 await asyncio.to_thread(own_mariadb.start)
-            site.connection.ping(reconnect=True)
             await site.result(task_id, within=120)
     assert observer.outages
     await verify(site, {task_id: LEADS}, observer, logs=[worker.log])
@@ -107,10 +105,10 @@ async def test_connection_cut_at_commit(
     """Every second COMMIT loses its connection, before or after it counted."""
     site = await sites(WORLD)
     async with proxying(mariadb.port) as proxy:
-        through = os.environ["DATABASE_URL"].replace(f":{mariadb.port}/", f":{proxy.port}/")
+        through = site.environment["DATABASE_URL"].replace(f":{mariadb.port}/", f":{proxy.port}/")
         task_id = await create(site, LEADS)
-        with observing() as observer:
-            async with sabotaged(nursery, tmp_path, settings={"DATABASE_URL": through}) as worker:
+        with observing(site) as observer:
+            async with sabotaged(nursery, site, tmp_path, settings={"DATABASE_URL": through}) as worker:
                 setattr(proxy, moment, 8)
                 await start(site, task_id)
                 await site.result(task_id, within=120)
@@ -172,29 +170,39 @@ NUISANCES = {
     ),
     "read-only": ("SET GLOBAL read_only = 1", "sleep 1.5", "SET GLOBAL read_only = 0", "sleep 1.5"),
     "killed-connections": ("KILL_ALL", "sleep 0.7"),
-    "too-many-connections": ("SET GLOBAL max_connections = 10", "sleep 2", "SET GLOBAL max_connections = 151", "sleep 1"),
-    "small-packets": ("SET GLOBAL max_allowed_packet = 4096", "sleep 2", "SET GLOBAL max_allowed_packet = 16777216", "sleep 2"),
+    "too-many-connections": (
+        "SET GLOBAL max_connections = 10",
+        "sleep 2",
+        "SET GLOBAL max_connections = 151",
+        "sleep 1",
+    ),
+    "small-packets": (
+        "SET GLOBAL max_allowed_packet = 4096",
+        "sleep 2",
+        "SET GLOBAL max_allowed_packet = 16777216",
+        "sleep 2",
+    ),
 }
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NUISANCES)
 async def test_database_that_refuses(
-    own_database_sites: Sites, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path, name: str
+    own_database: Site, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path, name: str
 ) -> None:
     """Deadlocks, lock waits, a read-only server, killed and refused connections, small packets; then all is well."""
-    site = await own_database_sites(WORLD)
+    site = own_database
     task_id = await create(site, LEADS)
-    root = own_mariadb.connect(os.environ["DATABASE_URL"].rsplit("/", 1)[1], root=True)
+    root = own_mariadb.connect(own_mariadb.database, root=True)
     statements = NUISANCES[name]
     if name == "killed-connections":
         root.close()
         root = _Killer(own_mariadb)
-    with observing() as observer:
-        async with sabotaged(nursery, tmp_path) as worker:
+    with observing(site) as observer:
+        async with sabotaged(nursery, site, tmp_path) as worker:
             with Nuisance(root, *statements) as nuisance:
                 await start(site, task_id)
-                await asyncio.sleep(60 if LONG else 8)  # The time under the fault is the fault itself.
+                await asyncio.sleep(60 if LONG else 6)  # The time under the fault is the fault itself.
                 assert nuisance.done
             with own_mariadb.connect(root=True) as connection, connection.cursor() as cursor:
                 for variable, value in (("read_only", 0), ("max_connections", 151), ("max_allowed_packet", 16777216)):
@@ -237,11 +245,11 @@ async def test_temporal_killed_and_restarted(
     """`kill -9` of the server, three times in a run; it starts on the same file again."""
     site = await own_temporal_sites(WORLD)
     task_id = await create(site, LEADS)
-    with observing() as observer:
-        async with sabotaged(nursery, tmp_path) as worker:
+    with observing(site) as observer:
+        async with sabotaged(nursery, site, tmp_path) as worker:
             await start(site, task_id)
             for wanted in range(10 if LONG else 3):
-                await follow_ups(site, os.environ["DATABASE_URL"], 1 + wanted * 12)
+                await follow_ups(site, site.environment["DATABASE_URL"], 1 + wanted * 9)
                 await asyncio.to_thread(own_temporal.kill)
                 await asyncio.to_thread(own_temporal.start)
             await site.result(task_id, within=120)
@@ -261,13 +269,13 @@ async def test_network_to_temporal_lost(
         task_id = await create(site, LEADS)
         through = {"TEMPORAL_ADDRESS": f"127.0.0.1:{proxy.port}"}
         act = Act(at="sql claim_next SELECT leads_task_list after", do="stop")
-        with observing() as observer:
-            async with sabotaged(nursery, tmp_path, act, name="cut-off", settings=through) as first:
+        with observing(site) as observer:
+            async with sabotaged(nursery, site, tmp_path, act, name="cut-off", settings=through) as first:
                 await start(site, task_id)
                 await until(lambda: bool(first.acts), 40, "in the middle of a batch")
                 await _lose(proxy, way)
                 first.thaw()
-                async with sabotaged(nursery, tmp_path, name="other") as second:
+                async with sabotaged(nursery, site, tmp_path, name="other") as second:
                     began = time.monotonic()
                     await site.result(task_id, within=120)
                     await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))

@@ -23,7 +23,7 @@ async def boundaries(sites: Sites, nursery: Nursery, directory: Path) -> list[st
     """Every boundary that a campaign crosses, in the order of the first crossing."""
     site = await sites(WORLD)
     task_id = await create(site, LEADS)
-    async with sabotaged(nursery, directory, name="scout") as scout:
+    async with sabotaged(nursery, site, directory, name="scout") as scout:
         await start(site, task_id)
         await site.result(task_id)
     return [boundary for boundary in scout.passages if not boundary.startswith(AT_START)]
@@ -38,9 +38,9 @@ async def test_killed_at_every_boundary_nothing_is_lost(sites: Sites, nursery: N
     # A life that never comes to its boundary any more (dispatch is over) makes room for the next one.
     acts = [Act(at=boundary, then_kill=4.0) for boundary in chosen]
     site = await sites(WORLD)
-    tasks = {}
-    with observing() as observer:
-        async with sabotaged(nursery, tmp_path, *acts) as saboteurs:
+    tasks: dict[int, int] = {}
+    with observing(site) as observer:
+        async with sabotaged(nursery, site, tmp_path, *acts) as saboteurs:
             struck = 0
             while struck < len(acts):
                 # As long as lives are left there is work for them.
@@ -61,9 +61,9 @@ async def test_killed_at_every_boundary_nothing_is_lost(sites: Sites, nursery: N
 async def test_killed_at_random_nothing_is_lost(sites: Sites, nursery: Nursery, tmp_path: Path) -> None:
     site = await sites(WORLD)
     acts = random_kills(SEED, KILLS, most=150)
-    tasks = {}
-    with observing() as observer:
-        async with sabotaged(nursery, tmp_path, *acts) as saboteurs:
+    tasks: dict[int, int] = {}
+    with observing(site) as observer:
+        async with sabotaged(nursery, site, tmp_path, *acts) as saboteurs:
             while len(saboteurs.acts) < len(acts):
                 batch = [await create(site, LEADS, first=1 + LEADS * (len(tasks) + n)) for n in range(TASKS)]
                 tasks |= dict.fromkeys(batch, LEADS)

@@ -67,6 +67,8 @@ def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., 
             restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
         ),
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
+        # One poll at a time: long pieces that come at once are dealt out in turn, not all to one worker.
+        max_concurrent_activity_task_polls=1 if queue == ANALYSIS else 5,
         graceful_shutdown_timeout=SHUTDOWN,
         max_heartbeat_throttle_interval=timedelta(seconds=5),
     )

@@ -118,7 +118,7 @@ class Chaos:
         numbers = random.Random(f"{self._seed}|{number}")
         plan = [
             Act(
-                at="", nth=round(numbers.expovariate(1 / 1500)) + 1, do=numbers.choice(("kill", "kill", "kill", "stop"))
+                at="", nth=round(numbers.expovariate(1 / 600)) + 1, do=numbers.choice(("kill", "kill", "kill", "stop"))
             )
             for _ in range(acts)
         ]

@@ -239,7 +239,7 @@ class Site:
                     scheduled = event.activity_task_completed_event_attributes.scheduled_event_id
                     if scheduled in beats:
                         seconds = (event.event_time.ToDatetime() - began[scheduled]).total_seconds()
-                        billed["heartbeats"] += int(seconds / BEAT_SECONDS) + 1
+                        billed["heartbeats"] += int(seconds / BEAT_SECONDS)
                 else:
                     name = _BILLED.get(event.WhichOneof("attributes") or "")
                     billed.update([name] if name else [])

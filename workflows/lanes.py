@@ -36,6 +36,11 @@ class Lane:
         """Whether another piece would have to wait."""
         return len(self._pieces) >= self._limit
 
+    @property
+    def room(self) -> int:
+        """How many more pieces can run at once."""
+        return max(0, self._limit - len(self._pieces))
+
     def start(self, piece: Coroutine[None, None, None]) -> None:
         """Run a piece as soon as there is room."""
         self.started += 1

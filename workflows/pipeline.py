@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import FollowUpRequest
     from activities.job_ids import Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest
-    from activities.row_runs import Runs, take
+    from activities.row_runs import Runs, count, take
     from activities.tasks import Review, Task
     from workflows.lanes import Lane
     from workflows.options import Force, Options
@@ -26,6 +26,9 @@ with workflow.unsafe.imports_passed_through():
 PAGES_A_PIECE = 10
 PIECE_ROWS = 1089
 """Eleven full requests of the platform: what ten pages of jobs yield goes on in one piece."""
+
+FOLLOW_UP_ROWS, FEW_ROWS = 500, 300
+"""A piece of follow-ups is between these: it takes far longer than others, and no second worker can help with it."""
 
 
 class Pipeline:
@@ -110,7 +113,9 @@ class Pipeline:
         if self._closing:
             self._to_follow, self._to_record = [], []
         while self._to_follow and not self._following.full:
-            piece, self._to_follow = take(self._to_follow, PIECE_ROWS)
+            # As many pieces as there is room for, so that several workers have their share even of a small task.
+            size = min(FOLLOW_UP_ROWS, -(-count(self._to_follow) // self._following.room))
+            piece, self._to_follow = take(self._to_follow, max(FEW_ROWS, size))
             self._following.start(self._follow_up(piece))
         while self._to_record and not self._recording.full:
             piece, self._to_record = take(self._to_record, PIECE_ROWS)

@@ -2,7 +2,7 @@
 
 The product is imported once; every life of the worker is a fork of this process: a kill costs a fraction of a second.
 Each life carries out one `Act` of its plan (`SABOTEUR_PLAN`, JSON; no act: an ordinary life) and the next life begins
-when the one before it was killed. A *passage* is one crossing of a boundary: the begin and end of an activity, a request
+when the one before it was killed. A *passage* is one crossing of a boundary: begin and end of an activity, a request
 before it leaves and after its answer, each SQL statement before and after, COMMIT, a heartbeat, a call of the model.
 Which passage is struck depends on the plan alone.
 

@@ -85,3 +85,4 @@ def test_a_recorded_history_holds_nothing_personal(path: Path) -> None:
     text = decoded(read(path))
     assert "1390000" not in text and "测试客户" not in text and "simulator-" not in text
     assert not any(word in text for word in ("您好", "试驾")), path.name
+    assert "/worker" not in text and "site-packages" not in text and ".py" not in text

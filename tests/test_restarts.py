@@ -31,7 +31,7 @@ async def sites(
         yield sites
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_state(
     sites: Sites, tmp_path: Path
 ) -> None:
@@ -53,7 +53,7 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
             await eventually(struck, 150)
             worker.kill()
             worker.start()
-            result = await site.result(task_id, 120)
+            result = await site.result(task_id, 170)
         finally:
             worker.kill()
         assert result["called"] == 110

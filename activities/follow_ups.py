@@ -36,7 +36,7 @@ TRIES = 3
 """Before the model has failed for good (SPEC 6)."""
 AT_ONCE = 50
 """Model calls that one activity has under way."""
-PORTION_SECONDS = 5.0
+PORTION_SECONDS = 10.0
 """Judgements are written at least this often, so that few are lost with a worker and sales sees them soon."""
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
 FOLLOW = "dcc_leads_follow"

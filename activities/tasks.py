@@ -11,6 +11,7 @@ from pymysql.cursors import Cursor
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients.database import Database
 from clients.tables import dispatches
@@ -140,7 +141,8 @@ class Tasks:
         def read(cursor: Cursor) -> tuple[TaskRow | None, int | None]:
             return table.load(cursor, task_id), dispatches.started(cursor, task_id)
 
-        row, started = await self._database.run(read)
+        async with heartbeating():
+            row, started = await self._database.run(read)
         if row is None:
             raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
         # A group that we did not make ourselves is adopted as it is (SPEC 2); one of ours may be half dispatched.
@@ -157,13 +159,15 @@ class Tasks:
     @activity.defn
     async def review_task(self, request: ReviewRequest) -> Review:
         """Count the task's rows, move ``task_type`` on where that is due, and list the work that is left."""
-        now = (await self._database.now()).replace(tzinfo=None)
-        return await self._database.run(_review, request, now)
+        async with heartbeating():
+            now = (await self._database.now()).replace(tzinfo=None)
+            return await self._database.run(_review, request, now)
 
     @activity.defn
     async def mark_dispatched(self, task_id: int) -> None:
         """Every lead is with the platform: ``task_type`` 2."""
-        await self._database.run(table.raise_type, task_id, 2)
+        async with heartbeating():
+            await self._database.run(table.raise_type, task_id, 2)
 
     @activity.defn
     async def select_for_analysis(self, request: Selection) -> list[Work]:

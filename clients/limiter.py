@@ -20,7 +20,7 @@ LATENESS = 0.06
 """Seconds after its time for which a reserved slot may still be used."""
 FAR_LIMIT = 1000
 """Calls per second from which on a limit is far away: its slots may be used later, for fewer statements."""
-BLOCK = 0.5
+BLOCK = 1.5
 """Seconds' worth of slots that one worker may reserve at once."""
 
 
@@ -127,9 +127,9 @@ class RateLimiter:
                 break
             wanted = min(len(self._waiting), BLOCK / self._interval)
             self._slots = max(1, int(max(wanted, min(self._lateness / self._interval, 1000))))
-            self._slots_from = monotonic() + await self._reserve(self._slots * self._interval)
-            # Slots that became ours late are still ours: keep their spacing, but from now on.
-            self._slots_from = max(self._slots_from, monotonic())
+            begin = monotonic() + await self._reserve(self._slots * self._interval)
+            # A line that nobody used begins in the past by as long as the booking took: that much may be made up for.
+            self._slots_from = max(begin, monotonic() - self._lateness)
         at = max(self._slots_from, self._last + self._interval)
         self._slots -= 1
         self._slots_from += self._interval

@@ -31,7 +31,6 @@ CONVERSATIONS_FIRST, JOB_IDS, ANALYSES, RECORDINGS = 1, 2, 3, 4
 
 HEARTBEAT = timedelta(seconds=15)
 """A worker that is silent for longer has died; its activity is handed to another one."""
-QUERY_TIMEOUT = timedelta(minutes=2)
 WORK_TIMEOUT = timedelta(hours=3)
 """A piece of work in its turn under a tight rate limit; that its worker lives is told by the heartbeats."""
 WATCH_TIMEOUT = timedelta(seconds=60)

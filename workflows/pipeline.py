@@ -27,7 +27,7 @@ PAGES_A_PIECE = 10
 PIECE_ROWS = 1089
 """Eleven full requests of the platform: what ten pages of jobs yield goes on in one piece."""
 
-FOLLOW_UP_ROWS, FEW_ROWS = 500, 300
+FOLLOW_UP_ROWS, FEW_ROWS = 500, 250
 """A piece of follow-ups is between these: it takes far longer than others, and no second worker can help with it."""
 
 

@@ -38,7 +38,8 @@ async def open_task(task_id: int) -> Task:
         Tasks.open_task,
         task_id,
         task_queue=options.CALL_TASKS,
-        start_to_close_timeout=options.QUERY_TIMEOUT,
+        start_to_close_timeout=options.WORK_TIMEOUT,
+        heartbeat_timeout=options.HEARTBEAT,
         retry_policy=options.UNTIL_DONE,
     )
 
@@ -65,11 +66,11 @@ class Steps:
 
     async def open_job_group(self, request: DispatchRequest) -> Group:
         """Find or create the job group."""
-        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT, beats=True)
+        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT)
 
     async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
         """Assign the next leads."""
-        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT, beats=True)
+        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT)
 
     async def watch(self, request: WatchRequest) -> Watched:
         """Wait for the group's counters to move."""
@@ -111,17 +112,15 @@ class Steps:
         method = FollowUps.analyse_again if request.request_id else FollowUps.follow_up
         return await self._set_aside(method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS)
 
-    async def _until_done(
-        self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, beats: bool = False
-    ) -> R:
+    async def _until_done(self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str) -> R:
         return await self._execute(
             method,
             request,
             queue,
             priority=options.CONVERSATIONS_FIRST,
-            within=options.WORK_TIMEOUT if beats else options.QUERY_TIMEOUT,
+            within=options.WORK_TIMEOUT,
             retry=options.UNTIL_DONE,
-            beats=beats,
+            beats=True,
             summary="",
         )
 

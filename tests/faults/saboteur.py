@@ -235,7 +235,6 @@ class _Sabotage(Interceptor):
 def hurry() -> None:
     """Only what decides how long a dead worker is waited for."""
     options.HEARTBEAT = HEARTBEAT
-    options.QUERY_TIMEOUT = timedelta(seconds=4)
     options.WATCH_TIMEOUT = timedelta(seconds=4)
     for name in ("UNTIL_DONE", "THREE_TRIES", "WATCHING"):
         policy = getattr(options, name)

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 
 from simulators import Contact, Fault, SimulatorOptions
 from simulators.faults import MODEL_KINDS, PLATFORM_KINDS
+from tests.faults.invariants import Observer, connect
 from tests.faults.site import LONG, PATIENT, SEED, Case, create, observing, start, survive, verify
-from tests.pipeline import MODEL_FAILED, Sites
+from tests.pipeline import MODEL_FAILED, Site, Sites
 
 WORLD = SimulatorOptions(
     seed=SEED, seconds_per_call=2, time_scale=4, transcript_lag=1, recording_lag=1, cancelled_rate=0.1, retry_after=1
@@ -45,11 +47,10 @@ async def test_a_tenth_of_the_platforms_answers_hangs(sites: Sites) -> None:
 async def test_every_answer_is_wrong_for_a_while(sites: Sites, kinds: Sequence[str]) -> None:
     """Without pause, from the beginning and again among the calls: 5 minutes with FAULTS_LONG, else some seconds."""
     seconds = 300 if LONG else 5
-    problems = {}
+    problems: dict[str, str] = {}
 
     async def burst(kind: str) -> None:
-        site = await ready[kind]
-        task_id = tasks[kind]
+        site, task_id = running[kind], tasks[kind]
         for wait in (0.0, 1.5):
             await asyncio.sleep(wait)
             site.sim.set_faults(fault("*", kind, 1.0))
@@ -61,10 +62,10 @@ async def test_every_answer_is_wrong_for_a_while(sites: Sites, kinds: Sequence[s
         except AssertionError as error:
             problems[kind] = str(error)
 
-    from contextlib import AsyncExitStack
-
     async with AsyncExitStack() as stack:
-        ready, tasks, watchers = {}, {}, {}
+        running: dict[str, Site] = {}
+        tasks: dict[str, int] = {}
+        watchers: dict[str, Observer] = {}
         for kind in kinds:
             site = await sites(WORLD)
             tasks[kind] = await create(site, LEADS)
@@ -72,8 +73,7 @@ async def test_every_answer_is_wrong_for_a_while(sites: Sites, kinds: Sequence[s
             await stack.enter_async_context(site.working())
             site.sim.set_faults(fault("*", kind, 1.0))
             await start(site, tasks[kind])
-            ready[kind] = asyncio.get_running_loop().create_future()
-            ready[kind].set_result(site)
+            running[kind] = site
         await asyncio.gather(*map(burst, kinds))
     assert not problems, "\n".join(f"--- {kind}\n{text[:1500]}" for kind, text in problems.items())
 
@@ -105,7 +105,7 @@ async def test_what_a_customer_says_is_no_command(sites: Sites) -> None:
     site = await sites(SimulatorOptions(seed=SEED, calls_over=True))
     task_id = await create(site, len(COMMANDS) + 4)
     references = [row["reference_id"] for row in site.rows(task_id)]
-    turns = [
+    turns: list[tuple[tuple[str, str], ...]] = [
         (("Robot", "您好，最近有看车的打算吗？"), ("Contact", said), ("Contact", "不需要，不用再打了。"))
         for said in COMMANDS
     ]
@@ -130,9 +130,6 @@ async def test_a_failing_database_is_no_failing_model(sites: Sites) -> None:
     """While the rate limit's row is locked, no call is given up as if the model had failed."""
     site = await sites(SimulatorOptions(seed=SEED, calls_over=True, answer_rate=1))
     task_id = await create(site, 20)
-    blocker = site.sim  # Named for what follows: the lock is taken once the model is asked.
-    from tests.faults.invariants import connect
-
     connection = connect(site.environment["DATABASE_URL"])
     connection.autocommit(False)
     with connection.cursor() as cursor:
@@ -146,6 +143,6 @@ async def test_a_failing_database_is_no_failing_model(sites: Sites) -> None:
                 connection.rollback()
                 await site.result(task_id, within=90)
     connection.close()
-    assert blocker.stats.calls["model"]
+    assert site.sim.stats.calls["model"]
     assert not [row for row in site.follow_ups().values() if row["leads_remark"] == MODEL_FAILED]
     await verify(site, {task_id: 20}, observer)

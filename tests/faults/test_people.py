@@ -13,7 +13,7 @@ from tests.faults.site import PATIENT, SEED, Nursery, create, observing, sabotag
 from tests.pipeline import Sites
 from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
-WORLD = SimulatorOptions(seed=SEED, seconds_per_call=2, time_scale=2, transcript_lag=1, recording_lag=1)
+WORLD = SimulatorOptions(seed=SEED, seconds_per_call=2, time_scale=2, transcript_lag=1, recording_lag=1, retry_after=1)
 OVER = SimulatorOptions(seed=SEED, calls_over=True)
 LEADS = 30
 

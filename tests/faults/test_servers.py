@@ -19,7 +19,13 @@ from tests.faults.site import LONG, SEED, Nursery, create, observing, own_site, 
 from tests.pipeline import Site, Sites, opening_sites
 
 WORLD = SimulatorOptions(
-    seed=SEED, seconds_per_call=2, time_scale=2, transcript_lag=1, recording_lag=1, model_latency=(0.01, 0.05)
+    seed=SEED,
+    seconds_per_call=2,
+    time_scale=2,
+    transcript_lag=1,
+    recording_lag=1,
+    retry_after=1,
+    model_latency=(0.01, 0.05),
 )
 LEADS = 30
 

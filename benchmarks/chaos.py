@@ -33,7 +33,7 @@ from temporalio.service import RPCError
 from activities.executions import NoJobIdsError
 from clients.errors import ServiceError
 from devstack.stack import Stack, ended_by_signals
-from starter import CallTasks, NotRunningError, NoWorkerError
+from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError
 from tests.faults.invariants import Observer, check
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.saboteur import Act
@@ -276,7 +276,7 @@ class Chaos:
                         await calls.force_analyze(task_id, failed=True)
                     case _:
                         await calls.query_task_execution(task_id, skip_recording=False)
-        except (ServiceError, RPCError, LookupError, NoJobIdsError, NoWorkerError, TimeoutError):
+        except (ServiceError, RPCError, LookupError, NoJobIdsError, NotStartedError, NoWorkerError, TimeoutError):
             self.figures["commands_refused"] += 1
 
     # --- the calm ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The follow-up transaction, with crashes between its statements, run again by others, beside what people do to it.
 
-A stateful property: whatever happens in whatever order, each row has at most one follow-up, linked both ways; a row that
-was ever given one is given no other; what was committed stays.
+A stateful property: whatever happens in whatever order, each row has at most one follow-up, linked both ways; a row
+that was ever given one is given no other; what was committed stays.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Tally:
     of them that are done."""
 
     def __init__(self, carried: Carried | None) -> None:
-        self.started_at = carried.started_at if carried else _iso(workflow.now())
+        self.started_at = carried.started_at if carried else _iso(workflow.info().workflow_start_time)
         self.polls = carried.polls if carried else 0
         self.api_calls = carried.api_calls if carried else 0
         self.under_way: Counter[str] = Counter()

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import typer
@@ -45,7 +46,9 @@ class Program:
     async def ended(self) -> tuple[int | None, str, str]:
         """Start it, wait for its end: exit code, stdout, stderr."""
         self.start()
-        await asyncio.to_thread(self._process.join, 60)
+        # Joined in this thread only: two that ask for one exit code at once leave the second without.
+        await asyncio.to_thread(wait, [self._process.sentinel], 60)
+        self._process.join(0)
         return self._process.exitcode, self.said("out"), self.said("err")
 
     def said(self, where: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 
 import pytest
 
@@ -130,19 +130,16 @@ async def test_a_failing_database_is_no_failing_model(sites: Sites) -> None:
     """While the rate limit's row is locked, no call is given up as if the model had failed."""
     site = await sites(SimulatorOptions(seed=SEED, calls_over=True, answer_rate=1))
     task_id = await create(site, 20)
-    connection = connect(site.environment["DATABASE_URL"])
-    connection.autocommit(False)
-    with connection.cursor() as cursor:
-        cursor.execute("INSERT IGNORE INTO call_rate_limits (name, next_at) VALUES ('analysis', 0)")
-        connection.commit()
-        cursor.execute("SELECT * FROM call_rate_limits WHERE name = 'analysis' FOR UPDATE")
-        with observing(site) as observer:
-            async with site.working():
+    with observing(site) as observer:
+        async with site.working():
+            with closing(connect(site.environment["DATABASE_URL"])) as connection, connection.cursor() as cursor:
+                connection.autocommit(False)
+                cursor.execute("SELECT * FROM call_rate_limits WHERE name = 'analysis' FOR UPDATE")
+                assert cursor.fetchall()
                 await start(site, task_id, PATIENT)
                 await asyncio.sleep(14)  # Longer than one lock wait.
-                connection.rollback()
-                await site.result(task_id, within=90)
-    connection.close()
+                assert "model" not in site.sim.stats.calls
+            await site.result(task_id, within=90)
     assert site.sim.stats.calls["model"]
     assert not [row for row in site.follow_ups().values() if row["leads_remark"] == MODEL_FAILED]
     await verify(site, {task_id: 20}, observer)

@@ -12,7 +12,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
-COPY LICENSE settings.py worker.py starter.py commands.py commands_judgements.py commands_recordings.py codec_server.py ./
+COPY LICENSE settings.py worker.py starter.py commands.py commands_judgements.py commands_recordings.py codec_server.py monitor_schedule.py screens.py ./
 COPY activities activities
 COPY api api
 COPY clients clients

@@ -15,15 +15,16 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
+import screens
 from clients.errors import ServiceError, explain, is_setting
 from clients.tables.tasks import UnknownLeadsError
+from monitor_schedule import CHECK_ID
 from settings import SettingsError
 from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
-from workflows.options import Options
+from workflows.options import MOST_TOKENS, Options
 
 app = typer.Typer(help="Start and steer call tasks.", no_args_is_help=True, add_completion=False)
 monitor = typer.Typer(help="The schedule that takes up what nothing is working on.", no_args_is_help=True)
@@ -55,7 +56,7 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
     except (UnknownTaskError, UnknownLeadsError, NotRunningError, NotStartedError, NoWorkerError) as error:
         fail(str(error), 1)
     except WorkflowFailureError as error:
-        fail(f"the run failed: {error.cause}", 1)
+        fail(f"the run failed: {error.cause}; what to do: docs/operations.md, Runbook", 1)
     except RPCError as error:
         fail(f"Temporal: {error.message}", 1)
     except KeyboardInterrupt:
@@ -104,18 +105,24 @@ def start_call(
     task_id: TaskId,
     wait: Wait = False,
     options: Annotated[str, typer.Option(help='How patient, as JSON, for example {"poll_max": 60}.')] = "",
+    token_ceiling: Annotated[
+        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Judge calls until so many tokens are spent.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a task's calls, or say that they are running already."""
     try:
         chosen = Options.model_validate_json(options) if options else None
+        if token_ceiling is not None:
+            chosen = (chosen or Options()).model_copy(update={"token_ceiling": token_ceiling})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         fail(f"--options: {'.'.join(map(str, first['loc']))}: {first['msg']}", 2)
 
     async def use(calls: CallTasks) -> dict[str, Any]:
         started = await calls.start_call(task_id, chosen)
-        messages.print(f"call task {task_id}: " + ("started" if started else "is running already"), highlight=False)
+        running = "is running already" + (", as patient and with the ceiling as it was started" if chosen else "")
+        messages.print(f"call task {task_id}: " + ("started" if started else running), highlight=False)
         result = {"task_id": task_id, "workflow_id": f"call-task-{task_id}", "started": started}
         return result | (await watch(calls, task_id) if wait else {})
 
@@ -132,9 +139,13 @@ def progress(
     """Show how a task stands."""
     found = run(lambda calls: watch(calls, task_id) if watching else calls.progress(task_id))
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(screens.in_order(found), ensure_ascii=False))
+    elif watching:
+        print(found.get("outcome", found["phase"]))
     else:
-        Console().print(table(found))
+        Console().print(screens.fields(found))
+    if found["phase"] in screens.ENDED_BADLY:
+        fail(screens.advice(found), 1)
 
 
 @app.command("query-task-execution")
@@ -164,52 +175,76 @@ def query_task_execution(
     show(dataclasses.asdict(found), as_json, summary)
 
 
-def _signal(name: str, signal: str, help_text: str) -> None:
+@app.command("refresh")
+def refresh(task_id: TaskId, as_json: Json = False) -> None:
+    """Look at all calls of a running task now."""
+    run(lambda calls: calls.signal(task_id, "refresh"))
+    show({"task_id": task_id, "signal": "refresh"}, as_json, "requested")
+
+
+def _control(action: str, help_text: str) -> None:
     def command(task_id: TaskId, as_json: Json = False) -> None:
-        run(lambda calls: calls.signal(task_id, signal))
-        show({"task_id": task_id, "signal": signal}, as_json, "requested")
+        async def use(calls: CallTasks) -> dict[str, Any]:
+            try:
+                return await calls.control(task_id, action)
+            except ValueError as error:
+                return {"done": False, "answer": str(error)}
 
-    app.command(name, help=help_text)(command)
+        said = run(use)
+        show({"task_id": task_id, "action": action, **said}, as_json, said["answer"])
+        if said["done"] is False:
+            raise typer.Exit(1)
+
+    app.command(action, help=help_text)(command)
 
 
-_signal("refresh", "refresh", "Look at all calls of a running task now.")
-_signal("pause", "pause_calls", "Suspend the platform's dialling for a task.")
-_signal("resume", "resume_calls", "Resume the platform's dialling for a task.")
-_signal("cancel", "cancel_calls", "Cancel a task's calls that were not made yet.")
+_control("pause", "Suspend the platform's dialling for a task; says what the platform answered.")
+_control("resume", "Resume the platform's dialling for a task; says what the platform answered.")
+_control("cancel", "Cancel a task's calls that were not made yet; says what the platform answered.")
+
+CHECKING = "a check has started: every task of type 2 or 3 with a job group that nothing works on is taken up"
 
 
 def _monitor(action: str, help_text: str) -> None:
     def command(as_json: Json = False) -> None:
         running = run(lambda calls: calls.monitor(action))
-        state = "running" if running else "stopped"
-        show({"action": action, "is_running": running}, as_json, f"the monitor is {state}")
+        state = f"the monitor is {'running' if running else 'stopped'}"
+        line = f"{CHECKING} (Temporal UI: {CHECK_ID}); {state}" if action == "check" else state
+        show({"action": action, "is_running": running}, as_json, line)
 
     monitor.command(action, help=help_text)(command)
 
 
 _monitor("start", "Check every five minutes.")
 _monitor("stop", "Check no more.")
-_monitor("check", "Check once, now.")
+_monitor("check", "Check once, now: take up every task of type 2 or 3 that nothing works on.")
 _monitor("status", "Say whether it is running.")
 
 
+AWAY = (NoWorkerError, RPCError)
+
+
 async def watch(calls: CallTasks, task_id: int) -> dict[str, Any]:
-    """Show a task's progress until its run ends; returns the result."""
-    ended = asyncio.create_task(calls.result(task_id))
-    with Live(console=messages, auto_refresh=False, transient=True) as live:
-        while not ended.done():
-            live.update(table(await calls.progress(task_id)), refresh=True)
+    """Show a task's progress until its run ends; returns the result. A worker or server that is away for a while is
+    said and waited for."""
+    seen = await calls.progress(task_id)
+    trouble = ""
+    with Live(screens.screen(seen), console=messages, auto_refresh=False) as live:
+        ended = asyncio.create_task(calls.result(task_id))
+        while True:
             await asyncio.wait([ended], timeout=1)
+            if ended.done() and not isinstance(ended.exception(), AWAY):
+                break
+            try:
+                if ended.done():
+                    ended = asyncio.create_task(calls.result(task_id))
+                seen, trouble = await calls.progress(task_id), ""
+            except AWAY as error:
+                trouble = str(error) if isinstance(error, NoWorkerError) else "Temporal does not answer"
+            live.update(screens.screen(seen, trouble=trouble), refresh=True)
+        if ended.exception() is None:
+            live.update(screens.screen(seen | ended.result()), refresh=True)
     return await ended
-
-
-def table(progress: dict[str, Any]) -> Table:
-    """The progress object as a table."""
-    found = Table(title=f"call task {progress['task_id']}", show_header=False)
-    for name, value in progress.items():
-        shown = ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
-        found.add_row(name, "" if shown is None else str(shown))
-    return found
 
 
 def main() -> None:

@@ -31,7 +31,9 @@ REASONS = {"edited": "edited by a person", "deleted": "deleted by a person", "":
 
 @app.command("evaluate")
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="Labelled conversations, JSON lines.")] = conversations.SHIPPED,
+    file: Annotated[
+        Path | None, typer.Argument(help="Labelled conversations, JSON lines; without it, those of the project.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many, spread over the file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +41,7 @@ def evaluate(
     from evaluation.scoring import evaluate as score
 
     try:
-        labelled = conversations.load(file)
+        labelled = conversations.load(file or conversations.SHIPPED)
     except ConversationsError as error:
         fail(str(error), 2)
     if limit is not None and limit < len(labelled):
@@ -49,7 +51,7 @@ def evaluate(
         with _progress("judging") as progress:
             return await score(calls.model(), labelled, advance=lambda: progress(len(labelled)))
 
-    report = {"file": str(file), **run(use, temporal=False)}
+    report = {"file": str(file or conversations.SHIPPED.relative_to(Path(__file__).parent)), **run(use, temporal=False)}
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
     else:

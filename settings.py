@@ -11,7 +11,8 @@ import binascii
 import hashlib
 import json
 import re
-from typing import Annotated, Any, TypeVar
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -195,6 +196,31 @@ class ApiSettings(_Group):
     api_tokens: Annotated[dict[bytes, str], NoDecode, BeforeValidator(_digests)]
     api_host: Text = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+
+
+def _metrics_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        right = bool(re.fullmatch(r"[0-9]{1,5}", port)) and 0 < int(port) < 65536
+    except ValueError:
+        right = False
+    if value and not right:
+        raise ValueError("must be an IP address and a port, such as 127.0.0.1:9464")
+    return value
+
+
+class TelemetrySettings(_Group):
+    """What a worker tells about itself. ``metrics_address``: where Prometheus finds its metrics; empty: nowhere."""
+
+    metrics_address: Annotated[str, AfterValidator(_metrics_address)] = ""
+    log_format: Literal["text", "json"] = "text"
+
+
+class TracingSettings(_Group):
+    """Where traces go; empty: nowhere. OpenTelemetry's exporter reads this and its other variables itself."""
+
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_base_url)] = ""
 
 
 Group = TypeVar("Group", bound=_Group)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -23,14 +23,11 @@ from typing import TYPE_CHECKING, Any
 from pymysql.cursors import Cursor
 from temporalio.client import (
     Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
+    WorkflowExecutionStatus,
     WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
 )
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -41,23 +38,18 @@ from clients.limiter import RateLimiter
 from clients.tables import schema, tasks
 from clients.tables.analyses import ALL, CallHistory, Narrowing, history
 from clients.temporal import connect
+from monitor_schedule import steer
 from settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
-from workflows.options import (
-    CALL_TASKS,
-    MONITOR_INTERVAL,
-    MONITOR_SCHEDULE,
-    MONITOR_WORKFLOW,
-    WORKFLOW,
-    Force,
-    Options,
-    workflow_id,
-)
+from workflows.options import CALL_TASKS, WORKFLOW, Force, Options, workflow_id
 
 if TYPE_CHECKING:
     from activities.executions import ExecutionPage
     from clients.analysis import AnalysisModel
 
 ANSWER_SECONDS = timedelta(seconds=10)
+CONTROL_SECONDS = timedelta(seconds=30)
+_STATUS = WorkflowExecutionStatus
+ENDED_BADLY = (_STATUS.FAILED, _STATUS.TERMINATED, _STATUS.CANCELED, _STATUS.TIMED_OUT)
 
 
 class UnknownTaskError(LookupError):
@@ -177,12 +169,19 @@ class CallTasks:
     async def progress(self, task_id: int) -> dict[str, Any]:
         """The progress object (CONTRACT, Temporal), also of a run that is over.
 
+        Of one that did not come to its end ``phase`` is ``failed``, ``terminated``, ``canceled`` or ``timed_out``, and
+        ``last_error`` says why, if it failed.
+
         Raises:
             NotRunningError: no run is known.
             NoWorkerError: no worker answers.
         """
         with _answers(task_id):
-            progress: dict[str, Any] = await self._handle(task_id).query("progress", rpc_timeout=ANSWER_SECONDS)
+            handle = self._handle(task_id)
+            progress: dict[str, Any] = await handle.query("progress", rpc_timeout=ANSWER_SECONDS)
+            status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
+        if status in ENDED_BADLY:
+            progress["phase"] = status.name.lower()
         return progress
 
     async def result(self, task_id: int) -> dict[str, Any]:
@@ -299,6 +298,35 @@ class CallTasks:
         with _answers(task_id):
             await self._handle(task_id).signal(name, rpc_timeout=ANSWER_SECONDS)
 
+    async def control(self, task_id: int, action: str) -> dict[str, Any]:
+        """``pause``, ``resume`` or ``cancel`` the platform's dialling, and wait for what the platform says.
+
+        Returns:
+            ``{"done": …, "answer": …}``; ``done`` is None if the platform has said nothing for half a minute.
+
+        Raises:
+            NotRunningError: the task is not running.
+            NoWorkerError: no worker answers; nothing was asked.
+            ValueError: the run does not take the action (any more).
+        """
+        with _answers(task_id):
+            try:
+                update = await self._handle(task_id).start_update(
+                    "control_calls",
+                    action,
+                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                    rpc_timeout=ANSWER_SECONDS,
+                )
+            except WorkflowUpdateRPCTimeoutOrCancelledError:
+                raise NoWorkerError from None
+            try:
+                answer: dict[str, Any] = await update.result(rpc_timeout=CONTROL_SECONDS)
+            except WorkflowUpdateFailedError as error:
+                raise ValueError(str(error.cause)) from None
+            except WorkflowUpdateRPCTimeoutOrCancelledError:
+                return {"done": None, "answer": f"{action}: asked for, the platform has not answered yet"}
+        return answer
+
     # --- SPEC 9 -----------------------------------------------------------------------------------------------------
 
     async def monitor(self, action: str) -> bool:
@@ -306,26 +334,7 @@ class CallTasks:
 
         ``check`` looks once, now, whether or not the monitor is running.
         """
-        handle = self._temporal.get_schedule_handle(MONITOR_SCHEDULE)
-        if action == "start":
-            with suppress(ScheduleAlreadyRunningError):
-                await self._temporal.create_schedule(MONITOR_SCHEDULE, _schedule())
-            await handle.unpause(note="started by starter.py")
-        elif action == "check":
-            await self._temporal.start_workflow(
-                MONITOR_WORKFLOW,
-                id=f"{MONITOR_SCHEDULE}-check",
-                task_queue=CALL_TASKS,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            )
-        try:
-            if action == "stop":
-                await handle.pause(note="stopped by starter.py")
-            return not (await handle.describe()).schedule.state.paused
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return False
+        return await steer(self._temporal, action)
 
     @property
     def _temporal(self) -> Client:
@@ -364,15 +373,7 @@ class CallTasks:
 
 
 def _input(task_id: int, options: Options | None) -> dict[str, Any]:
-    return {"task_id": task_id} | ({"options": options.model_dump()} if options else {})
-
-
-def _schedule() -> Schedule:
-    return Schedule(
-        action=ScheduleActionStartWorkflow(MONITOR_WORKFLOW, id=MONITOR_SCHEDULE, task_queue=CALL_TASKS),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=MONITOR_INTERVAL)]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=MONITOR_INTERVAL),
-    )
+    return {"task_id": task_id} | ({"options": options.model_dump(exclude_none=True)} if options else {})
 
 
 @contextmanager

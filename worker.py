@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,12 +30,23 @@ from activities.job_ids import JobIds
 from activities.monitoring import Monitoring
 from activities.recordings import Recordings, archive_of
 from activities.tasks import Tasks
+from clients import logs, telemetry
 from clients.database import Database
 from clients.errors import ServiceError, explain, is_setting
 from clients.limiter import RateLimiter
 from clients.tables import schema
 from clients.temporal import connect, registered_search_attributes
-from settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
+from settings import (
+    AnalysisSettings,
+    ArchiveSettings,
+    DatabaseSettings,
+    PlatformSettings,
+    SettingsError,
+    TelemetrySettings,
+    TracingSettings,
+    load,
+    require,
+)
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 from workflows.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
@@ -53,6 +66,7 @@ PASSED_THROUGH = (
     "annotated_types",
     "pymysql",
     "sqlalchemy",
+    "opentelemetry",
 )
 
 
@@ -95,6 +109,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
                 tasks.open_task,
                 tasks.review_task,
                 tasks.mark_dispatched,
+                tasks.limit_tokens,
                 tasks.select_for_analysis,
                 Monitoring(database, client).take_up_tasks,
             ]
@@ -158,8 +173,11 @@ async def run(queues: Sequence[str]) -> None:
         loop.add_signal_handler(number, stop.set)
     needed: dict[str, type[PlatformSettings | AnalysisSettings]]
     needed = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
-    require(DatabaseSettings, *(group for queue, group in needed.items() if queue in queues))
-    client = await connect()
+    common = (DatabaseSettings, TelemetrySettings, TracingSettings)
+    require(*common, *(group for queue, group in needed.items() if queue in queues))
+    told = load(TelemetrySettings)
+    logs.configure(told.log_format)
+    client = await connect(telemetry.start(told))
     async with workers(client, queues) as built, AsyncExitStack() as stack:
         for worker in built:
             await stack.enter_async_context(worker)
@@ -173,9 +191,6 @@ def main(
     queue: Annotated[list[str] | None, typer.Option(help="Poll only this task queue (repeatable).")] = None,
 ) -> None:
     """Run one worker process on all task queues until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # A line for every call of the model would drown the rest.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     queues = queue or list(QUEUES)
     unknown = [name for name in queues if name not in QUEUES]
     if unknown:
@@ -192,4 +207,11 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    status = 1
+    # Threads of Temporal's runtime may call into the interpreter while it is taken down, which aborts the process (seen
+    # at one end in fifty): the last thing done at exit is to leave.
+    atexit.register(lambda: os._exit(status))
+    try:
+        typer.run(main)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)

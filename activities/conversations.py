@@ -14,6 +14,7 @@ from temporalio import activity
 
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
+from clients import telemetry
 from clients.database import Database, to_json
 from clients.errors import PermanentError, ServiceError
 from clients.platform import IDS_A_CALL, Attempt, Bot, Job, PlatformSession, moment
@@ -100,12 +101,14 @@ class Conversations:
         now = await self._database.now()
         outcomes, ready, late = [], [], []
         under_way: Counter[str] = Counter()
+        ended: Counter[str] = Counter()
         for index, (row, job) in enumerate(answers.jobs):
             if index % TURN_ROWS == 0:
                 await asyncio.sleep(0)
             outcome = outcome_of(row, job, self._database, now)
             if changed(row, outcome):
                 outcomes.append(outcome)
+                ended[outcome.call_status] += outcome.call_status not in ("", row.call_status)
             status = outcome.call_status or row.call_status
             if status not in FINAL:
                 under_way[job.status or "Unknown"] += 1
@@ -114,6 +117,8 @@ class Conversations:
             else:
                 ready.append(row.id)
         saved = await self._database.run(table.save_outcomes, outcomes)
+        for status in FINAL:
+            telemetry.metrics.wrote("conversations", status, ended[status])
         await self._database.run(retry_table.save, request.task_id, late)
         given_up = [retry.list_id for retry in late if retry.retry_at >= retry.since + timedelta(seconds=request.grace)]
         return Fetched(

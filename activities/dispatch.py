@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import monotonic
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.job_ids import identify, match_by_reference, read_pages
 from activities.liveness import heartbeating
+from clients import telemetry
 from clients.database import Database
 from clients.errors import PassingError, PermanentError, ServiceError
-from clients.platform import CONTACTS_A_CALL, SERVICE, Bot, PlatformSession, TooLateError, contact_json
+from clients.platform import CONTACTS_A_CALL, SERVICE, Bot, PlatformSession, contact_json
+from clients.send_deadline import TooLateError
 from clients.tables import dispatches as table
 from clients.tables import tasks as task_table
 from clients.tables.dispatches import Dispatch, Undialled
@@ -245,6 +248,8 @@ class Dispatching:
         await self._database.run(table.release, done.released)
         sent.assigned += done.assigned
         sent.rejected += done.rejected
+        telemetry.metrics.wrote("dispatch", "assigned", done.assigned)
+        telemetry.metrics.wrote("dispatch", "rejected", done.rejected)
         sent.error = done.error or sent.error
         if done.refusal:
             raise done.refusal
@@ -259,7 +264,7 @@ class Dispatching:
                     await self._send_anew(request, session, part_id, part, sent)
 
     def _send_before(self, request: DispatchRequest) -> float:
-        return asyncio.get_running_loop().time() + min(SEND_SECONDS, _grace(request).total_seconds() / 2)
+        return monotonic() + min(SEND_SECONDS, _grace(request).total_seconds() / 2)
 
     async def _now(self) -> datetime:
         return (await self._database.now()).replace(tzinfo=None)

@@ -20,6 +20,7 @@ from activities.judgement import PROMPT_VERSION, SYSTEM, InvalidAnswerError, fin
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from activities.token_ceiling import TokenCeiling
+from clients import telemetry
 from clients.database import SERVICE as DATABASE
 from clients.database import Database
 from clients.errors import PermanentError, ServiceError
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """Before the model has failed for good (SPEC 6)."""
-AT_ONCE = 50
+AT_ONCE = 100
 """Model calls that one activity has under way."""
-PORTION_SECONDS = 10.0
+PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that few are lost with a worker and sales sees them soon."""
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
 FOLLOW = "dcc_leads_follow"
+OVER_CEILING = "AI 分析未进行：本任务的 token 额度已用完，请人工查看通话记录；"
 LEDGER = "call_analyses"
 
 
@@ -53,8 +55,8 @@ class FollowUpRequest:
         request_id: of a re-analysis; empty for first follow-ups.
         last_try: a re-analysis that fails now has failed for good.
         override: replace follow-ups that a person has edited or deleted.
-        max_tokens: what the whole re-analysis may cost; None for no ceiling.
-        spent_tokens: what it has cost, as far as its workflow knows.
+        max_tokens: what the whole re-analysis, or all judgements of the task, may cost; None for no ceiling.
+        spent_tokens: what the re-analysis has cost, as far as its workflow knows.
     """
 
     task_id: int
@@ -76,7 +78,7 @@ class FollowedUp:
     Attributes:
         again: rows whose analysis failed for now.
         kept_edits: rows whose follow-up was left as a person had made it.
-        over_ceiling: rows whose call was not judged because the tokens were spent.
+        over_ceiling: rows whose call was not judged because the tokens were spent; first follow-ups say so.
     """
 
     written: int
@@ -221,6 +223,8 @@ class FollowUps:
         called_at = self._called_at(call)
         if not await portions.ceiling.admits():
             portions.over_ceiling += 1
+            if not request.request_id:
+                portions.waiting.append(over_ceiling(call))
             return
         tokens = 0
         try:
@@ -233,19 +237,24 @@ class FollowUps:
                 # The rate limit is kept in the database: when that fails, the model has not.
                 raise
             portions.error = str(error)
-            await self._failed(call, request, base, portions, error.code, for_good=isinstance(error, PermanentError))
+            refused = isinstance(error, PermanentError)
+            telemetry.metrics.asked(request.organization_id, "refused" if refused else "failed")
+            await self._failed(call, request, base, portions, error.code, for_good=refused)
             return
         finally:
             await portions.ceiling.settle(tokens)
         portions.input_tokens += answer.input_tokens
         portions.output_tokens += answer.output_tokens
+        telemetry.metrics.spent(request.organization_id, answer.input_tokens, answer.output_tokens)
         base = replace(base, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
         try:
             judgement = read_answer(answer.text, called_at=called_at, transcript=transcript)
         except InvalidAnswerError:
             portions.error = "DashScope completion: InvalidAnswer"
+            telemetry.metrics.asked(request.organization_id, "unreadable")
             await self._failed(call, request, base, portions, "InvalidAnswer", for_good=False)
             return
+        telemetry.metrics.asked(request.organization_id, "answered")
         next_time = judgement.next_follow_time
         portions.waiting.append(
             replace(
@@ -297,9 +306,12 @@ class FollowUps:
         portions.kept_edits += len(rewritten.kept)
         kept = set(rewritten.kept)
         for follow_up in portion:
-            portions.by_outcome["kept" if follow_up.list_id in kept else follow_up.outcome] += 1
+            outcome = "kept" if follow_up.list_id in kept else follow_up.outcome
+            portions.by_outcome[outcome] += 1
+            telemetry.metrics.wrote("follow_ups", outcome)
             if follow_up.list_id not in kept:
                 portions.by_interest[str(follow_up.is_interested)] += 1
+                telemetry.metrics.followed_up(str(follow_up.is_interested))
 
     async def _write_portion(self, request: FollowUpRequest, portion: list[FollowUp]) -> Rewritten:
         now = await self._database.now()
@@ -321,6 +333,17 @@ class FollowUps:
         """The time of the call, aware; a row without any time was called just now."""
         zone = self._database.zone
         return (call.called_at or datetime.now(UTC).astimezone(zone)).replace(tzinfo=zone, microsecond=0)
+
+
+def over_ceiling(call: FinishedCall) -> FollowUp:
+    """The follow-up of a call whose task has spent its tokens."""
+    return FollowUp(
+        list_id=call.id,
+        call_job_id=call.call_job_id,
+        outcome="over_ceiling",
+        is_interested=0,
+        leads_remark=OVER_CEILING,
+    )
 
 
 def without_conversation(call: FinishedCall) -> FollowUp:

@@ -13,6 +13,7 @@ from temporalio import activity
 
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
+from clients import telemetry
 from clients.database import Database
 from clients.errors import ServiceError
 from clients.platform import IDS_A_CALL, PAGE_SIZE, Bot, Contact, ListedJob, PlatformSession
@@ -111,6 +112,7 @@ class JobIds:
             reading = await read_pages(session, pages.job_group_id, pages.first, pages.last)
             jobs = await identify(session, reading)
             matched, left_over = await self._database.run(match_by_reference, pages.task_id, jobs)
+        telemetry.metrics.wrote("job_ids", "matched", len(matched))
         activity.logger.info(
             "read pages %d to %d of task %d: %d jobs, %d rows matched, %d pages failed",
             *(pages.first, pages.last, pages.task_id, len(reading.jobs), len(matched), reading.failed),
@@ -123,8 +125,10 @@ class JobIds:
         session = self._bot.session(settlement.organization_id, PRIORITY)
         async with heartbeating():
             reading, matched = await settle(self._database, session, settlement.task_id, settlement.job_group_id)
+            telemetry.metrics.wrote("job_ids", "matched", len(matched))
             if settlement.may_fail and reading.complete:
                 failed = await self._database.run(table.fail_unmatched, settlement.task_id)
+                telemetry.metrics.wrote("job_ids", "failed", failed)
                 activity.logger.info("task %d: %d rows have no job and failed", settlement.task_id, failed)
         return _result(reading, matched, session)
 

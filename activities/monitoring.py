@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from temporalio import activity
 from temporalio.client import Client
@@ -10,6 +11,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from activities.liveness import heartbeating
+from clients import telemetry
 from clients.database import Database
 from clients.tables import tasks as table
 
@@ -51,5 +53,16 @@ class Monitoring:
                 except RPCError as error:
                     failed += 1
                     activity.logger.warning("task %d could not be taken up: %s", task_id, error.status.name)
+            telemetry.metrics.checked(len(tasks), await self._oldest_unfinished())
         activity.logger.info("%d open tasks, %d taken up, %d failed", len(tasks), len(taken_up), failed)
         return Checked(open_tasks=len(tasks), taken_up=taken_up, failed=failed)
+
+    async def _oldest_unfinished(self) -> float:
+        """Seconds since the oldest unfinished call was handed over, or created where another program did that."""
+        now = await self._database.now()
+        handed_over, created = await self._database.run(table.oldest_unfinished)
+        ages = [
+            *([now.replace(tzinfo=None) - handed_over] if handed_over else []),
+            *([self._database.wall_clock(now) - created] if created else []),
+        ]
+        return max(ages, default=timedelta()).total_seconds()

@@ -14,6 +14,7 @@ from temporalio import activity
 
 from activities.liveness import heartbeating
 from activities.row_runs import Runs
+from clients import telemetry
 from clients.database import Database
 from clients.errors import DeclinedError, PermanentError, ServiceError
 from clients.platform import Bot, PlatformSession
@@ -117,6 +118,9 @@ class Recordings:
             begun = [row for row in rows if row.id not in there and (row.id in found.urls or row.id in found.errors)]
             late = [self._late(row, now, request, str(found.errors.get(row.id, ""))) for row in begun]
             await self._database.run(retry_table.save, request.task_id, late)
+        failed = len(found.errors)
+        for outcome, count in (("saved", saved), ("missing", len(late) - failed), ("failed", failed)):
+            telemetry.metrics.wrote("recordings", outcome, max(0, count))
         activity.logger.info(
             "task %d: %d recordings saved, %d not there, %d requests failed",
             *(request.task_id, saved, len(late), len(found.errors)),

@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients.database import Database
+from clients.tables import analyses as analysis_table
 from clients.tables import dispatches
 from clients.tables import follow_ups as follow_up_table
 from clients.tables import tasks as table
@@ -30,6 +31,7 @@ class Task:
     Attributes:
         dispatched: every lead is with the platform already.
         search_attributes: those that the namespace knows.
+        token_ceiling: what its judgements may cost; None for no ceiling.
     """
 
     task_id: int
@@ -38,6 +40,15 @@ class Task:
     job_group_id: str
     dispatched: bool
     search_attributes: list[str] = field(default_factory=list)
+    token_ceiling: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What the judgements of a task may cost, in tokens."""
+
+    task_id: int
+    token_ceiling: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +90,7 @@ class Review:
         recordings: rows with a recording's URL; ``recordings_missing`` succeeded rows without.
         follow_ups: called rows with a follow-up; ``unjudged`` called rows without one or without ``is_interested``.
         kept_edits: re-analyses that left a person's edit of a follow-up as it was.
+        over_ceiling: follow-ups that say that the task's tokens were spent.
         next_due: seconds until a row that was set aside is due; None if none is.
     """
 
@@ -101,6 +113,7 @@ class Review:
     input_tokens: int
     output_tokens: int
     next_due: float | None
+    over_ceiling: int = 0
     conversations: list[Work] = field(default_factory=list)
     to_follow_up: list[Work] = field(default_factory=list)
     to_record: list[Work] = field(default_factory=list)
@@ -138,23 +151,30 @@ class Tasks:
             ApplicationError: ``UnknownTask``, not to be retried.
         """
 
-        def read(cursor: Cursor) -> tuple[TaskRow | None, int | None]:
-            return table.load(cursor, task_id), dispatches.started(cursor, task_id)
+        def read(cursor: Cursor) -> tuple[TaskRow | None, bool, int | None]:
+            row = table.load(cursor, task_id)
+            ceiling = analysis_table.token_ceiling(cursor, task_id)
+            return row, row is not None and _dispatched(cursor, row), ceiling
 
         async with heartbeating():
-            row, started = await self._database.run(read)
+            row, dispatched, ceiling = await self._database.run(read)
         if row is None:
             raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
-        # A group that we did not make ourselves is adopted as it is (SPEC 2); one of ours may be half dispatched.
-        complete = bool(row.job_group_id) and (started is None or row.task_type >= 2)
         return Task(
             task_id=row.task_id,
             organization_id=row.organization_id,
             task_type=row.task_type,
             job_group_id=row.job_group_id,
-            dispatched=row.task_type >= 3 or complete,
+            dispatched=dispatched,
             search_attributes=self._search_attributes,
+            token_ceiling=ceiling,
         )
+
+    @activity.defn
+    async def limit_tokens(self, limit: Limit) -> None:
+        """Write down what the task's judgements may cost: it holds for every later run too."""
+        async with heartbeating():
+            await self._database.run(analysis_table.save_token_ceiling, limit.task_id, limit.token_ceiling)
 
     @activity.defn
     async def review_task(self, request: ReviewRequest) -> Review:
@@ -190,6 +210,18 @@ class Tasks:
         ]
 
 
+def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
+    """Whether nobody is to be dialled any more."""
+    if row.task_type >= 3:
+        return True
+    ours = dispatches.started(cursor, row.task_id) is not None
+    if row.job_group_id:
+        # A group that we did not make ourselves is adopted as it is (SPEC 2); one of ours may be half dispatched.
+        return row.task_type >= 2 or not ours
+    # Calls that another program has made prove a group that the task no longer names: who is in it is not known.
+    return row.task_type >= 2 and not ours and bool(dispatches.held_jobs(cursor, row.task_id))
+
+
 def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
     row = table.load(cursor, request.task_id)
     if row is None:
@@ -210,7 +242,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
         leads=_sum(groups),
         called=_sum(called),
         unmatched=_sum(group for group in groups if not group.called),
-        unsettled=_sum(group for group in groups if _unsettled(group)),
+        unsettled=_sum(group for group in groups if _unsettled(row, group)),
         finished=_sum(group for group in called if group.status in FINAL),
         unjudged=_sum(group for group in called if group.interest is None or not group.followed),
         by_status=_tally((group.status, group.count) for group in groups if group.status),
@@ -221,6 +253,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
         follow_ups=_sum(group for group in called if group.followed),
         analysed=ledger.get("analysed", 0),
         analysis_failed=ledger.get("failed", 0),
+        over_ceiling=ledger.get("over_ceiling", 0),
         reanalysed=ledger["reanalysed"],
         kept_edits=ledger["kept_edits"],
         input_tokens=ledger["input_tokens"],
@@ -236,7 +269,7 @@ def _raise_type(cursor: Cursor, row: TaskRow, groups: Sequence[RowGroup]) -> int
     """SPEC 8: 3 when job ids are settled and every called row has its outcome, 4 when every one is judged."""
     called = [group for group in groups if group.called]
     task_type = row.task_type
-    settled = not any(_unsettled(group) for group in groups)
+    settled = not any(_unsettled(row, group) for group in groups)
     if row.task_type < 2 or not called or not settled or any(group.status not in FINAL for group in called):
         return task_type
     if task_type < 3:
@@ -246,8 +279,9 @@ def _raise_type(cursor: Cursor, row: TaskRow, groups: Sequence[RowGroup]) -> int
     return task_type
 
 
-def _unsettled(group: RowGroup) -> bool:
-    return not group.called and group.matchable and not group.status
+def _unsettled(row: TaskRow, group: RowGroup) -> bool:
+    """Whether these rows may still get a job; without a job group there is nobody to get one from."""
+    return bool(row.job_group_id) and not group.called and group.matchable and group.status not in FINAL
 
 
 def _unrecorded(group: RowGroup) -> bool:

@@ -17,7 +17,7 @@ from api.answers import Answer, failure, success
 from clients.errors import ServiceError
 from clients.tables.tasks import TaskRow
 from starter import CallTasks
-from workflows.options import workflow_id
+from workflows.options import Options, workflow_id
 
 HEALTH_SECONDS = 5
 
@@ -57,10 +57,11 @@ async def create_task(body: messages.CreateRequest, organization: Organization, 
     response_model=messages.Success[messages.Started],
     responses=examples.responses(examples.STARTED, 403, 404),
 )
-async def start_call_task(body: messages.TaskRequest, organization: Organization, calls: Calls) -> Answer:
+async def start_call_task(body: messages.StartRequest, organization: Organization, calls: Calls) -> Answer:
     """Hand the task's leads to the platform and see it through to its follow-ups. Asking again is harmless."""
     task = await _own(calls, body, organization)
-    started = await calls.start_call(task.task_id)
+    options = Options(token_ceiling=body.token_ceiling) if body.token_ceiling else None
+    started = await calls.start_call(task.task_id, options)
     data = {"task_id": task.task_id, "workflow_id": workflow_id(task.task_id), "started": started}
     return success(data, "call task started" if started else "call task is running already")
 
@@ -97,7 +98,15 @@ async def force_analyze(body: messages.ForceRequest, organization: Organization,
 
     Code 4009: the task has not been started, so there is no call to judge."""
     task = await _own(calls, body, organization)
-    await calls.force_analyze(task.task_id, call_job_ids=body.call_job_ids, every=body.all, failed=body.failed)
+    await calls.force_analyze(
+        task.task_id,
+        call_job_ids=body.call_job_ids,
+        every=body.all,
+        failed=body.failed,
+        narrowed=body.narrowed,
+        override=body.override,
+        max_tokens=body.max_tokens,
+    )
     return success({"task_id": task.task_id, "requested": True}, "analysis requested")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
@@ -13,16 +14,21 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PlainValidator,
+    Strict,
     StrictBool,
     StrictInt,
     StrictStr,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.errors import ForeignOrganizationError
+from clients.tables.analyses import Narrowing
+from workflows.options import MOST_TOKENS
 
 T = TypeVar("T")
 
@@ -56,10 +62,24 @@ class Whole:
 # The specification holds limits as floating-point numbers: this is a round one just below that of a BIGINT.
 Id = Annotated[int, Whole(maximum=9 * 10**18, digits="[1-9][0-9]{0,17}|[1-8][0-9]{18}|90{18}")]
 Page = Annotated[int, Whole(maximum=10**9 - 1, digits="[1-9][0-9]{0,8}")]
+Tokens = Annotated[int, Whole(maximum=MOST_TOKENS, digits="[1-9][0-9]{0,11}|10{12}")]
 PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
 # NUL and other control characters have no business in a name; neither has a name without anything to see.
 _VISIBLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f\s][^\x00-\x1f\x7f]*$"
 TaskName = Annotated[str, StringConstraints(max_length=255, pattern=_VISIBLE, strict=True)]
+PromptVersion = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{0,32}$", strict=True)]
+
+
+def _day(value: Any) -> date:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise PydanticCustomError("day", "must be a day like 2026-11-01")
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise PydanticCustomError("day", "must be a day like 2026-11-01") from None
+
+
+Day = Annotated[date, PlainValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 JobId = Annotated[str, StringConstraints(min_length=1, max_length=64, strict=True)]
 
 
@@ -119,6 +139,20 @@ class TaskRequest(Request):
     task_id: Id = Field(description="Id of the call task, as a number or as text.")
 
 
+class StartRequest(TaskRequest):
+    """Names the call task to start, and what it may cost."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"task_id": 42}, {"task_id": 42, "token_ceiling": 500000}]}
+    )
+
+    token_ceiling: Tokens | None = Field(
+        default=None,
+        description="Input and output tokens that the task's judgements may cost; calls beyond get a basic follow-up "
+        "that says so. It stays with the task. Without it: as it was given before, or no ceiling.",
+    )
+
+
 class QueryRequest(TaskRequest):
     """Which page of a task's calls to ask for."""
 
@@ -130,6 +164,9 @@ class QueryRequest(TaskRequest):
     page_size: PageSize = Field(default=20, description="Calls a page.")
     skip_recording: StrictBool = Field(default=True, description="false: look for recordings too, and save them.")
     apply_update: StrictBool = Field(default=True, description="false: only look, save nothing.")
+
+
+Interest = Annotated[int, Field(ge=0, le=2), BeforeValidator(_integer), Strict()]
 
 
 def _only(chosen: str, others: list[str], schema: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +183,8 @@ class ForceRequest(TaskRequest):
                 {"task_id": 42, "call_job_ids": ["job-1", "job-2"]},
                 {"task_id": 42, "failed": True},
                 {"task_id": 42, "all": True},
+                {"task_id": 42, "all": True, "interest": 0, "since": "2026-11-01", "until": "2026-11-07"},
+                {"task_id": 42, "all": True, "prompt_version": "2026-11-1", "max_tokens": 200000, "override": True},
             ],
             "oneOf": [
                 _only("call_job_ids", ["all", "failed"], {"minItems": 1}),
@@ -157,7 +196,20 @@ class ForceRequest(TaskRequest):
 
     call_job_ids: list[JobId] = Field(default=[], max_length=5000, description="Calls by job id.")
     all: StrictBool = Field(default=False, description="Every call of the task.")
-    failed: StrictBool = Field(default=False, description="Calls whose analysis failed.")
+    failed: StrictBool = Field(
+        default=False, description="Calls whose analysis failed, or was not made because of the task's token ceiling."
+    )
+    interest: Interest | None = Field(default=None, description="Of these only calls that are judged so now.")
+    since: Day | None = Field(default=None, description="Of these only calls of this day and later.")
+    until: Day | None = Field(default=None, description="Of these only calls of this day and before.")
+    prompt_version: PromptVersion = Field(default="", description="Of these only calls last judged with this prompt.")
+    max_tokens: Tokens | None = Field(default=None, description="Stop before the next call once so much is spent.")
+    override: StrictBool = Field(default=False, description="Replace what people have edited or deleted, too.")
+
+    @property
+    def narrowed(self) -> Narrowing:
+        """Which of these calls."""
+        return Narrowing(interest=self.interest, since=self.since, until=self.until, prompt_version=self.prompt_version)
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:

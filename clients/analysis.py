@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from dashscope.v2 import errors
 from dashscope.v2.resources.apps import AppCompletion
 from httpx_aiohttp import HttpxAiohttpClient
 
+from clients import telemetry
 from clients.errors import PassingError, PermanentError, ServiceError, ThrottledError
 from clients.limiter import RateLimiter
 from settings import AnalysisSettings
@@ -85,9 +87,12 @@ class AnalysisModel:
             PermanentError: refused (content filter, key, account).
         """
         for attempt in range(1, THROTTLED_TRIES + 1):
+            begin = monotonic()
             async with self.limiter.slot(tenant=tenant, priority=1):
+                telemetry.metrics.waited(SERVICE, monotonic() - begin)
                 try:
-                    return await self._ask(system, user)
+                    with telemetry.vendor_call(SERVICE, "completion"):
+                        return await self._ask(system, user)
                 except ThrottledError as error:
                     if attempt == THROTTLED_TRIES:
                         raise

@@ -13,12 +13,14 @@ from typing import Any
 import requests
 from alibabacloud_outboundbot20191226.client import Client
 from alibabacloud_tea_openapi import exceptions, utils_models
+from darabonba.core import DaraCore
 from darabonba.runtime import RuntimeOptions
 from urllib3.exceptions import NewConnectionError
 
 from clients.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
 from clients.limiter import RateLimiter
-from clients.platform import SERVICE, Envelope, PlatformSession, TooLateError, read
+from clients.platform import SERVICE, Envelope, PlatformSession, read
+from clients.send_deadline import TooLateError, leaving_before, watched
 from settings import PlatformSettings
 
 VERSION = "2019-12-26"
@@ -26,6 +28,15 @@ CONNECT_MS = 5_000
 READ_MS = 10_000
 THREADS = 24
 """Calls that one worker has under way at once."""
+_adapter = DaraCore.get_adapter
+
+
+def _watched_adapter(*arguments: Any, **options: Any) -> Any:
+    return watched(_adapter(*arguments, **options))
+
+
+# The SDK offers no other way to the connections that it makes.
+DaraCore.get_adapter = staticmethod(_watched_adapter)
 
 
 class OutboundBot:
@@ -60,15 +71,13 @@ class OutboundBot:
     async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One request, without retry and without waiting for the rate limit."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._send, loop, action, query, send_before)
+        return await loop.run_in_executor(self._threads, self._send, action, query, send_before)
 
     def close(self) -> None:
         """Wait for the calls under way."""
         self._threads.shutdown(wait=True)
 
-    def _send(
-        self, loop: asyncio.AbstractEventLoop, action: str, query: dict[str, Any], send_before: float | None
-    ) -> dict[str, Any]:
+    def _send(self, action: str, query: dict[str, Any], send_before: float | None) -> dict[str, Any]:
         params = utils_models.Params(
             action=action,
             version=VERSION,
@@ -81,12 +90,13 @@ class OutboundBot:
             body_type="json",
         )
         request = utils_models.OpenApiRequest(query=_flatten({"InstanceId": self._instance_id, **query}))
-        # A worker that was frozen must not send what another one has taken over meanwhile: look at the clock last.
-        if send_before is not None and loop.time() > send_before:
-            raise TooLateError(action)
         try:
-            answer = self._client.call_api(params, request, self._runtime)
+            # A worker that was frozen must not send what another one has taken over meanwhile.
+            with leaving_before(send_before):
+                answer = self._client.call_api(params, request, self._runtime)
         except Exception as error:
+            if isinstance(getattr(error, "inner_exception", None) or error, TooLateError):
+                raise TooLateError from None
             raise translate(error, action) from None
         return _checked(action, answer.get("body"))
 

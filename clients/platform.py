@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
+from clients import telemetry
 from clients.errors import PassingError, ThrottledError
 from clients.limiter import RateLimiter
 
@@ -206,13 +208,13 @@ class PlatformSession:
         Args:
             group_id: the job group.
             contacts: as the vendor's ``JobsJson`` wants them.
-            send_before: time of the event loop after which the request must not leave any more.
+            send_before: ``time.monotonic()`` after which the request must not leave any more.
 
         Returns:
             How many jobs the platform says it made.
 
         Raises:
-            TooLateError: ``send_before`` has passed; nothing was sent.
+            clients.send_deadline.TooLateError: ``send_before`` has passed; nothing was sent.
         """
         query = {"JobGroupId": group_id, "JobsJson": list(contacts)}
         body = await self._ask("AssignJobs", query, send_before=send_before)
@@ -260,10 +262,13 @@ class PlatformSession:
     async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""
         for attempt in range(1, THROTTLED_TRIES + 1):
+            begin = monotonic()
             async with self.bot.limiter.slot(tenant=self.tenant, priority=self.priority):
+                telemetry.metrics.waited(SERVICE, monotonic() - begin)
                 self.calls += 1
                 try:
-                    return await self.bot.call(action, query, send_before=send_before)
+                    with telemetry.vendor_call(SERVICE, action):
+                        return await self.bot.call(action, query, send_before=send_before)
                 except ThrottledError as error:
                     if attempt == THROTTLED_TRIES:
                         raise
@@ -279,10 +284,6 @@ def readable_jobs(answers: Sequence[dict[str, Any]]) -> list[Job]:
         with suppress(PassingError):
             jobs.append(read("ListJobs", Job, answer))
     return jobs
-
-
-class TooLateError(Exception):
-    """A request was not sent, because its time had passed."""
 
 
 def read(action: str, model: type[B], value: Any) -> B:

@@ -8,8 +8,10 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
+from clients import tracing
 from clients.encryption import data_converter
 from clients.errors import PassingError
 from settings import EncryptionSettings, SettingsError, load
@@ -37,8 +39,11 @@ async def registered_search_attributes(client: Client) -> list[str]:
     return [name for name, kind in SEARCH_ATTRIBUTES.items() if known.get(name) == f"INDEXED_VALUE_TYPE_{kind.upper()}"]
 
 
-async def connect() -> Client:
+async def connect(runtime: Runtime | None = None) -> Client:
     """Connect to the configured server and namespace; what is sent is encrypted if PAYLOAD_ENCRYPTION_KEYS says so.
+
+    Args:
+        runtime: the SDK's, if not its default one.
 
     Raises:
         SettingsError: the ``TEMPORAL_`` variables or the profile cannot be read, or an encryption key is wrong.
@@ -50,8 +55,9 @@ async def connect() -> Client:
         raise SettingsError(f"settings: TEMPORAL_PROFILE or another TEMPORAL_ variable is wrong: {error}") from None
     config.setdefault("target_host", "localhost:7233")
     converter = data_converter(load(EncryptionSettings).keys)
+    interceptors = tracing.interceptors()
     try:
-        return await Client.connect(**config, data_converter=converter)
+        return await Client.connect(**config, data_converter=converter, interceptors=interceptors, runtime=runtime)
     except RuntimeError:
         raise PassingError(
             "Temporal", f"connect to {config['target_host']} (TEMPORAL_ADDRESS)", "Unreachable"

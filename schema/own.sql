@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS call_follow_ups (
     KEY idx_follow (follow_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Every judgement of a call: analysed by the model, default (nothing to analyse) or failed.
+-- Every judgement of a call: analysed by the model, default (nothing to analyse), failed, or over_ceiling.
 CREATE TABLE IF NOT EXISTS call_analyses (
     id               BIGINT      NOT NULL AUTO_INCREMENT PRIMARY KEY,
     list_id          BIGINT      NOT NULL,
@@ -60,6 +60,12 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     KEY idx_list (list_id, id),
     KEY idx_task (task_id, request_id),
     KEY idx_job (call_job_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- What a task's judgements may cost, input and output tokens together; a task without a row has no ceiling.
+CREATE TABLE IF NOT EXISTS call_token_ceilings (
+    task_id       BIGINT NOT NULL PRIMARY KEY,
+    token_ceiling BIGINT NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- The shared time line of each rate limit: the time, in microseconds since 1970, up to which calls are booked.

@@ -27,6 +27,7 @@ from simulators import SimulatorOptions, Simulators, running
 PROJECT = Path(__file__).resolve().parent.parent
 _SETTINGS = re.compile(
     r"(TEMPORAL|ALIBABA_CLOUD|OUTBOUND_BOT|DASHSCOPE|ANALYSIS)_.*"
+    r"|METRICS_ADDRESS|LOG_FORMAT|OTEL_.*"
     r"|CODEC_SERVER_.*|PAYLOAD_ENCRYPTION_KEYS|OSS_ENDPOINT|RECORDING_.*"
     r"|DATABASE_URL|TIME_ZONE|RECORDING_ARCHIVE|API_.*|(?i:(https?|all|no)_proxy)"
 )

@@ -97,6 +97,28 @@ async def signals(sites: Sites) -> tuple[Site, int]:
     return site, task_id
 
 
+async def controls(sites: Sites) -> tuple[Site, int]:
+    site = await sites(SimulatorOptions(time_scale=30, concurrency=3))
+    site.add_leads(20)
+    task_id = await site.create_task()
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, QUICK)
+        await site.until(task_id, called=20)
+        for action in ("pause", "resume", "cancel"):
+            assert (await calls.control(task_id, action))["done"]
+        await site.result(task_id)
+    return site, task_id
+
+
+async def token_ceiling(sites: Sites) -> tuple[Site, int]:
+    site = await sites(SimulatorOptions(time_scale=30, concurrency=20, answer_rate=1))
+    site.add_leads(60)
+    task_id = await site.create_task()
+    async with site.working():
+        await site.run(task_id, QUICK.model_copy(update={"token_ceiling": 5000}))
+    return site, task_id
+
+
 async def force_analyze(sites: Sites) -> tuple[Site, int]:
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
     site.sim.model.down = True
@@ -149,7 +171,8 @@ async def monitor(sites: Sites) -> tuple[Site, int]:
 
 
 KINDS: tuple[Callable[[Sites], Awaitable[tuple[Site, int]]], ...] = (
-    *(plain, late_jobs, adopted, lost_answers, set_aside, signals, force_analyze, refused, monitor),
+    *(plain, late_jobs, adopted, lost_answers, set_aside, signals, controls, token_ceiling),
+    *(force_analyze, refused, monitor),
 )
 
 

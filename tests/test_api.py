@@ -143,6 +143,35 @@ def test_calls_are_judged_again_and_none_gets_a_second_follow_up(site: ApiSite, 
     assert len(site.sql("SELECT 1 FROM dcc_leads_follow")) == follow_ups
 
 
+def test_filters_take_the_calls_that_they_describe(site: ApiSite, complete: int) -> None:
+    rows = site.sql("SELECT is_interested FROM leads_task_list WHERE task_id = %s", complete)
+    undecided = sum(row["is_interested"] == 0 for row in rows)
+    assert 0 < undecided < len(rows)
+    today = site.sql("SELECT MAX(DATE(updated_time)) AS day FROM leads_task_list")[0]["day"].isoformat()
+    for narrowed, count in (
+        ({"interest": 0}, undecided),
+        ({"until": "2020-01-01"}, 0),
+        ({"since": "2020-01-01", "until": today, "prompt_version": "none-such"}, 0),
+        ({"since": "2020-01-01", "until": "9999-12-31", "override": True}, len(rows)),
+    ):
+        before = site.finished(complete)["reanalysed"]
+        site.done("/force-analyze", {"task_id": complete, "all": True} | narrowed)
+
+        def judged(wanted: int = before + count) -> bool:
+            progress = site.finished(complete)
+            return bool(not progress["analysing_again"] and progress["reanalysed"] == wanted)
+
+        wait_until(judged, 30, f"{narrowed} are judged again", interval=0.2)
+
+
+def test_a_token_ceiling_of_the_start_is_shown_and_kept(site: ApiSite) -> None:
+    task_id = site.create()
+    assert site.done("/start-call-task", {"task_id": task_id, "token_ceiling": "600"})["started"] is True
+    progress = site.finished(task_id)
+    assert progress["token_ceiling"] == 600 and progress["over_ceiling"] > 0
+    assert progress["follow_ups"] == progress["called"] == 12
+
+
 def test_a_run_that_is_over_says_so(site: ApiSite) -> None:
     task_id = site.create(leads_ids=[1, 2, 3, 4], all_leads=False)
     site.done("/start-call-task", {"task_id": task_id})
@@ -253,6 +282,13 @@ INVALID: list[tuple[str, Any, str]] = [
     ("/force-analyze", {"task_id": 1, "call_job_ids": []}, "exactly one"),
     ("/force-analyze", {"task_id": 1, "call_job_ids": [""]}, "call_job_ids.0"),
     ("/force-analyze", {"task_id": 1, "call_job_ids": ["x" * 65]}, "call_job_ids.0"),
+    ("/force-analyze", {"task_id": 1, "all": True, "interest": 3}, "interest"),
+    ("/force-analyze", {"task_id": 1, "all": True, "interest": True}, "interest"),
+    ("/force-analyze", {"task_id": 1, "all": True, "since": "2026-13-01"}, "since: must be a day"),
+    ("/force-analyze", {"task_id": 1, "all": True, "until": 20261101}, "until: must be a day"),
+    ("/force-analyze", {"task_id": 1, "all": True, "prompt_version": "a b"}, "prompt_version"),
+    ("/force-analyze", {"task_id": 1, "all": True, "max_tokens": 0}, "max_tokens: must be a whole number"),
+    ("/start-call-task", {"task_id": 1, "token_ceiling": 0}, "token_ceiling: must be a whole number"),
     ("/auto-task", {}, "action: is missing"),
     ("/auto-task", {"action": "status"}, "action"),
     *(("/auto-task", wrong, "JSON object") for wrong in NO_OBJECTS),

@@ -25,11 +25,14 @@ DOCKERFILE = [
 TOP_LEVEL_KEYS = {"name", "services", "volumes", "networks", "configs", "secrets"}
 SERVICE_KEYS = {
     *("image", "build", "init", "user", "command", "environment", "volumes", "ports", "healthcheck", "depends_on"),
-    *("restart", "stop_grace_period"),
+    *("restart", "stop_grace_period", "profiles"),
 }
 # Names of the contract that settings.py does not read itself (temporalio.envconfig does), or does not read yet.
 CONTRACT_VARIABLES = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "RECORDING_ARCHIVE"}
-MYSQL_IMAGE_VARIABLES = {"MYSQL_DATABASE", "MYSQL_USER", "MYSQL_PASSWORD", "MYSQL_RANDOM_ROOT_PASSWORD"}
+IMAGE_VARIABLES = {
+    *("MYSQL_DATABASE", "MYSQL_USER", "MYSQL_PASSWORD", "MYSQL_RANDOM_ROOT_PASSWORD"),
+    *("GF_AUTH_ANONYMOUS_ENABLED", "GF_AUTH_DISABLE_LOGIN_FORM", "GF_AUTH_BASIC_ENABLED"),
+}
 DURATION = re.compile(r"(\d+(us|ms|s|m|h))+")
 
 
@@ -73,14 +76,15 @@ def test_ports_are_bound_to_loopback_only(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_volumes_are_declared(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
-        source, target = volume.split(":")
-        assert source in COMPOSE["volumes"]
+        source, target = volume.split(":", 1)
+        # A file of the project is mounted to be read; what is not one would be made a directory.
+        assert source in COMPOSE["volumes"] or ((PROJECT / source).is_file() and target.endswith(":ro"))
         assert target.startswith("/")
 
 
 def test_no_volume_is_left_over() -> None:
     used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert used == set(COMPOSE["volumes"])
+    assert {volume for volume in used if not volume.startswith("./")} == set(COMPOSE["volumes"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -129,7 +133,7 @@ def test_simulators_take_their_arguments() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_variables_are_known(name: str) -> None:
-    known = variables_of_settings() | CONTRACT_VARIABLES if name in BUILT else MYSQL_IMAGE_VARIABLES
+    known = variables_of_settings() | CONTRACT_VARIABLES if name in BUILT else IMAGE_VARIABLES
     assert set(SERVICES[name].get("environment", {})) <= known
 
 

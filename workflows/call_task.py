@@ -8,6 +8,7 @@ platform, a signal, or the time at which something is due.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,13 +16,15 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.job_groups import ControlRequest, Counters, WatchRequest
-    from activities.tasks import Review, ReviewRequest, Task
+    from activities.job_groups import Counters, WatchRequest
+    from activities.tasks import Limit, Review, ReviewRequest, Task
+    from workflows import reanalysis
+    from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
-    from workflows.options import CallTaskInput, Carried, Force, Options
+    from workflows.options import Carried, Force, Options, read_input
     from workflows.pipeline import PIECE_ROWS, Pipeline
     from workflows.search_attributes import SearchAttributes
-    from workflows.steps import Steps, open_task
+    from workflows.steps import Steps, open_task, reason
     from workflows.tally import Tally
 
 SWEEP_PIECES = 16
@@ -41,23 +44,22 @@ class CallTaskWorkflow:
 
     @workflow.init
     def __init__(self, input: Any = None) -> None:
-        self._input, self._input_error = _read_input(input)
+        self._input, self._input_error = read_input(input)
         self._options: Options = self._input.options
         carried = self._input.carried
         self._tally = Tally(carried)
         self._task: Task | None = None
         self._review: Review | None = None
         self._dispatched_at = carried.dispatched_at if carried else 0.0
-        self._cancelled = carried.cancelled if carried else False
         self._forced: list[Force] = list(carried.forced) if carried else []
         self._tally.analysing_again = len(self._forced)
-        self._controls: list[str] = list(carried.controls) if carried else []
+        self._controls = Controls(self._tally, carried)
         seen = carried.counters if carried else None
         self._counters = Counters(total=seen[0], over=seen[1]) if seen else None
         self._watching: asyncio.Task[None] | None = None
         self._attributes: SearchAttributes | None = None
         self._moved_at = workflow.now()
-        self._over = False
+        self._over = self._failed = False
         self._look = True
         self._refreshed = False
         self._wake = False
@@ -77,8 +79,10 @@ class CallTaskWorkflow:
         except ValidationError:
             force = Force()
         if not (force.call_job_ids or force.all or force.failed):
-            self._tally.note("force_analyze was ignored: it names neither call_job_ids, nor all, nor failed")
+            ignored = "force_analyze was ignored: it names neither call_job_ids, nor all, nor failed"
+            self._tally.note(ignored, reanalysis.STEP)
             return
+        self._tally.note("", reanalysis.STEP)
         self._forced.append(force.model_copy(update={"request_id": str(workflow.uuid4())}))
         self._tally.analysing_again += 1
         self._wake = True
@@ -89,15 +93,26 @@ class CallTaskWorkflow:
 
     @workflow.signal(description="Suspend the platform's dialling for the whole task.")
     def pause_calls(self) -> None:
-        self._controls.append("pause")
+        self._controls.ask("pause")
 
     @workflow.signal(description="Resume the platform's dialling.")
     def resume_calls(self) -> None:
-        self._controls.append("resume")
+        self._controls.ask("resume")
 
     @workflow.signal(description="Cancel all calls that were not made yet.")
     def cancel_calls(self) -> None:
-        self._controls.append("cancel")
+        self._controls.ask("cancel")
+
+    @workflow.update(description="The same by name, pause, resume or cancel; says what the platform answered.")
+    async def control_calls(self, action: str) -> dict[str, Any]:
+        return await self._controls.answer(self._controls.ask(action), lambda: self._over)
+
+    @control_calls.validator
+    def _is_action(self, action: str) -> None:
+        if action not in ACTIONS:
+            raise ValueError(f"the action must be one of {', '.join(ACTIONS)}")
+        if self._task is not None and self._task.task_type >= 4:
+            raise ValueError(NOTHING_LEFT)
 
     # --- the run ---------------------------------------------------------------------------------------------
 
@@ -115,11 +130,13 @@ class CallTaskWorkflow:
             ApplicationError: one line that says why the task cannot be run.
         """
         if self._input_error:
+            self._fail(self._input_error)
             raise ApplicationError(self._input_error, type="InvalidInput", non_retryable=True)
         try:
             self._task = await open_task(self._input.task_id)
             self._attributes = SearchAttributes(self._task)
             steps = Steps(self._task, self._tally)
+            self._task = await self._limit(self._task, steps)
             if self._task.task_type >= 4 and not self._dispatched_at:
                 outcome = await self._only_reanalyse(steps)
             else:
@@ -127,19 +144,37 @@ class CallTaskWorkflow:
                     self._task = await self._dispatch(self._task, steps)
                 outcome = await self._work(self._task, steps)
         except ActivityError as error:
+            self._fail(reason(error))
             if isinstance(error.cause, ApplicationError):
                 raise ApplicationError(error.cause.message, type=error.cause.type, non_retryable=True) from error
             raise
         self._tally.waiting = "nothing: it is over"
         self._over = True
+        await workflow.wait_condition(workflow.all_handlers_finished)
         result = self.progress() | {"outcome": outcome}
         workflow.set_current_details(self._tally.details(result))
         return result
 
+    def _fail(self, reason: str) -> None:
+        """Show that, and why, the run is about to fail."""
+        self._failed = True
+        self._tally.note(reason, "run")
+        self._tally.waiting = f"somebody to mend it; then: start-call {self._input.task_id}"
+        self._show_all()
+
+    async def _limit(self, task: Task, steps: Steps) -> Task:
+        """The task with the ceiling that this run was given, or that an earlier one was."""
+        ceiling = self._options.token_ceiling
+        if ceiling is not None and ceiling != task.token_ceiling:
+            await steps.limit_tokens(Limit(task_id=task.task_id, token_ceiling=ceiling))
+            task = replace(task, token_ceiling=ceiling)
+        self._tally.token_ceiling = task.token_ceiling
+        return task
+
     async def _dispatch(self, task: Task, steps: Steps) -> Task:
         if not task.dispatched:
             dispatcher = Dispatcher(
-                task, steps, self._options, self._tally, stopped=lambda: "cancel" in self._controls, show=self._show_all
+                task, steps, self._options, self._tally, stopped=self._is_stopped, show=self._show_all
             )
             task = await dispatcher.open_group()
             await dispatcher.assign_all()
@@ -164,7 +199,7 @@ class CallTaskWorkflow:
     async def _work(self, task: Task, steps: Steps) -> str:
         carried = self._input.carried
         pipeline = Pipeline(task, steps, self._options, self._tally, carried.jobs_seen if carried else None)
-        controlling = asyncio.create_task(self._control(task, steps))
+        controlling = asyncio.create_task(self._controls.carry_out(task, steps, self._controlled))
         while True:
             self._wake = pipeline.changed = False
             while self._forced:
@@ -176,7 +211,7 @@ class CallTaskWorkflow:
                 controlling.cancel()
                 if self._watching:
                     self._watching.cancel()
-                return "cancelled" if self._cancelled else "complete" if review.called else "nothing_called"
+                return "cancelled" if self._controls.cancelled else "complete" if review.called else "nothing_called"
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
                 self._look_at_calls(review, pipeline, look=look)
@@ -290,7 +325,6 @@ class CallTaskWorkflow:
         )
         self._tally.polls += watched.polls
         self._tally.api_calls += watched.polls
-        self._tally.note(watched.error)
         self._counters = watched.counters or self._counters
         self._watching = None
         self._look = self._wake = True
@@ -310,6 +344,8 @@ class CallTaskWorkflow:
 
     def _phase(self) -> str:
         review = self._review
+        if self._failed:
+            return "failed"
         if self._over:
             return "complete"
         if self._task is None or (not self._dispatched_at and self._task.task_type < 4):
@@ -324,47 +360,25 @@ class CallTaskWorkflow:
 
     # --- pause, resume, cancel; restart as new ---------------------------------------------------------------
 
-    async def _control(self, task: Task, steps: Steps) -> None:
-        """Tell the platform to suspend, resume or cancel, in the order in which it was asked for."""
-        while True:
-            await workflow.wait_condition(lambda: bool(self._controls))
-            action = self._controls[0]
-            done = await steps.control(
-                ControlRequest(
-                    task_id=task.task_id,
-                    organization_id=task.organization_id,
-                    job_group_id=task.job_group_id,
-                    action=action,
-                )
-            )
-            self._cancelled = self._cancelled or (action == "cancel" and done is not None)
-            self._tally.last_control = f"{action}: " + ("done" if done else "the platform did not take it")
-            self._controls.pop(0)
-            self._look = self._wake = True
+    def _is_stopped(self) -> bool:
+        return "cancel" in self._controls.waiting
+
+    def _controlled(self) -> None:
+        self._look = self._wake = True
 
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""
         await pipeline.wind_down()
+        await workflow.wait_condition(workflow.all_handlers_finished)
         carried = Carried(
             started_at=self._tally.started_at,
             dispatched_at=self._dispatched_at,
             polls=self._tally.polls,
             api_calls=self._tally.api_calls,
-            cancelled=self._cancelled,
+            cancelled=self._controls.cancelled,
             jobs_seen=pipeline.jobs_seen,
             counters=(self._counters.total, self._counters.over) if self._counters else None,
             forced=self._forced,
-            controls=self._controls,
+            controls=self._controls.waiting,
         )
         workflow.continue_as_new(self._input.model_copy(update={"carried": carried}).model_dump(mode="json"))
-
-
-def _read_input(input: Any) -> tuple[CallTaskInput, str]:
-    """The input; or one that stands for none, and what is wrong with it."""
-    try:
-        return CallTaskInput.model_validate(input), ""
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        reason = f'input must be a JSON object like {{"task_id": 42}}; {where}: {first["msg"]}'
-        return CallTaskInput(task_id=1), reason

@@ -57,7 +57,6 @@ class Dispatcher:
         while not self._request.job_group_id:
             group = await self._steps.open_job_group(self._request)
             self._tally.api_calls += group.api_calls
-            self._tally.note(group.error)
             if group.job_group_id:
                 self._request = replace(self._request, job_group_id=group.job_group_id, list_first=group.found)
             else:
@@ -71,7 +70,6 @@ class Dispatcher:
         while not self._stopped():
             dispatched = await self._steps.assign_contacts(self._request)
             self._tally.api_calls += dispatched.api_calls
-            self._tally.note(dispatched.error)
             if dispatched.done:
                 break
             if not dispatched.error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from temporalio.common import RetryPolicy
 
 WORKFLOW = "CallTaskWorkflow"
@@ -25,6 +26,9 @@ def workflow_id(task_id: int) -> str:
     """The workflow id of a call task."""
     return f"call-task-{task_id}"
 
+
+MOST_TOKENS = 10**12
+"""A ceiling of tokens is at most this."""
 
 # Queued work goes in this order (SPEC, Always); 1 first.
 CONVERSATIONS_FIRST, JOB_IDS, ANALYSES, RECORDINGS = 1, 2, 3, 4
@@ -51,7 +55,12 @@ WATCHING = RetryPolicy(initial_interval=timedelta(seconds=10), backoff_coefficie
 
 
 class Options(BaseModel):
-    """How patient a task is, in seconds (CONTRACT, Temporal)."""
+    """How patient a task is, in seconds (CONTRACT, Temporal), and what it may cost.
+
+    Attributes:
+        token_ceiling: input and output tokens that the task's judgements may cost; it stays with the task. None: as it
+            was given before, or no ceiling.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,6 +71,7 @@ class Options(BaseModel):
     conversation_grace: float = Field(default=300, ge=0)
     retry_interval: float = Field(default=60, ge=0)
     recording_grace: float = Field(default=600, ge=0)
+    token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
 
 
 class Carried(BaseModel):
@@ -112,3 +122,14 @@ class CallTaskInput(BaseModel):
 
 
 Carried.model_rebuild()
+
+
+def read_input(input: Any) -> tuple[CallTaskInput, str]:
+    """The input; or one that stands for none, and what is wrong with it."""
+    try:
+        return CallTaskInput.model_validate(input), ""
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        reason = f'input must be a JSON object like {{"task_id": 42}}; {where}: {first["msg"]}'
+        return CallTaskInput(task_id=1), reason

@@ -54,7 +54,8 @@ class Pipeline:
         self.changed = False
         self.pages = Lane(4, self._piece_done)
         self.fetching = Lane(4, self._piece_done)
-        self._following = Lane(8, self._piece_done)
+        # With a ceiling one after another: each must know what the ones before it spent.
+        self._following = Lane(4 if task.token_ceiling is None else 1, self._piece_done)
         self._recording = Lane(4, self._piece_done)
         self.reanalyses = Lane(4, self._piece_done)
         self._to_follow: Runs = []
@@ -186,7 +187,6 @@ class Pipeline:
             self._look_again()
             return
         self._tally.api_calls += result.api_calls
-        self._tally.note(result.error)
         if result.failed_pages:
             self._look_again()
         rows = result.matched
@@ -223,12 +223,11 @@ class Pipeline:
                 rows=rows,
                 retry_interval=self._options.retry_interval,
                 conversation_grace=self._options.conversation_grace,
+                max_tokens=self._task.token_ceiling,
             )
         )
         if followed is None:
             self._set_aside()
-        else:
-            self._tally.note(followed.error)
 
     async def _save_recordings(self, rows: Runs) -> None:
         saved = await self._steps.save_recordings(
@@ -244,4 +243,3 @@ class Pipeline:
             self._set_aside()
         else:
             self._tally.api_calls += saved.api_calls
-            self._tally.note(saved.error)

@@ -18,6 +18,8 @@ with workflow.unsafe.imports_passed_through():
 ROWS = 200
 """Rows a piece: each is a call of the model."""
 AT_ONCE = 8
+STEP = "force_analyze"
+"""As which an error of a request is remembered."""
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Reanalysis:
         named = sum(work.count for work in works)
         if force.call_job_ids is not None and named < len(set(force.call_job_ids)):
             unknown = len(set(force.call_job_ids)) - named
-            self._tally.note(f"force_analyze: {unknown} of the named calls are unknown, not over or left out")
+            self._tally.note(f"force_analyze: {unknown} of the named calls are unknown, not over or left out", STEP)
         spending = _Spending()
         if force.max_tokens is None:
             await asyncio.gather(*(self._judge(work, force, spending) for work in works))
@@ -88,7 +90,6 @@ class Reanalysis:
                 )
                 judged = await self._steps.follow_up(request)
                 if judged is not None:
-                    self._tally.note(judged.error)
                     rows = judged.again
                     spending.tokens += judged.input_tokens + judged.output_tokens
                     spending.kept_edits += judged.kept_edits
@@ -102,7 +103,7 @@ class Reanalysis:
         """What an operator should know of a request that left something as it was."""
         if spending.kept_edits:
             kept = f"follow-ups kept because a person edited or deleted them: {spending.kept_edits}"
-            self._tally.note(f"force_analyze: {kept}; ask again with override to replace them")
+            self._tally.note(f"force_analyze: {kept}; ask again with override to replace them", STEP)
         if spending.over_ceiling:
             ceiling = f"the ceiling of {force.max_tokens} tokens is reached"
-            self._tally.note(f"force_analyze: {ceiling}; calls not judged: {spending.over_ceiling}")
+            self._tally.note(f"force_analyze: {ceiling}; calls not judged: {spending.over_ceiling}", STEP)

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.job_ids import JobIds, Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
     from activities.row_runs import count
-    from activities.tasks import Review, ReviewRequest, Selection, Task, Tasks, Work
+    from activities.tasks import Limit, Review, ReviewRequest, Selection, Task, Tasks, Work
     from workflows import options
     from workflows.tally import Tally
 
@@ -59,6 +59,10 @@ class Steps:
     async def mark_dispatched(self, task_id: int) -> None:
         """``task_type`` 2."""
         await self._until_done(Tasks.mark_dispatched, task_id, options.CALL_TASKS)
+
+    async def limit_tokens(self, limit: Limit) -> None:
+        """What the task's judgements may cost."""
+        await self._until_done(Tasks.limit_tokens, limit, options.CALL_TASKS)
 
     async def select_for_analysis(self, selection: Selection) -> list[Work]:
         """The rows that a re-analysis names."""
@@ -145,10 +149,9 @@ class Steps:
                 summary=summary,
             )
         except ActivityError as error:
-            cause = error.cause
-            if isinstance(cause, CancelledError):
+            if isinstance(error.cause, CancelledError):
                 raise
-            self._tally.note(cause.message if isinstance(cause, ApplicationError) else type(cause).__name__)
+            self._tally.note(reason(error), _step(method))
             workflow.logger.warning("%s set aside: %s", error.activity_type, self._tally.last_error)
             return None
 
@@ -164,7 +167,7 @@ class Steps:
         beats: bool,
         summary: str,
     ) -> R:
-        return await workflow.execute_activity_method(
+        result = await workflow.execute_activity_method(
             method,
             request,
             task_queue=queue,
@@ -174,6 +177,18 @@ class Steps:
             priority=Priority(priority_key=priority, fairness_key=self._tenant),
             summary=summary or None,
         )
+        self._tally.note(getattr(result, "error", ""), _step(method))
+        return result
+
+
+def reason(error: ActivityError) -> str:
+    """Why an activity has failed, in one line."""
+    return error.cause.message if isinstance(error.cause, ApplicationError) else type(error.cause).__name__
+
+
+def _step(method: Callable[..., Any]) -> str:
+    """As which its errors are remembered: first judgements and new ones ask the same model."""
+    return method.__name__ if method is not FollowUps.analyse_again else FollowUps.follow_up.__name__
 
 
 def _rows(rows: list[list[int]]) -> str:

@@ -17,7 +17,8 @@ ERROR_CHARACTERS = 200
 
 
 class Tally:
-    """Counts of one run. ``last_error`` is the last thing that went wrong, ``last_control`` what the platform
+    """Counts of one run. ``last_error`` is the last thing that went wrong and
+    has not gone well since, ``last_control`` what the platform
     answered to pause, resume or cancel, ``analysing_again`` how many re-analyses
     were asked for and are not part of a review yet, ``analysed_again`` those
     of them that are done."""
@@ -29,23 +30,27 @@ class Tally:
         self.under_way: Counter[str] = Counter()
         self.last_error = ""
         self.last_error_at = ""
+        self._last_error_step = ""
         self.last_control = ""
         self.waiting = ""
         self.assigned = 0
         self.analysing_again = 0
         self.analysed_again = 0
+        self.token_ceiling: int | None = None
 
-    def note(self, error: str) -> None:
-        """Remember what went wrong; ``""`` is nothing."""
+    def note(self, error: str, step: str) -> None:
+        """Remember what went wrong in a step; ``""``: it went well, so an error that it had before is over."""
         if error:
             self.last_error = error[:ERROR_CHARACTERS]
             self.last_error_at = _iso(workflow.now())
+            self._last_error_step = step
+        elif step == self._last_error_step:
+            self.last_error = self.last_error_at = ""
 
     def fetched(self, fetched: Fetched) -> None:
         """Count an answer about calls."""
         self.api_calls += fetched.api_calls
         self.under_way.update(fetched.under_way)
-        self.note(fetched.error)
 
     def progress(self, task_id: int, phase: str, review: Review | None) -> dict[str, Any]:
         """The progress object (CONTRACT, Temporal)."""
@@ -68,14 +73,16 @@ class Tally:
             "analysis_failed": review.analysis_failed if review else 0,
             "by_interest": review.by_interest if review else {"0": 0, "1": 0, "2": 0},
             "reanalysed": review.reanalysed if review else 0,
-            "kept_edits": review.kept_edits if review else 0,
-            "analysing_again": self.analysing_again,
             "input_tokens": review.input_tokens if review else 0,
             "output_tokens": review.output_tokens if review else 0,
             "polls": self.polls,
             "api_calls": self.api_calls,
             "started_at": self.started_at,
             "updated_at": _iso(workflow.now()),
+            "over_ceiling": review.over_ceiling if review else 0,
+            "token_ceiling": self.token_ceiling,
+            "kept_edits": review.kept_edits if review else 0,
+            "analysing_again": self.analysing_again,
             "last_error": self.last_error,
         }
 
@@ -88,6 +95,7 @@ class Tally:
             ("by status", _pairs(progress["by_status"])),
             ("follow-ups", f"{progress['follow_ups']}, of which {progress['analysed']} judged by the model"),
             ("analyses that failed", progress["analysis_failed"]),
+            ("tokens", _tokens(progress)),
             ("interest", _pairs(progress["by_interest"])),
             ("recordings", f"{progress['recordings']}, {progress['recordings_missing']} missing"),
             ("waiting for", self.waiting or "work under way"),
@@ -99,6 +107,15 @@ class Tally:
 
 def _pairs(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+
+
+def _tokens(progress: dict[str, Any]) -> str:
+    spent = f"{progress['input_tokens'] + progress['output_tokens']}"
+    if progress["token_ceiling"] is not None:
+        spent += f" of at most {progress['token_ceiling']}"
+    if progress["over_ceiling"]:
+        spent += f"; spent, calls not judged: {progress['over_ceiling']} (force_analyze with failed judges them)"
+    return spent
 
 
 def _iso(moment: datetime) -> str:

@@ -43,7 +43,7 @@ class Narrowing:
             parts.append(("l.is_interested = %s", self.interest))
         if self.since is not None:
             parts.append((f"{CALLED_AT} >= %s", self.since))
-        if self.until is not None:
+        if self.until is not None and self.until < date.max:
             parts.append((f"{CALLED_AT} < %s", self.until + timedelta(days=1)))
         if self.prompt_version:
             last = (
@@ -213,12 +213,28 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     )
 
 
-def spent_tokens(cursor: Cursor, task_id: int, request_id: str) -> int:
-    """Tokens that the judgements of a re-analysis have cost so far, as far as the ledger knows."""
+def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
+    """Tokens that the judgements of a re-analysis, or (without one) all of a task, have cost, as the ledger knows."""
     cursor.execute(
         "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM call_analyses"
-        " WHERE task_id = %s AND request_id = %s",
-        (task_id, request_id),
+        " WHERE task_id = %s AND (%s = '' OR request_id = %s)",
+        (task_id, request_id, request_id),
     )
     row = cursor.fetchone()
     return int(row[0]) if row else 0
+
+
+def token_ceiling(cursor: Cursor, task_id: int) -> int | None:
+    """What the judgements of a task may cost; None for no ceiling."""
+    cursor.execute("SELECT token_ceiling FROM call_token_ceilings WHERE task_id = %s", (task_id,))
+    row = cursor.fetchone()
+    return int(row[0]) if row else None
+
+
+def save_token_ceiling(cursor: Cursor, task_id: int, tokens: int) -> None:
+    """Give a task its ceiling, or another one."""
+    cursor.execute(
+        "INSERT INTO call_token_ceilings (task_id, token_ceiling) VALUES (%s, %s)"
+        " ON DUPLICATE KEY UPDATE token_ceiling = VALUES(token_ceiling)",
+        (task_id, tokens),
+    )

@@ -11,6 +11,7 @@ from pymysql.cursors import Cursor
 
 from clients.database import derived, flat, marks
 from clients.tables.analyses import ALL, CALLED_AT, Narrowing, Present, present
+from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
 from clients.tables.tasks import FINAL_SQL
 
@@ -33,7 +34,7 @@ class FinishedCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUp:
-    """What a row's follow-up shall say. Times are wall clock; ``outcome`` is analysed, default, failed or kept."""
+    """What a row's follow-up shall say. Times are wall clock; ``outcome`` as in ``call_analyses``, or kept."""
 
     list_id: int
     call_job_id: str
@@ -116,7 +117,7 @@ def to_analyse_again(
 def requested(
     cursor: Cursor, task_id: int, *, job_ids: Sequence[str] | None, failed: bool, narrowed: Narrowing = ALL
 ) -> list[int]:
-    """Rows that a re-analysis names: by job id, those whose analysis failed, or else all with an outcome."""
+    """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all."""
     condition, parameters = narrowed.condition()
     sql = (
         "SELECT l.id FROM leads_task_list l{join} WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
@@ -130,7 +131,7 @@ def requested(
             (task_id, *job_ids, *parameters),
         )
     elif failed:
-        join = " JOIN call_follow_ups f ON f.list_id = l.id AND f.outcome = 'failed'"
+        join = " JOIN call_follow_ups f ON f.list_id = l.id AND f.outcome IN ('failed', 'over_ceiling')"
         cursor.execute(f"{sql.format(join=join)}{condition} ORDER BY l.id", (task_id, *parameters))
     else:
         cursor.execute(f"{sql.format(join='')}{condition} ORDER BY l.id", (task_id, *parameters))
@@ -148,7 +149,8 @@ def create(
 ) -> int:
     """Write the follow-ups of these rows, inside a transaction; rows that have or had one are left out.
 
-    A row whose follow-up is in the ledger but whose link was lost gets the link back, never a second follow-up.
+    A row whose follow-up is in the ledger but whose link was lost gets the link back, never a second follow-up; so
+    does one whose follow-up another program wrote but never linked.
 
     Args:
         cursor: inside a transaction (READ COMMITTED).
@@ -180,10 +182,18 @@ def create(
     if relink:
         _link(cursor, relink)
     new = [(int(row[0]), row[1]) for row in locked if row[0] not in known and row[2]]
-    judged_before = [(int(row[0]), wanted[row[0]]) for row in locked if row[0] not in known and not row[2] and row[3]]
-    if judged_before:
+    orphans = find_orphans(cursor, task_id, [id_ for id_, _ in new])
+    if orphans:
+        _link(cursor, [(id_, follow_id, wanted[id_].is_interested) for id_, follow_id in orphans.items()])
+        new = [(id_, leads_id) for id_, leads_id in new if id_ not in orphans]
+    written_before = [wanted[row[0]] for row in locked if row[0] not in known and not row[2] and row[3]]
+    if written_before:
         # A follow-up from before our time, whose row was never judged: the judgement alone is ours to add.
-        _judge(cursor, [(id_, follow_up.is_interested) for id_, follow_up in judged_before])
+        _judge(cursor, [(follow_up.list_id, follow_up.is_interested) for follow_up in written_before])
+    judged = [*written_before, *(wanted[id_] for id_ in orphans)]
+    entries = [replace(one, outcome="kept") if one.outcome == "analysed" else one for one in judged]
+    if paid := [one for one in entries if one.outcome != "default"]:
+        _insert_analyses(cursor, task_id, paid, request_id, now_utc)
     if new:
         links = _insert(cursor, new, wanted, now=now, step=int(locked[0][4]))
         _link(cursor, [(id_, follow_id, wanted[id_].is_interested) for id_, follow_id in links])

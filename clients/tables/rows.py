@@ -90,7 +90,8 @@ def fail_unmatched(cursor: Cursor, task_id: int) -> int:
     """Rows that could have had a job and got none have failed (SPEC 3). Returns how many."""
     cursor.execute(
         "UPDATE leads_task_list SET call_status = 'Failed' WHERE task_id = %s AND COALESCE(call_job_id, '') = ''"
-        " AND COALESCE(call_status, '') = '' AND (COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') <> '')",
+        f" AND COALESCE(call_status, '') NOT IN {FINAL_SQL}"
+        " AND (COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') <> '')",
         (task_id,),
     )
     return int(cursor.rowcount)
@@ -233,7 +234,8 @@ _SAVE_OUTCOMES = (
     "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
     " WHERE NOT (t.call_status <=> 'Succeeded' AND v.is_succeeded = 0)"
     f" AND NOT (COALESCE(t.call_status, '') IN {FINAL_SQL} AND v.is_final = 0)"
-    " AND NOT (COALESCE(t.call_conversation, '') <> '' AND v.has_text = 0)"
+    f" AND NOT (COALESCE(t.call_status, '') IN {FINAL_SQL}"
+    " AND COALESCE(t.call_conversation, '') <> '' AND v.has_text = 0)"
 )
 _OUTCOME_COLUMNS = (
     *("id", "status", "conversation", "planed", "task", "number", "updated"),

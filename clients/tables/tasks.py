@@ -147,6 +147,31 @@ def open_tasks(cursor: Cursor) -> list[int]:
     return [int(row[0]) for row in cursor.fetchall()]
 
 
+_OLDEST_UNFINISHED = (
+    # Rows are handed over in the order of their ids: each task's first unfinished one decides.
+    "SELECT MIN(handed_over), MIN(CASE WHEN handed_over IS NULL THEN call_time END) FROM ("
+    " SELECT l.call_time, (SELECT d.attempted_at FROM call_dispatches d WHERE d.task_id = l.task_id"
+    "   AND d.last_id >= l.id AND d.first_id <= l.id ORDER BY d.last_id LIMIT 1) AS handed_over"
+    " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
+    f"   AND (COALESCE(u.call_status, '') NOT IN {FINAL_SQL} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"
+    "   ORDER BY u.id LIMIT 1) AS id"
+    "  FROM call_tasks t WHERE t.task_type IN (2, 3) AND COALESCE(t.job_group_id, '') <> '') AS firsts"
+    " JOIN leads_task_list l ON l.id = firsts.id) AS oldest"
+)
+
+
+def oldest_unfinished(cursor: Cursor) -> tuple[datetime | None, datetime | None]:
+    """Of the called rows of open tasks that have no outcome or no follow-up yet: when the first was handed over.
+
+    Returns:
+        That time (UTC, naive), and of rows that another program handed over the first ``call_time`` (wall clock);
+        None where there is no such row.
+    """
+    cursor.execute(_OLDEST_UNFINISHED)
+    row = cursor.fetchone()
+    return (row[0], row[1]) if row else (None, None)
+
+
 def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
     """The task's rows, counted by how they stand: one statement."""
     cursor.execute(
@@ -271,7 +296,8 @@ def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
         "SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome"
         " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0)"
         " FROM call_analyses WHERE task_id = %s"
-        " UNION ALL SELECT 'kept_edits', COALESCE(SUM(outcome = 'kept'), 0) FROM call_analyses WHERE task_id = %s"
+        " UNION ALL SELECT 'kept_edits', COALESCE(SUM(request_id <> '' AND outcome = 'kept'), 0)"
+        " FROM call_analyses WHERE task_id = %s"
         " UNION ALL SELECT 'input_tokens', COALESCE(SUM(input_tokens), 0) FROM call_analyses WHERE task_id = %s"
         " UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses WHERE task_id = %s",
         (task_id, task_id, task_id, task_id, task_id),

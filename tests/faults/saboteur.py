@@ -31,13 +31,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alibabacloud_outboundbot20191226.client import Client
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
 import activities.liveness
 import clients.analysis
 import clients.outbound_bot
+import clients.send_deadline
 import worker
 from clients.database import Database
 from workflows import options
@@ -85,7 +85,6 @@ class Saboteur:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._struck = threading.Event()
-        self._dialling = 0
         self._function = threading.local()
         self._passages = _appending(os.environ.get(PASSAGES, ""))
         self._events = _appending(os.environ.get(EVENTS, ""))
@@ -95,14 +94,11 @@ class Saboteur:
             self._counts[boundary] += 1
             self._counts[""] += 1
             count = self._counts[boundary], self._counts[""]
-            self._dialling += {"request AssignJobs leaves": 1, "request AssignJobs is over": -1}.get(boundary, 0)
         self._write(self._passages, f"{boundary}\n")
         act = self._act
         if act is None or act.at not in ("", boundary):
             return
-        # A request that is on its way cannot be called back by anybody (docs/reliability.md): no random freeze then.
-        ripe = act.nth <= count[1] and not (act.do == "stop" and self._dialling)
-        if (act.nth == count[0] if act.at else ripe) and not self._struck.is_set():
+        if (act.nth == count[0] if act.at else act.nth <= count[1]) and not self._struck.is_set():
             self._struck.set()
             self._strike(act, boundary)
             if not act.at:
@@ -114,7 +110,8 @@ class Saboteur:
         self._write(self._events, json.dumps([self._life, os.getpid(), act.do, boundary]) + "\n")
         if act.do == "fail":
             raise OSError("cut by the saboteur")
-        os.kill(os.getpid(), signal.SIGKILL if act.do == "kill" else signal.SIGSTOP)
+        # To this thread, so that it goes no step further: a signal to the process may stop another one first.
+        signal.pthread_kill(threading.get_ident(), signal.SIGKILL if act.do == "kill" else signal.SIGSTOP)
 
     def kill_later(self) -> None:
         """The act's second chance, for a life that never comes to its boundary."""
@@ -157,25 +154,26 @@ class Saboteur:
         worker_cursor().execute = executing
 
     def around_platform(self) -> None:
-        """Before a request leaves, after the look at the clock too, and after its answer came."""
+        """Before a request is made, on its connection before it leaves, and after its answer came."""
         send = clients.outbound_bot.OutboundBot._send
-        call_api = Client.call_api
+        in_time = clients.send_deadline._in_time
+        action_of = threading.local()
 
-        def sending(bot: Any, loop: Any, action: str, *arguments: Any) -> Any:
+        def sending(bot: Any, action: str, *arguments: Any) -> Any:
             self.passes(f"request {action} before")
-            answer = send(bot, loop, action, *arguments)
+            action_of.name = action
+            answer = send(bot, action, *arguments)
             self.passes(f"request {action} after")
             return answer
 
-        def leaving(client: Any, params: Any, *arguments: Any) -> Any:
-            self.passes(f"request {params.action} leaves")
-            try:
-                return call_api(client, params, *arguments)
-            finally:
-                self.passes(f"request {params.action} is over")
+        def leaving() -> None:
+            if action := getattr(action_of, "name", ""):
+                action_of.name = ""
+                self.passes(f"request {action} leaves")
+            in_time()
 
         setattr(clients.outbound_bot.OutboundBot, "_send", sending)  # noqa: B010
-        Client.call_api = leaving
+        setattr(clients.send_deadline, "_in_time", leaving)  # noqa: B010
 
     def around_model(self) -> None:
         """Before and after each question to the model."""

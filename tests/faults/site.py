@@ -290,10 +290,17 @@ async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) 
 
 
 async def until(condition: Callable[[], bool], within: float, what: str) -> None:
-    """Wait until something holds, leaving the event loop to others."""
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110  (files and other processes set no event)
-            await asyncio.sleep(0.02)
+    """Wait until something holds, leaving the event loop to others.
+
+    Raises:
+        TimeoutError: it did not, and what that was.
+    """
+    try:
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110  (files and other processes set no event)
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise TimeoutError(f"not within {within:g} s: {what}") from None
 
 
 def observing(site: Site, *, every: float = 0.1, excused: Excused | None = None) -> Observer:

@@ -1,0 +1,73 @@
+"""Requests that must not leave after their time.
+
+A worker can be frozen at any moment, and signing, encoding and connecting take milliseconds: the clock is looked at by
+the connection itself, right before it writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+_request = threading.local()
+
+
+class TooLateError(Exception):
+    """A request was not sent, because its time had passed."""
+
+
+@contextmanager
+def leaving_before(deadline: float | None) -> Iterator[None]:
+    """What this thread sends meanwhile leaves before ``deadline`` (``time.monotonic()``; None: whenever it likes).
+
+    Raises:
+        TooLateError: its time had passed; nothing was sent.
+    """
+    _request.deadline = deadline
+    try:
+        yield
+    finally:
+        _request.deadline = None
+
+
+def watched(adapter: HTTPAdapter) -> HTTPAdapter:
+    """The same adapter, with connections that keep to :func:`leaving_before`."""
+    adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    return adapter
+
+
+def _in_time() -> None:
+    deadline = getattr(_request, "deadline", None)
+    if deadline is not None and monotonic() > deadline:
+        raise TooLateError
+
+
+class _Connection(HTTPConnection):
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        _in_time()
+        super().send(data)
+
+
+class _TLSConnection(HTTPSConnection):
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        _in_time()
+        super().send(data)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection

@@ -1,0 +1,77 @@
+"""A request that makes the platform dial does not leave after its time, not even one that is half-way out (SPEC 2)."""
+
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from urllib3.connection import HTTPConnection
+
+from clients.limiter import RateLimiter
+from clients.outbound_bot import OutboundBot
+from clients.platform import PlatformSession, contact_json
+from clients.send_deadline import TooLateError
+from settings import PlatformSettings
+from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, SCRIPT_ID, Simulators, running
+from tests.pipeline import phone
+
+
+async def at_once(_: float) -> float:
+    return 0.0
+
+
+async def never(_: float) -> None:
+    raise AssertionError("nobody asked us to slow down")
+
+
+@pytest.fixture
+async def simulators() -> AsyncIterator[Simulators]:
+    async with running() as simulators:
+        yield simulators
+
+
+@pytest.fixture
+async def session(simulators: Simulators) -> AsyncIterator[PlatformSession]:
+    settings = PlatformSettings(
+        alibaba_cloud_access_key_id=ACCESS_KEY_ID,
+        alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),
+        outbound_bot_instance_id=INSTANCE_ID,
+        outbound_bot_script_id=SCRIPT_ID,
+        outbound_bot_endpoint=simulators.url,
+    )
+    bot = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
+    yield bot.session("org7", 1)
+    bot.close()
+
+
+def contacts() -> list[str]:
+    return [contact_json(phone=phone(1), name="测试客户", reference_id="1org71")]
+
+
+async def test_in_time_it_leaves(simulators: Simulators, session: PlatformSession) -> None:
+    group = await session.create_group("call-task-1")
+    assert await session.assign(group, contacts(), send_before=monotonic() + 5) == 1
+    assert simulators.bot.contacts_assigned == 1
+
+
+async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
+    simulators: Simulators, session: PlatformSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still after everything that leads up to the bytes; its next request is an ordinary one."""
+    group = await session.create_group("call-task-1")
+    late = monotonic() + 0.2
+    put = HTTPConnection.putrequest
+
+    def asleep(connection: HTTPConnection, *arguments: Any, **options: Any) -> None:
+        put(connection, *arguments, **options)
+        while monotonic() <= late:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTPConnection, "putrequest", asleep)
+        with pytest.raises(TooLateError):
+            await session.assign(group, contacts(), send_before=late)
+    assert simulators.bot.contacts_assigned == 0
+    assert await session.assign(group, contacts(), send_before=monotonic() + 5) == 1
+    assert simulators.bot.contacts_assigned == 1

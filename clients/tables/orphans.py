@@ -29,10 +29,7 @@ def find(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[int, int]:
     """
     if not ids:
         return {}
-    cursor.execute("SELECT 1 FROM call_dispatches WHERE task_id = %s LIMIT 1", (task_id,))
-    if cursor.fetchone():
-        return {}
-    unlinked = _unlinked(cursor, ids)
+    unlinked = _unlinked(cursor, task_id, ids)
     if not unlinked:
         return {}
     cursor.execute(
@@ -55,14 +52,25 @@ def find(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def _unlinked(cursor: Cursor, ids: Sequence[int]) -> dict[str, list[tuple[int, datetime, str]]]:
+def _unlinked(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[str, list[tuple[int, datetime, str]]]:
     """Follow-ups that nothing points to, with time and remark, by lead; locked, so that one row alone takes each."""
     some = marks(len(ids))
+    # Without locks: where the CRM has no index on the lead, this reads the whole table.
+    cursor.execute(
+        "SELECT f.id FROM dcc_leads_follow f"
+        f" WHERE f.leads_id IN (SELECT l.leads_id FROM leads_task_list l WHERE l.id IN ({some}))"
+        " AND f.follow_time = f.frist_follow_time AND f.follow_time = f.new_follow_time"
+        " AND NOT EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = %s)",
+        (*ids, task_id),
+    )
+    candidates = [int(row[0]) for row in cursor.fetchall()]
+    if not candidates:
+        return {}
     cursor.execute(
         "SELECT f.id, f.leads_id, f.follow_time, COALESCE(f.leads_remark, '') FROM dcc_leads_follow f"
-        f" WHERE f.leads_id IN (SELECT l.leads_id FROM leads_task_list l WHERE l.id IN ({some}))"
+        f" WHERE f.id IN ({marks(len(candidates))})"
         " AND f.follow_time = f.frist_follow_time AND f.follow_time = f.new_follow_time ORDER BY f.id FOR UPDATE",
-        tuple(ids),
+        candidates,
     )
     written = cursor.fetchall()
     follow_ids = [int(row[0]) for row in written]

@@ -117,9 +117,7 @@ class Chaos:
     def _worker(self, number: int, *, acts: int = 2000) -> Saboteurs:
         numbers = random.Random(f"{self._seed}|{number}")
         plan = [
-            Act(
-                at="", nth=round(numbers.expovariate(1 / 600)) + 1, do=numbers.choice(("kill", "kill", "kill", "stop"))
-            )
+            Act(at="", nth=round(numbers.expovariate(1 / 600)) + 1, do=numbers.choice(("kill", "kill", "kill", "stop")))
             for _ in range(acts)
         ]
         environment = dict(self._stack.environment)

@@ -160,9 +160,7 @@ class Up:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "devstack.up"]
-        self.process = subprocess.Popen(
-            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.said: list[str] = []
         for line in self.process.stderr:

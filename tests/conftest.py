@@ -14,6 +14,7 @@ Workflows of different tests share the Temporal server: they need workflow ids o
 import os
 import re
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions, Simulators, running
 
 PROJECT = Path(__file__).resolve().parent.parent
+# A shell lets what it starts in the background ignore Ctrl-C, and so would every program that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _SETTINGS = re.compile(
     r"(TEMPORAL|ALIBABA_CLOUD|OUTBOUND_BOT|DASHSCOPE|ANALYSIS)_.*"
     r"|METRICS_ADDRESS|LOG_FORMAT|OTEL_.*"

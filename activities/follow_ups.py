@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """Before the model has failed for good (SPEC 6)."""
-AT_ONCE = 100
+AT_ONCE = 50
 """Model calls that one activity has under way."""
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that few are lost with a worker and sales sees them soon."""

@@ -55,7 +55,7 @@ class Pipeline:
         self.pages = Lane(4, self._piece_done)
         self.fetching = Lane(4, self._piece_done)
         # With a ceiling one after another: each must know what the ones before it spent.
-        self._following = Lane(4 if task.token_ceiling is None else 1, self._piece_done)
+        self._following = Lane(8 if task.token_ceiling is None else 1, self._piece_done)
         self._recording = Lane(4, self._piece_done)
         self.reanalyses = Lane(4, self._piece_done)
         self._to_follow: Runs = []

@@ -1,0 +1,58 @@
+"""The monitor (SPEC 9): many open tasks, overlapping checks, and what it leaves alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.monitoring import Checked, Monitoring
+from clients.database import Database
+from devstack.mariadb import EmbeddedMariaDB
+from devstack.temporal import EmbeddedTemporal
+from settings import DatabaseSettings, load
+from tests.pipeline import Sites, opening_sites
+from workflows.options import workflow_id
+
+OPEN = 1_000
+
+
+@pytest.fixture
+async def sites(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Sites]:
+    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
+        yield sites
+
+
+async def test_a_thousand_open_tasks_are_each_taken_up_once_by_overlapping_checks(sites: Sites) -> None:
+    """No worker carries them out meanwhile: what was taken up waits, and the next check starts nothing again."""
+    site = await sites()
+    kinds = [(2, "group"), (3, "group"), (2, ""), (1, "group"), (4, "group")]
+    rows = [
+        {"organization_id": "org7", "task_type": task_type, "job_group_id": group and f"{group}-{number}"}
+        for number in range(OPEN // 2)
+        for task_type, group in kinds
+    ]
+    for start in range(0, len(rows), 500):
+        site.sql(
+            "INSERT INTO call_tasks (organization_id, task_type, job_group_id) VALUES "
+            + ", ".join(["(%s, %s, %s)"] * len(rows[start : start + 500])),
+            *(value for row in rows[start : start + 500] for value in row.values()),
+        )
+    site.enter_environment()
+    database = Database(load(DatabaseSettings))
+    monitoring = Monitoring(database, site.client)
+
+    async def check() -> Checked:
+        checked: Checked = await ActivityEnvironment().run(monitoring.take_up_tasks)
+        return checked
+
+    checks = [*await asyncio.gather(check(), check()), await check()]
+    database.close()
+    wanted = site.sql("SELECT id FROM call_tasks WHERE task_type IN (2, 3) AND job_group_id <> ''")
+    taken_up = sorted(task_id for checked in checks for task_id in checked.taken_up)
+    assert taken_up == sorted(row["id"] for row in wanted)
+    assert [(checked.open_tasks, checked.failed) for checked in checks] == [(OPEN, 0)] * 3
+    assert checks[2].taken_up == []
+    assert (await site.client.get_workflow_handle(workflow_id(taken_up[0])).describe()).run_id

@@ -299,7 +299,9 @@ class CallTaskWorkflow:
         self._show(review, busy, None if until is None else until - now)
         try:
             seconds = None if until is None else max(until - now, 0.1)
-            await workflow.wait_condition(lambda: self._wake or pipeline.changed, timeout=seconds)
+            await workflow.wait_condition(
+                lambda: self._wake or pipeline.changed, timeout=seconds, timeout_summary=self._tally.waiting[:150]
+            )
         except TimeoutError:
             self._look = self._look or any(at <= workflow.time() for at in looks)
 

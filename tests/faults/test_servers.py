@@ -28,14 +28,12 @@ WORLD = SimulatorOptions(
     model_latency=(0.01, 0.05),
 )
 LEADS = 30
-SMALL_DISK = ("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:40M")
-"""All tables in one file that must not grow further: what InnoDB says of it is what it says of a full disk."""
 
 
 @pytest.fixture
 def own_mariadb(tmp_path: Path) -> Iterator[EmbeddedMariaDB]:
     """One that may be killed: what it has acknowledged is on the disk."""
-    server = EmbeddedMariaDB(tmp_path / "mariadb", options=["--innodb-lock-wait-timeout=2", *SMALL_DISK])
+    server = EmbeddedMariaDB(tmp_path / "mariadb", options=["--innodb-lock-wait-timeout=2"])
     server.start()
     yield server
     server.stop()
@@ -217,39 +215,6 @@ async def test_database_that_refuses(
                     cursor.execute(f"SET GLOBAL {variable} = {value}")
             await site.result(task_id, within=120)
     await verify(site, {task_id: LEADS}, observer, logs=[worker.log])
-
-
-@pytest.mark.timeout(240)
-async def test_a_disk_that_is_full(
-    own_database: Site, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path
-) -> None:
-    """Nothing can be written any more while the calls end; then somebody gives it a bigger disk."""
-    site = own_database
-    task_id = await create(site, LEADS)
-    with observing(site) as observer:
-        async with sabotaged(nursery, site, tmp_path) as worker:
-            await start(site, task_id)
-            await follow_ups(site, site.environment["DATABASE_URL"], 1)
-            await asyncio.to_thread(_fill, own_mariadb)
-            await until(lambda: " 1114" in worker.log, 60, "the disk is full")
-            await asyncio.sleep(60 if LONG else 3)  # The time under the fault is the fault itself.
-            # In a file that is full not even a table can be dropped: it takes a bigger one.
-            own_mariadb.options.remove(SMALL_DISK[-1])
-            await asyncio.to_thread(own_mariadb.restart)
-            await site.result(task_id, within=120)
-    await verify(site, {task_id: LEADS}, observer, logs=[worker.log])
-
-
-def _fill(server: EmbeddedMariaDB) -> None:
-    """Take all the room there is, down to the last page."""
-    with server.connect(server.database, root=True) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE filler (filling LONGBLOB) ENGINE = InnoDB")
-        for size in (4_000_000, 200_000, 8_000, 100):
-            try:
-                while True:
-                    cursor.execute("INSERT INTO filler VALUES (REPEAT('x', %s))", (size,))
-            except pymysql.MySQLError as error:
-                assert error.args[0] == 1114, error.args[0]
 
 
 class _Killer:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,9 @@ import pytest
 import yaml
 from temporalio.client import WorkflowFailureError
 
-from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import free_port
-from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
-from tests.pipeline import Site, Sites, eventually, opening_sites
+from tests.pipeline import Site, Sites, eventually
 from tests.programs import Program, own_environment
 from tests.prometheus import PROJECT, Prometheus, promtool
 from tests.test_docs import OPERATIONS, anchors
@@ -29,14 +27,6 @@ PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 ALERTS: list[dict[str, Any]] = yaml.safe_load((MONITORING / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 METRIC = re.compile(r"\b(?:call_tasks|temporal)_\w+|\bup\b")
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 # --- alerts ---------------------------------------------------------------------------------------------------------
@@ -147,7 +137,7 @@ async def test_everything_that_dashboard_and_alerts_ask_is_answered(sites: Sites
     ours = {name for name in re.findall(r"^# TYPE (call_tasks_\w+)", scrape, re.MULTILINE)}
     told = set(re.findall(r"`(call_tasks_\w+)`", OPERATIONS.read_text("utf-8")))
     assert ours == told
-    assert "org7" in scrape and not re.search(r"139\d{8}|测试客户", scrape)
+    assert "org7" in scrape and not re.search(r"(?<![\d.])139\d{8}|测试客户", scrape)
 
 
 def _scrape(address: str) -> str:

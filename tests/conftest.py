@@ -6,6 +6,7 @@
 | `database_url` | test | a `DATABASE_URL` of a database of its own, schema applied |
 | `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
 | `temporal_client` | test | a `temporalio` client of it |
+| `sites` | test | opens `Site`s of `tests/pipeline.py`, each a pipeline of its own on the servers above |
 | `simulator` | test | simulators within this process; `SimulatorOptions` by indirect parametrization |
 
 Workflows of different tests share the Temporal server: they need workflow ids or task queues of their own.
@@ -17,6 +18,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.client import Client
@@ -24,6 +26,9 @@ from temporalio.client import Client
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions, Simulators, running
+
+if TYPE_CHECKING:
+    from tests.pipeline import Sites
 
 PROJECT = Path(__file__).resolve().parent.parent
 # A shell lets what it starts in the background ignore Ctrl-C, and so would every program that the tests start.
@@ -87,6 +92,17 @@ def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTempo
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+async def sites(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> "AsyncIterator[Sites]":
+    # The whole product is imported with it: only who wants it waits.
+    from tests.pipeline import opening_sites
+
+    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
+        yield sites
 
 
 @pytest.fixture

@@ -7,18 +7,15 @@ That program worked in threads and ten-second loops and updated row by row, each
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Contact
 from tests.comparison import FINAL, REMARKS, ZONE
-from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites, phone
+from tests.pipeline import QUICK, Site, Sites, eventually, phone
 
 JOB, LINKED = "its job's id", "a follow-up's id"
 SAID = json.dumps([{"Speaker": "Contact", "Script": "不需要，别再打了。"}])
@@ -163,14 +160,6 @@ STATES = {
         outcomes=("Succeeded", "Failed", "Succeeded"),
     ),
 }
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 def leave(site: Site, number: int, state: State) -> int:

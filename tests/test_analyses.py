@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from temporalio.testing import ActivityEnvironment
 from typer.testing import CliRunner, Result
 
@@ -14,12 +13,10 @@ from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
 from activities.judgement import PROMPT_VERSION
 from activities.row_runs import pack
 from activities.token_ceiling import TokenCeiling
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from evaluation.conversations import Labelled, load
 from simulators import Fault
 from starter import CallTasks
-from tests.pipeline import MODEL_FAILED, ORGANIZATION, Site, Sites, opening_sites, phone
+from tests.pipeline import MODEL_FAILED, ORGANIZATION, Site, Sites, phone
 from workflows.options import Force
 
 BY_ID = {labelled.id: labelled for labelled in load()}
@@ -29,14 +26,6 @@ CALLS = [
 ]
 FICKLE = Fault(target="model", kind="fickle")  # every answer differs from the one before
 OURS = ("leads_task_list", "dcc_leads_follow", "call_follow_ups", "call_analyses")
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 def task_of(site: Site, calls: Sequence[Labelled], **columns: Any) -> int:

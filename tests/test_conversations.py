@@ -1,7 +1,6 @@
 """Outcomes, transcripts and recordings (SPEC 4, 5): what is taken from the platform's answers, and what is not."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -10,19 +9,9 @@ import pytest
 from activities.conversations import chosen_attempt, match_answers, status_of
 from clients.platform import Job
 from clients.tables.rows import CallRow
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, REMARKS, assert_finished, assert_nothing_went_back, turns
-from tests.pipeline import QUICK, Site, Sites, opening_sites, phone, side_by_side
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
+from tests.pipeline import QUICK, Site, Sites, phone, side_by_side
 
 
 async def test_of_several_attempts_the_last_connected_one_counts(sites: Sites) -> None:

@@ -1,26 +1,15 @@
 """Dispatch (SPEC 2): everybody is dialled once, whatever answer is lost and however often it is started."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from temporalio.client import WorkflowFailureError
 
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import assert_finished
-from tests.pipeline import QUICK, Site, Sites, opening_sites, phone, side_by_side
+from tests.pipeline import QUICK, Site, Sites, phone, side_by_side
 
 PATIENT = QUICK.model_copy(update={"match_grace": 2})
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 def assert_all_dialled_once(site: Site, task_id: int, count: int) -> None:

@@ -29,12 +29,11 @@ from temporalio.exceptions import ApplicationError
 from clients.encryption import CIPHER, ENCODING, DecryptionError, EncryptionCodec, data_converter
 from clients.temporal import connect
 from codec_server import CodecServer
-from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import free_port
-from devstack.temporal import EmbeddedTemporal, find_temporal
+from devstack.temporal import find_temporal
 from settings import CodecServerSettings, EncryptionSettings, SettingsError, load
 from simulators import SimulatorOptions
-from tests.pipeline import QUICK, Site, Sites, assert_finished, decoded, opening_sites
+from tests.pipeline import QUICK, Site, Sites, assert_finished, decoded
 
 PROJECT = Path(__file__).resolve().parent.parent
 OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(100, 132))
@@ -48,14 +47,6 @@ def setting(**keys: bytes) -> str:
 
 
 OLD, ROTATED = setting(old=OLD_KEY), setting(new=NEW_KEY, old=OLD_KEY)
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 # --- the codec ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,24 +13,14 @@ from activities.follow_ups import FollowUpRequest, FollowUps
 from activities.judgement import SYSTEM, InvalidAnswerError, question, read_answer, render
 from clients.analysis import Completion
 from clients.database import Database
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from settings import DatabaseSettings, load
 from simulators import Contact, Fault, SimulatorOptions
 from simulators.dialogues import COURSES
 from simulators.spoken_times import find_time
 from tests.comparison import MODEL_FAILED, ZONE, assert_finished, assert_one_follow_up_a_row, wall
-from tests.pipeline import QUICK, Site, Sites, opening_sites, phone
+from tests.pipeline import QUICK, Site, Sites, phone
 
 CALLED = datetime(2026, 11, 18, 14, 5, tzinfo=ZONE)  # a Wednesday
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 def answered(site: Site, count: int = 12) -> int:

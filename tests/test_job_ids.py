@@ -1,24 +1,11 @@
 """Which job belongs to which lead (SPEC 3), whatever the platform lists, and when."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
-from tests.pipeline import QUICK, Site, Sites, opening_sites, phone, side_by_side
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
+from tests.pipeline import QUICK, Site, Sites, phone, side_by_side
 
 
 async def test_two_leads_with_one_phone_get_two_jobs(sites: Sites) -> None:

@@ -1,28 +1,16 @@
 """The monitor (SPEC 9): many open tasks, overlapping checks, and what it leaves alone."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.monitoring import Checked, Monitoring
 from clients.database import Database
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from settings import DatabaseSettings, load
-from tests.pipeline import Sites, opening_sites
+from tests.pipeline import Sites
 from workflows.options import workflow_id
 
 OPEN = 1_000
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 async def test_a_thousand_open_tasks_are_each_taken_up_once_by_overlapping_checks(sites: Sites) -> None:

@@ -1,26 +1,14 @@
 """A whole call task, from creation to follow-up complete, equals what the platform says happened."""
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import pytest
-
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
-from tests.pipeline import QUICK, Sites, opening_sites
+from tests.pipeline import QUICK, Sites
 from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 async def test_a_thousand_leads_come_out_as_the_platform_recorded_them(

@@ -2,17 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 
 import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.client import WorkflowFailureError
 
 import simulators
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
-from tests.pipeline import QUICK, Site, Sites, opening_sites
+from tests.pipeline import QUICK, Site, Sites
 from tests.sayings import LogLines, decoded
 
 FAULTS = [
@@ -28,14 +26,6 @@ FAULTS = [
         for kind in ("wrong_type", "invalid_json", "enormous", "content_filter", "status_500", "html", "reset", "empty")
     ),
 ]
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 def personal(site: Site) -> set[str]:

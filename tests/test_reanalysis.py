@@ -2,26 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-
-from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal, find_temporal
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_nothing_went_back, assert_one_follow_up_a_row
-from tests.pipeline import QUICK, Site, Sites, opening_sites, phone
+from tests.pipeline import QUICK, Site, Sites, phone
 from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
-
 
 NONSENSE: list[Any] = [None, "all", [], {}, {"all": False}, {"al": True}, {"call_job_ids": 5}, {"call_job_ids": []}]
 

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,14 @@ from activities.tasks import ReviewRequest, Tasks
 from clients.archive import Archive
 from clients.errors import PassingError
 from commands_recordings import recordings as command
-from devstack.mariadb import EmbeddedMariaDB
 from devstack.stack import PROJECT
-from devstack.temporal import EmbeddedTemporal
 from settings import ArchiveSettings, load
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import ZONE, assert_numbers, wall
-from tests.pipeline import Site, Sites, opening_sites, phone
+from tests.pipeline import Site, Sites, phone
 from tests.sayings import LogLines
 
 CALLS = SimulatorOptions(calls_over=True, answer_rate=1)
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 async def campaign(site: Site, leads: int = 12) -> tuple[int, dict[str, Any]]:

@@ -1,7 +1,6 @@
 """A worker that is killed in the middle of any step, and another one in its place: the same end state."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ STEPS = {
     "recordings": Fault(target="DownloadRecording", kind="hang", count=5, seconds=3),
     "analyses": Fault(target="model", kind="hang", count=5, seconds=3),
 }
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 @pytest.mark.timeout(400)

@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,23 +17,13 @@ from typer.testing import CliRunner
 
 import commands
 import screens
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
-from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites
+from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.programs import own_environment
 from workflows.options import MONITOR_SCHEDULE
 
 SLOW = SimulatorOptions(time_scale=2, concurrency=2, seconds_per_call=60)
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 async def command(*arguments: object) -> tuple[int, str, str]:

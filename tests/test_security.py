@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,20 +14,11 @@ import pytest
 import settings
 from devstack import audit
 from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions
 from starter import CallTasks
-from tests.pipeline import QUICK, LogLines, Site, Sites, assert_finished, decoded, opening_sites
+from tests.pipeline import QUICK, LogLines, Site, Sites, assert_finished, decoded
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 # --- least rights ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from temporalio.client import WorkflowFailureError
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, free_port
-from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
 from starter import CallTasks
 from tests.comparison import assert_finished
-from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites, phone
+from tests.pipeline import QUICK, Site, Sites, eventually, phone
 from tests.programs import Program, own_environment
 
 COMMANDS = (
@@ -27,14 +25,6 @@ COMMANDS = (
     *("refresh", "pause", "resume", "cancel", "monitor"),
 )
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 # The command line

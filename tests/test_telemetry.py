@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,22 +21,11 @@ from clients import telemetry
 from clients.database import Database
 from clients.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
 from clients.logs import JsonFormatter
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from settings import DatabaseSettings, SettingsError, TelemetrySettings, TracingSettings, load
 from simulators import SimulatorOptions
-from tests.pipeline import Sites, opening_sites
+from tests.pipeline import Sites
 from tests.programs import Program, own_environment
 from workflows.options import WORKFLOW
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
-
 
 # --- settings -------------------------------------------------------------------------------------------------------
 

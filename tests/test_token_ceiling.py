@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ from tests.programs import Program, own_environment
 TALKATIVE = SimulatorOptions(calls_over=True, answer_rate=1)
 CEILING = 10_000
 LIMITED = QUICK.model_copy(update={"token_ceiling": CEILING})
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 def judged(site: Site, task_id: int) -> Counter[tuple[bool, int]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,13 @@ from temporalio.worker import Replayer
 
 from clients import tracing
 from clients.temporal import connect
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions
-from tests.pipeline import QUICK, Sites, opening_sites
+from tests.pipeline import QUICK, Sites
 from tests.test_privacy import FAULTS, personal, said_of
 from tests.test_replay import HISTORIES, SANDBOX, read
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 from workflows.options import WORKFLOW
-
-
-@pytest.fixture
-async def sites(
-    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Sites]:
-    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
-        yield sites
 
 
 class Collector(ThreadingHTTPServer):

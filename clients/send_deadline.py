@@ -38,8 +38,16 @@ def leaving_before(deadline: float | None) -> Iterator[None]:
 
 
 def watched(adapter: HTTPAdapter) -> HTTPAdapter:
-    """The same adapter, with connections that keep to :func:`leaving_before`."""
-    adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    """The same adapter, with connections that keep to :func:`leaving_before`, those to a proxy too."""
+    through_proxy = adapter.proxy_manager_for
+
+    def proxy_manager_for(*arguments: Any, **options: Any) -> Any:
+        manager = through_proxy(*arguments, **options)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+    adapter.poolmanager.pool_classes_by_scheme = _POOLS
+    adapter.proxy_manager_for = proxy_manager_for  # type: ignore[method-assign]
     return adapter
 
 
@@ -57,12 +65,7 @@ class _Connection(HTTPConnection):
         super().send(data)
 
 
-class _TLSConnection(HTTPSConnection):
-    def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        _in_time()
-        super().send(data)
+class _TLSConnection(_Connection, HTTPSConnection): ...
 
 
 class _Pool(HTTPConnectionPool):
@@ -71,3 +74,6 @@ class _Pool(HTTPConnectionPool):
 
 class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
+
+
+_POOLS = {"http": _Pool, "https": _TLSPool}

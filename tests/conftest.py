@@ -7,6 +7,7 @@
 | `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
 | `temporal_client` | test | a `temporalio` client of it |
 | `sites` | test | opens `Site`s of `tests/pipeline.py`, each a pipeline of its own on the servers above |
+| `certificates` | session | `Certificates` of `tests/tls.py` |
 | `simulator` | test | simulators within this process; `SimulatorOptions` by indirect parametrization |
 
 Workflows of different tests share the Temporal server: they need workflow ids or task queues of their own.
@@ -29,6 +30,7 @@ from simulators import SimulatorOptions, Simulators, running
 
 if TYPE_CHECKING:
     from tests.pipeline import Sites
+    from tests.tls import Certificates
 
 PROJECT = Path(__file__).resolve().parent.parent
 # A shell lets what it starts in the background ignore Ctrl-C, and so would every program that the tests start.
@@ -103,6 +105,13 @@ async def sites(
 
     async with opening_sites(mariadb, temporal, monkeypatch) as sites:
         yield sites
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
+    from tests.tls import write_certificates
+
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

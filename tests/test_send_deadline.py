@@ -1,6 +1,8 @@
 """A request that makes the platform dial does not leave after its time, not even one that is half-way out (SPEC 2)."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -15,6 +17,7 @@ from clients.send_deadline import TooLateError
 from settings import PlatformSettings
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, SCRIPT_ID, Simulators, running
 from tests.pipeline import phone
+from tests.tls import Certificates, pump, tls_before
 
 
 async def at_once(_: float) -> float:
@@ -31,18 +34,53 @@ async def simulators() -> AsyncIterator[Simulators]:
         yield simulators
 
 
-@pytest.fixture
-async def session(simulators: Simulators) -> AsyncIterator[PlatformSession]:
-    settings = PlatformSettings(
-        alibaba_cloud_access_key_id=ACCESS_KEY_ID,
-        alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),
-        outbound_bot_instance_id=INSTANCE_ID,
-        outbound_bot_script_id=SCRIPT_ID,
-        outbound_bot_endpoint=simulators.url,
-    )
-    bot = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
-    yield bot.session("org7", 1)
-    bot.close()
+@pytest.fixture(params=["plain", "TLS", "proxy"])
+async def session(
+    request: pytest.FixtureRequest,
+    simulators: Simulators,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[PlatformSession]:
+    """By plain HTTP, by TLS, and by TLS through a proxy."""
+    async with AsyncExitStack() as stack:
+        endpoint = simulators.url
+        if request.param != "plain":
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+            address = simulators.url.removeprefix("http://")
+            endpoint = await stack.enter_async_context(tls_before(address, certificates, protocol="http/1.1"))
+        if request.param == "proxy":
+            proxy, asked_for = await stack.enter_async_context(proxying())
+            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificates.ca))
+        settings = PlatformSettings(
+            alibaba_cloud_access_key_id=ACCESS_KEY_ID,
+            alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),
+            outbound_bot_instance_id=INSTANCE_ID,
+            outbound_bot_script_id=SCRIPT_ID,
+            outbound_bot_endpoint=endpoint,
+        )
+        bot = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
+        yield bot.session("org7", 1)
+        bot.close()
+        assert request.param != "proxy" or asked_for == [endpoint] * len(asked_for) != []
+
+
+@asynccontextmanager
+async def proxying() -> AsyncIterator[tuple[str, list[str]]]:
+    """A proxy that carries out CONNECT: its URL, and the servers that it was asked for."""
+    asked_for: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method, target, _ = (await reader.readuntil(b"\r\n\r\n")).decode().split(maxsplit=2)
+        assert method == "CONNECT"
+        asked_for.append(target)
+        host, _, port = target.partition(":")
+        there = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked_for
 
 
 def contacts() -> list[str]:

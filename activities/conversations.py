@@ -92,8 +92,10 @@ class Conversations:
             answers = await ask(session, rows)
             result = await self._save(request, answers, session)
         activity.logger.info(
-            "task %d: asked for %d calls, %d saved, %d transcripts late, %d not returned, %d requests failed",
+            "task %d: asked for %d calls, %d saved, %d transcripts late, %d not returned, %d requests failed "
+            "(last error: %s)",
             *(request.task_id, len(rows), result.saved, result.lagging, result.not_returned, result.failed_calls),
+            result.error or None,
         )
         return result
 

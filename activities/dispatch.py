@@ -286,8 +286,8 @@ class Dispatching:
             due = min(_ripe_at(batch, request) for batch in waiting)
             retry_in = max((due - now).total_seconds(), retry_in, 1.0)
         activity.logger.info(
-            "task %d: %d contacts assigned, %d refused, %d batches without an answer",
-            *(request.task_id, sent.assigned, sent.rejected, len(waiting)),
+            "task %d: %d contacts assigned, %d refused, %d batches without an answer (last error: %s)",
+            *(request.task_id, sent.assigned, sent.rejected, len(waiting), sent.error or None),
         )
         return Dispatched(
             done=not more and not waiting,

@@ -165,8 +165,9 @@ class FollowUps:
                 await self._write(request, portions)
             await self._database.run(retry_table.save, request.task_id, portions.retries)
         activity.logger.info(
-            "task %d: %d calls judged (%s), %d to be tried again",
+            "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",
             *(request.task_id, portions.written, dict(portions.by_outcome), len(portions.again)),
+            portions.error or None,
         )
         return FollowedUp(
             written=portions.written,

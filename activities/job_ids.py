@@ -114,8 +114,9 @@ class JobIds:
             matched, left_over = await self._database.run(match_by_reference, pages.task_id, jobs)
         telemetry.metrics.wrote("job_ids", "matched", len(matched))
         activity.logger.info(
-            "read pages %d to %d of task %d: %d jobs, %d rows matched, %d pages failed",
+            "read pages %d to %d of task %d: %d jobs, %d rows matched, %d pages failed (last error: %s)",
             *(pages.first, pages.last, pages.task_id, len(reading.jobs), len(matched), reading.failed),
+            reading.error or None,
         )
         return _result(reading, matched, session, left_over=left_over)
 

@@ -118,19 +118,19 @@ class Recordings:
             begun = [row for row in rows if row.id not in there and (row.id in found.urls or row.id in found.errors)]
             late = [self._late(row, now, request, str(found.errors.get(row.id, ""))) for row in begun]
             await self._database.run(retry_table.save, request.task_id, late)
-        failed = len(found.errors)
+        failed, error = len(found.errors), str(next(iter(found.errors.values()), ""))
         for outcome, count in (("saved", saved), ("missing", len(late) - failed), ("failed", failed)):
             telemetry.metrics.wrote("recordings", outcome, max(0, count))
         activity.logger.info(
-            "task %d: %d recordings saved, %d not there, %d requests failed",
-            *(request.task_id, saved, len(late), len(found.errors)),
+            "task %d: %d recordings saved, %d not there, %d requests failed (last error: %s)",
+            *(request.task_id, saved, len(late), len(found.errors), error or None),
         )
         return RecordingsSaved(
             saved=saved,
             missing=len(late),
             failed_calls=len(found.errors),
             api_calls=session.calls,
-            error=str(next(iter(found.errors.values()), "")),
+            error=error,
         )
 
     def _late(self, row: RecordedRow, now: datetime, request: RecordingRequest, error: str) -> Retry:

@@ -11,7 +11,7 @@ import pytest
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
-from simulators import SimulatorOptions
+from simulators import Contact, SimulatorOptions
 from tests.faults.invariants import connect
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.saboteur import Act
@@ -28,6 +28,8 @@ WORLD = SimulatorOptions(
     model_latency=(0.01, 0.05),
 )
 LEADS = 30
+SMALL_DISK = ("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:40M")
+"""All tables in one file that must not grow further: what InnoDB says of it is what it says of a full disk."""
 
 
 @pytest.fixture
@@ -215,6 +217,54 @@ async def test_database_that_refuses(
                     cursor.execute(f"SET GLOBAL {variable} = {value}")
             await site.result(task_id, within=120)
     await verify(site, {task_id: LEADS}, observer, logs=[worker.log])
+
+
+@pytest.mark.timeout(240)
+async def test_a_full_disk(
+    temporal: EmbeddedTemporal, nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long transcripts come in and nothing can be written any more; then somebody gives it a bigger disk."""
+    server = EmbeddedMariaDB(tmp_path / "mariadb", options=SMALL_DISK)
+    server.start()
+    try:
+        async with own_site(server, temporal, monkeypatch, WORLD) as site:
+            task_id = await create(site, LEADS)
+            contacts = [
+                Contact(
+                    phone=row["leads_phone"],
+                    reference=row["reference_id"],
+                    outcome="Succeeded",
+                    turns=(("Robot", "您好"), ("Contact", "我想试驾，多少钱？" + "嗯" * 50_000)),
+                )
+                for row in site.rows(task_id)
+            ]
+            group = site.sim.world.add_group("by-hand", contacts)
+            site.sql("UPDATE call_tasks SET job_group_id = %s, task_type = 2 WHERE id = %s", group.id, task_id)
+            with observing(site) as observer:
+                async with sabotaged(nursery, site, tmp_path) as worker:
+                    await asyncio.to_thread(_fill, server)
+                    await start(site, task_id)
+                    await until(lambda: " 1114" in worker.log, 60, "the disk is full")
+                    await asyncio.sleep(60 if LONG else 3)  # The time under the fault is the fault itself.
+                    # In a file that is full not even a table can be dropped: it takes a bigger one.
+                    server.options.remove(SMALL_DISK[-1])
+                    await asyncio.to_thread(server.restart)
+                    await site.result(task_id, within=150)
+            await verify(site, {task_id: LEADS}, observer, logs=[worker.log])
+    finally:
+        server.stop()
+
+
+def _fill(server: EmbeddedMariaDB) -> None:
+    """Take all the room there is, down to the last page."""
+    with server.connect(server.database, root=True) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE filler (filling LONGBLOB) ENGINE = InnoDB")
+        for size in (4_000_000, 200_000, 8_000, 100):
+            try:
+                while True:
+                    cursor.execute("INSERT INTO filler VALUES (REPEAT('x', %s))", (size,))
+            except pymysql.MySQLError as error:
+                assert error.args[0] == 1114, error.args[0]
 
 
 class _Killer:

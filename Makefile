@@ -2,8 +2,9 @@
 PYTHON_IN_VENV := .venv/bin/python
 UV_COMPILE := $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links
-# More arguments for pytest, for instance `make test PYTEST="-k follow_ups -x"`.
-PYTEST ?= --cov --cov-report=term -m "not faults"
+# Four at once, because most of them wait. Other arguments for pytest: `make test PYTEST="-k follow_ups -x"`.
+PARALLEL := -n 4 --dist worksteal
+PYTEST ?= $(PARALLEL) --cov --cov-report=term
 
 .PHONY: help setup demo up test faults lint types lock audit
 
@@ -12,7 +13,7 @@ help:
 	@echo 'make demo    one campaign of 200 leads from start to end (KEEP=1 leaves the stack running until Ctrl-C)'
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make test    the whole test suite'
-	@echo 'make faults  the scenarios that kill, freeze and cut the real parts'
+	@echo 'make faults  of these, the scenarios that kill, freeze and cut the real parts (FAULTS_LONG=1: for hours)'
 	@echo 'make lint, make types   ruff, mypy'
 	@echo 'make audit   pins, hashes and age of the requirements, and known weaknesses where the network allows'
 	@echo 'make lock    pin the requirements anew (UPGRADE=1: to the newest versions)'
@@ -30,9 +31,9 @@ up: setup
 test: setup
 	@$(PYTHON_IN_VENV) -m pytest $(PYTEST)
 
-# Workers, servers and connections killed, frozen and cut: minutes each, and sensitive to a machine that is busy.
+# Workers, servers and connections killed, frozen and cut.
 faults: setup
-	@$(PYTHON_IN_VENV) -m pytest -m faults $(FAULTS)
+	@$(PYTHON_IN_VENV) -m pytest $(PARALLEL) -m faults $(FAULTS)
 
 lint: setup
 	@$(PYTHON_IN_VENV) -m ruff check .

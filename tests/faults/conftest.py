@@ -17,7 +17,7 @@ def nursery(_clean_environment: None) -> Iterator[Nursery]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is run by `make faults` alone."""
+    """What `make faults` runs."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:

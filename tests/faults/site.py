@@ -33,7 +33,7 @@ from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 PROJECT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("FAULTS_SEED", "4"))
 LONG = bool(os.environ.get("FAULTS_LONG"))
-"""Everything as often and as long as issue 4 names it: `FAULTS_LONG=1 make test PYTEST=tests/faults`."""
+"""Everything more often and for longer: `FAULTS_LONG=1 make faults`."""
 PATIENT = Options(
     poll_first=0,
     poll_min=0.2,

@@ -225,7 +225,7 @@ class FollowUps:
         if not await portions.ceiling.admits():
             portions.over_ceiling += 1
             if not request.request_id:
-                portions.waiting.append(over_ceiling(call))
+                portions.waiting.append(_basic(call, "over_ceiling", OVER_CEILING))
             return
         tokens = 0
         try:
@@ -336,23 +336,13 @@ class FollowUps:
         return (call.called_at or datetime.now(UTC).astimezone(zone)).replace(tzinfo=zone, microsecond=0)
 
 
-def over_ceiling(call: FinishedCall) -> FollowUp:
-    """The follow-up of a call whose task has spent its tokens."""
+def _basic(call: FinishedCall, outcome: str, remark: str) -> FollowUp:
+    """A follow-up of a call that the model has not judged."""
     return FollowUp(
-        list_id=call.id,
-        call_job_id=call.call_job_id,
-        outcome="over_ceiling",
-        is_interested=0,
-        leads_remark=OVER_CEILING,
+        list_id=call.id, call_job_id=call.call_job_id, outcome=outcome, is_interested=0, leads_remark=remark
     )
 
 
 def without_conversation(call: FinishedCall) -> FollowUp:
     """The follow-up of a call without transcript (SPEC 6)."""
-    return FollowUp(
-        list_id=call.id,
-        call_job_id=call.call_job_id,
-        outcome="default",
-        is_interested=0,
-        leads_remark=analysis_table.default_remark(call.call_status),
-    )
+    return _basic(call, "default", analysis_table.default_remark(call.call_status))

@@ -7,6 +7,7 @@
 | `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
 | `temporal_client` | test | a `temporalio` client of it |
 | `sites` | test | opens `Site`s of `tests/pipeline.py`, each a pipeline of its own on the servers above |
+| `restarting_sites` | test | the same, on a Temporal server of its own where 60 events suggest a restart as new |
 | `certificates` | session | `Certificates` of `tests/tls.py` |
 | `simulator` | test | simulators within this process; `SimulatorOptions` by indirect parametrization |
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tests.pipeline import Sites
     from tests.tls import Certificates
 
-PROJECT = Path(__file__).resolve().parent.parent
 # A shell lets what it starts in the background ignore Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _SETTINGS = re.compile(
@@ -66,24 +66,17 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMariaD
 
 @pytest.fixture
 def database_url(mariadb: EmbeddedMariaDB) -> Iterator[str]:
+    from clients.tables import schema
+
     name = f"{mariadb.database}_{secrets.token_hex(6)}"
     with mariadb.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE `{name}`")
         try:
-            _apply_schema(mariadb, name)
+            with mariadb.connect(name) as own, own.cursor() as tables:
+                schema.apply(tables)
             yield mariadb.url_of(name)
         finally:
             cursor.execute(f"DROP DATABASE `{name}`")
-
-
-def _apply_schema(mariadb: EmbeddedMariaDB, database: str) -> None:
-    # HOOK: once `clients.database.apply_schema(url)` exists, this is one call of it.
-    with mariadb.connect(database) as connection, connection.cursor() as cursor:
-        for path in (PROJECT / "schema/crm.sql", PROJECT / "schema/own.sql"):
-            text = path.read_text() if path.exists() else ""
-            text = re.sub(r"^\s*--.*$", "", text, flags=re.MULTILINE)
-            for statement in filter(str.strip, re.split(r";\s*$", text, flags=re.MULTILINE)):
-                cursor.execute(statement)
 
 
 @pytest.fixture(scope="session")
@@ -100,11 +93,26 @@ def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTempo
 async def sites(
     mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> "AsyncIterator[Sites]":
-    # The whole product is imported with it: only who wants it waits.
     from tests.pipeline import opening_sites
 
     async with opening_sites(mariadb, temporal, monkeypatch) as sites:
         yield sites
+
+
+@pytest.fixture
+async def restarting_sites(
+    mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> "AsyncIterator[Sites]":
+    from tests.pipeline import opening_sites
+
+    suggestion = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=60"]
+    server = EmbeddedTemporal(tmp_path / "temporal", headless=True, options=suggestion)
+    try:
+        server.start()
+        async with opening_sites(mariadb, server, monkeypatch) as sites:
+            yield sites
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
-from tests.pipeline import QUICK, Sites, eventually, opening_sites
+from tests.pipeline import QUICK, Sites, eventually
 from tests.programs import Program, own_environment
 
 STEPS = {
@@ -57,31 +55,19 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
             group.create_task(prove(name, fault), name=name)
 
 
-async def test_a_run_that_restarts_as_new_again_and_again_loses_nothing(
-    mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    server = EmbeddedTemporal(
-        tmp_path / "temporal",
-        headless=True,
-        options=["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=60"],
-    )
-    server.start()
-    try:
-        async with opening_sites(mariadb, server, monkeypatch) as sites:
-            site = await sites(SimulatorOptions(time_scale=20, concurrency=30, late_rate=0.1, late_lag=40))
-            site.add_leads(60)
-            task_id = await site.create_task()
-            site.watch_writes()
-            async with site.working(), site.calls() as calls:
-                await calls.start_call(task_id, QUICK)
-                await site.until(task_id, analysed=5)
-                await calls.force_analyze(task_id, every=True)
-                result = await site.result(task_id)
-            runs = await site.runs()
-            assert len(runs) > 2
-            assert result["started_at"] <= min(run.start_time for run in runs).isoformat(timespec="seconds")
-            assert result["outcome"] == "complete" and result["reanalysed"] >= 5
-            assert_finished(site, task_id, result)
-            assert_nothing_went_back(site, task_id)
-    finally:
-        server.stop()
+async def test_a_run_that_restarts_as_new_again_and_again_loses_nothing(restarting_sites: Sites) -> None:
+    site = await restarting_sites(SimulatorOptions(time_scale=20, concurrency=30, late_rate=0.1, late_lag=40))
+    site.add_leads(60)
+    task_id = await site.create_task()
+    site.watch_writes()
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, QUICK)
+        await site.until(task_id, analysed=5)
+        await calls.force_analyze(task_id, every=True)
+        result = await site.result(task_id)
+    runs = await site.runs()
+    assert len(runs) > 2
+    assert result["started_at"] <= min(run.start_time for run in runs).isoformat(timespec="seconds")
+    assert result["outcome"] == "complete" and result["reanalysed"] >= 5
+    assert_finished(site, task_id, result)
+    assert_nothing_went_back(site, task_id)

@@ -10,11 +10,9 @@ from typer.testing import CliRunner
 
 import commands
 from activities.follow_ups import OVER_CEILING
-from devstack.mariadb import EmbeddedMariaDB
-from devstack.temporal import EmbeddedTemporal
 from simulators import Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_one_follow_up_a_row
-from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites
+from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.programs import Program, own_environment
 
 TALKATIVE = SimulatorOptions(calls_over=True, answer_rate=1)
@@ -97,41 +95,31 @@ async def test_the_ceiling_stays_with_the_task(sites: Sites) -> None:
 
 @pytest.mark.timeout(300)
 async def test_the_ceiling_holds_across_restarts_as_new_and_a_killed_worker(
-    mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    restarting_sites: Sites, tmp_path: Path
 ) -> None:
-    server = EmbeddedTemporal(
-        tmp_path / "temporal",
-        headless=True,
-        options=["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=60"],
-    )
-    server.start()
+    site = await restarting_sites(SimulatorOptions(time_scale=20, concurrency=6, answer_rate=1))
+    site.add_leads(60)
+    task_id = await site.create_task()
+    worker = Program({**own_environment(), **site.environment}, tmp_path / "worker", "worker.py")
     try:
-        async with opening_sites(mariadb, server, monkeypatch) as sites:
-            site = await sites(SimulatorOptions(time_scale=20, concurrency=6, answer_rate=1))
-            site.add_leads(60)
-            task_id = await site.create_task()
-            worker = Program({**own_environment(), **site.environment}, tmp_path / "worker", "worker.py")
-            try:
-                worker.start()
-                async with site.calls() as calls:
-                    await calls.start_call(task_id, LIMITED)
+        worker.start()
+        async with site.calls() as calls:
+            await calls.start_call(task_id, LIMITED)
 
-                async def some() -> bool:
-                    return bool(site.sql("SELECT 1 FROM call_analyses LIMIT 1"))
+        async def some() -> bool:
+            return bool(site.sql("SELECT 1 FROM call_analyses LIMIT 1"))
 
-                # The first program is slow: everything is imported for it.
-                await eventually(some, 150)
-                worker.kill()
-                worker.start()
-                result = await site.result(task_id, 150)
-            finally:
-                worker.kill()
-            assert len(await site.runs()) > 1
-            assert_kept(site, result["input_tokens"] + result["output_tokens"])
-            assert result["over_ceiling"] > 0 and result["analysed"] + result["over_ceiling"] == 60
-            assert_one_follow_up_a_row(site, task_id)
+        # The first program is slow: everything is imported for it.
+        await eventually(some, 150)
+        worker.kill()
+        worker.start()
+        result = await site.result(task_id, 150)
     finally:
-        server.stop()
+        worker.kill()
+    assert len(await site.runs()) > 1
+    assert_kept(site, result["input_tokens"] + result["output_tokens"])
+    assert result["over_ceiling"] > 0 and result["analysed"] + result["over_ceiling"] == 60
+    assert_one_follow_up_a_row(site, task_id)
 
 
 async def test_the_command_line_sets_it_and_shows_it(sites: Sites) -> None:

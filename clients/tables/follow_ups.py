@@ -13,7 +13,7 @@ from clients.database import derived, flat, marks
 from clients.tables.analyses import ALL, CALLED_AT, Narrowing, Present, present
 from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
-from clients.tables.tasks import FINAL_SQL
+from clients.tables.tasks import FINAL_SQL, TRANSCRIPT_EXPECTED, TRANSCRIPT_RETRY
 
 ROWS_A_TRANSACTION = 400
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -62,13 +62,6 @@ _CALLS = (
     f" WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> '' AND l.call_status IN {FINAL_SQL}"
 )
 
-_TRANSCRIPT = " LEFT JOIN call_retries c ON c.list_id = l.id AND c.step = 'conversation'"
-_EXPECTED = (
-    "l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
-    " AND (c.list_id IS NULL OR c.retry_at < c.since + INTERVAL %s SECOND)"
-)
-"""A transcript that may still come."""
-
 
 def _finished(cursor: Cursor) -> list[FinishedCall]:
     return [
@@ -91,9 +84,9 @@ def to_follow_up(
     """Of these rows those that wait for a follow-up and no longer for a transcript. ``now`` is UTC, naive."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        _CALLS.format(join=_TRANSCRIPT)
+        _CALLS.format(join=TRANSCRIPT_RETRY)
         + f" AND {condition} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
-        f" AND NOT ({_EXPECTED})"
+        f" AND NOT ({TRANSCRIPT_EXPECTED})"
         " AND (a.list_id IS NULL OR a.retry_at <= %s) ORDER BY l.id",
         (task_id, *parameters, conversation_grace, now),
     )
@@ -106,9 +99,9 @@ def to_analyse_again(
     """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        f"{_CALLS.format(join=_TRANSCRIPT)} AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
+        f"{_CALLS.format(join=TRANSCRIPT_RETRY)} AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
         " WHERE j.list_id = l.id AND j.request_id = %s)"
-        f" AND (COALESCE(l.leads_follow_id, '') NOT IN ('', '0') OR NOT ({_EXPECTED})) ORDER BY l.id",
+        f" AND (COALESCE(l.leads_follow_id, '') NOT IN ('', '0') OR NOT ({TRANSCRIPT_EXPECTED})) ORDER BY l.id",
         (task_id, *parameters, request_id, conversation_grace),
     )
     return _finished(cursor)

@@ -207,31 +207,32 @@ class Chunk:
     count: int
 
 
-# A transcript or a recording that is not there yet is asked for again while its next try lies within its grace.
-_OPEN = "{r}.retry_at < {r}.since + INTERVAL %s SECOND"
-_LAGGING = (
+TRANSCRIPT_RETRY = " LEFT JOIN call_retries c ON c.list_id = l.id AND c.step = 'conversation'"
+TRANSCRIPT_EXPECTED = (
     "l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
-    " AND COALESCE(l.leads_follow_id, '') IN ('', '0')"
-    f" AND (c.list_id IS NULL OR {_OPEN.format(r='c')})"
+    " AND (c.list_id IS NULL OR c.retry_at < c.since + INTERVAL %s SECOND)"
 )
+"""What is not there yet is asked for again while its next try lies within its grace."""
+_RECORDING_EXPECTED = "r.retry_at < r.since + INTERVAL %s SECOND"
+_LAGGING = f"{TRANSCRIPT_EXPECTED} AND COALESCE(l.leads_follow_id, '') IN ('', '0')"
 _CALLED = "l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
 _FINAL = f"COALESCE(l.call_status, '') IN {FINAL_SQL}"
-_JOIN = "LEFT JOIN call_retries {r} ON {r}.list_id = l.id AND {r}.step = '{step}'"
 
 _CONVERSATIONS = (
-    f"SELECT 'conversations' AS step, l.id FROM leads_task_list l {_JOIN.format(r='c', step='conversation')}"
+    f"SELECT 'conversations' AS step, l.id FROM leads_task_list l{TRANSCRIPT_RETRY}"
     f" WHERE {_CALLED} AND ((%s AND NOT {_FINAL}) OR ({_LAGGING} AND (c.list_id IS NULL OR c.retry_at <= %s)))"
 )
 _FOLLOW_UPS = (
-    f"SELECT 'follow_ups' AS step, l.id FROM leads_task_list l {_JOIN.format(r='c', step='conversation')}"
-    f" {_JOIN.format(r='a', step='analysis')}"
+    f"SELECT 'follow_ups' AS step, l.id FROM leads_task_list l{TRANSCRIPT_RETRY}"
+    " LEFT JOIN call_retries a ON a.list_id = l.id AND a.step = 'analysis'"
     f" WHERE {_CALLED} AND {_FINAL} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
     f" AND NOT ({_LAGGING}) AND (a.list_id IS NULL OR a.retry_at <= %s)"
 )
 _RECORDINGS = (
-    f"SELECT 'recordings' AS step, l.id FROM leads_task_list l {_JOIN.format(r='r', step='recording')}"
+    "SELECT 'recordings' AS step, l.id FROM leads_task_list l"
+    " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"
     f" WHERE {_CALLED} AND l.call_status = 'Succeeded' AND COALESCE(l.call_task_id, '') <> ''"
-    f" AND COALESCE(l.recording_url, '') = '' AND (r.list_id IS NULL OR ({_OPEN.format(r='r')} AND r.retry_at <= %s))"
+    f" AND COALESCE(l.recording_url, '') = '' AND (r.list_id IS NULL OR ({_RECORDING_EXPECTED} AND r.retry_at <= %s))"
 )
 _WORK = (
     "SELECT step, MIN(id), MAX(id), COUNT(*) FROM ("
@@ -247,7 +248,7 @@ _NEXT_DUE = (
     "  AND COALESCE(l.call_conversation, '') = '')"
     " OR (r.step = 'analysis' AND COALESCE(l.leads_follow_id, '') IN ('', '0'))"
     " OR (r.step = 'recording' AND COALESCE(l.recording_url, '') = ''"
-    "  AND r.retry_at < r.since + INTERVAL %s SECOND))"
+    f"  AND {_RECORDING_EXPECTED}))"
 )
 
 

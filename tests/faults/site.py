@@ -27,21 +27,15 @@ from simulators import Fault, SimulatorOptions, Simulators, running
 from starter import CallTasks
 from tests.faults.invariants import Excused, Observer, check
 from tests.faults.saboteur import CLOCK, EVENTS, PASSAGES, PLAN, Act, plan_of
-from tests.pipeline import LogLines, Site, Sites, environment, new_namespace
+from tests.pipeline import QUICK, LogLines, Site, Sites, environment, new_namespace
 from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 
 PROJECT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("FAULTS_SEED", "4"))
 LONG = bool(os.environ.get("FAULTS_LONG"))
 """Everything more often and for longer: `FAULTS_LONG=1 make faults`."""
-PATIENT = Options(
-    poll_first=0,
-    poll_min=0.2,
-    poll_max=1,
-    match_grace=6,
-    conversation_grace=3,
-    retry_interval=0.3,
-    recording_grace=3,
+PATIENT = QUICK.model_copy(
+    update={"match_grace": 6, "conversation_grace": 3, "retry_interval": 0.3, "recording_grace": 3}
 )
 """Everything soon, but with time for what the platform shows late."""
 

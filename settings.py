@@ -210,11 +210,16 @@ def _metrics_address(value: str) -> str:
     return value
 
 
-class TelemetrySettings(_Group):
+class LogSettings(_Group):
+    """How a process logs."""
+
+    log_format: Literal["text", "json"] = "text"
+
+
+class TelemetrySettings(LogSettings):
     """What a worker tells about itself. ``metrics_address``: where Prometheus finds its metrics; empty: nowhere."""
 
     metrics_address: Annotated[str, AfterValidator(_metrics_address)] = ""
-    log_format: Literal["text", "json"] = "text"
 
 
 class TracingSettings(_Group):

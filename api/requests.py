@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import sys
 import traceback
 import uuid
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import failure
 from api.errors import answer_to
+from clients import logs
 
 log = logging.getLogger("api")
 
@@ -115,14 +115,12 @@ def _places(error: BaseException) -> str:
     return f"{type(error).__name__} at " + " > ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(log_format: str) -> None:
     """Send every log to stderr, each line with the id of the request that it belongs to."""
 
     def name_request(record: logging.LogRecord) -> bool:
-        found = _request_id.get()
+        record.request_id = found = _request_id.get()
         record.request = f"[{found}] " if found else ""
         return True
 
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(name_request)
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, handlers=[handler])
+    logs.configure(log_format, _FORMAT, name_request)

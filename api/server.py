@@ -18,7 +18,7 @@ import uvicorn
 from api.application import build
 from api.requests import log_to_stderr
 from clients.errors import ServiceError, explain
-from settings import ApiSettings, PlatformSettings, SettingsError, load
+from settings import ApiSettings, LogSettings, PlatformSettings, SettingsError, load
 from starter import CallTasks, UnknownTaskError
 
 log = logging.getLogger("api")
@@ -94,10 +94,12 @@ async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
 def main() -> None:
     """The command ``python -m api``: exit code 0 stopped, 1 failed, 2 wrong use or settings."""
     parser = argparse.ArgumentParser(prog="python -m api", description="HTTP for backends, until SIGTERM or SIGINT.")
-    parser.epilog = "Settings come from the environment: API_TOKENS, API_HOST, API_PORT, and those of starter.py."
+    parser.epilog = (
+        "Settings come from the environment: API_TOKENS, API_HOST, API_PORT, LOG_FORMAT, and those of starter.py."
+    )
     parser.parse_args()
-    log_to_stderr()
     try:
+        log_to_stderr(load(LogSettings).log_format)
         asyncio.run(run())
     except SettingsError as error:
         fail(str(error), 2)

@@ -1,4 +1,4 @@
-"""Log lines on stderr: as text, or each as a JSON object with the ids of its task, run and activity."""
+"""Log lines on stderr: as text, or each as a JSON object with the ids of its task, run, activity and request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ IDS = {
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a record: ``time`` (UTC), ``level``, ``logger``, ``message``, and the ids of its task and run."""
+    """One object a record: ``time`` (UTC), ``level``, ``logger``, ``message``, and the ids that it has."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -36,6 +37,8 @@ class JsonFormatter(logging.Formatter):
         }
         details = getattr(record, "temporal_activity", None) or getattr(record, "temporal_workflow", None) or {}
         line |= {IDS[name]: value for name, value in details.items() if name in IDS}
+        if request := getattr(record, "request_id", ""):
+            line["request_id"] = request
         if task := re.fullmatch(r"call-task-(\d+)", line.get("workflow_id", "")):
             line["task_id"] = int(task[1])
         if record.exc_info:
@@ -43,16 +46,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure(log_format: str) -> None:
-    """Log to stderr as ``LOG_FORMAT`` says: ``text`` or ``json``."""
+def configure(log_format: str, text: str = TEXT, *filters: Callable[[logging.LogRecord], bool]) -> None:
+    """Log to stderr as ``LOG_FORMAT`` says: ``text``, in this format, or ``json``; filters may add to records."""
     handler = logging.StreamHandler(sys.stderr)
+    for each in filters:
+        handler.addFilter(each)
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
         # In a field of their own, the ids need not be part of the message.
         activity.logger.activity_info_on_message = False
         workflow.logger.workflow_info_on_message = False
     else:
-        handler.setFormatter(logging.Formatter(TEXT))
+        handler.setFormatter(logging.Formatter(text))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # A line for every call of the model would drown the rest.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -277,6 +277,26 @@ def test_the_process_serves_logs_and_stops(tmp_path: Path, site: ApiSite, monkey
         assert private not in log
 
 
+def test_the_log_is_json_when_asked_for(tmp_path: Path, site: ApiSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in {**api_settings(), "LOG_FORMAT": "json"}.items():
+        monkeypatch.setenv(variable, value)
+    child = Child(
+        "api", [sys.executable, "-m", "api"], log=tmp_path / "api.log", directory=PROJECT, ready_line="api ready"
+    )
+    child.start()
+    try:
+        found = re.search(r"http://127\.0\.0\.1:\d+", child.output())
+        assert found
+        answer = httpx.get(f"{found[0]}/nothing", headers={"access-token": TOKEN}, trust_env=False)
+    finally:
+        child.signal(signal.SIGTERM)
+        assert child.stop() == 0
+    lines = [json.loads(line) for line in child.output().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    named = [line["message"] for line in lines if line.get("request_id") == answer.headers["x-request-id"]]
+    assert named == [next(line["message"] for line in lines if line["message"].startswith(f"GET - {ORGANIZATION} 404"))]
+
+
 def test_requests_leave_nothing_private_in_the_log(site: ApiSite, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="api")
     private = ("13900000099", "张三丰", TOKEN)

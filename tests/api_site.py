@@ -41,7 +41,7 @@ class ApiSite:
         self.sim_url = sim_url
         self._mariadb = mariadb
         self._database = database
-        self.http = httpx.Client(base_url=url, trust_env=False, timeout=60)
+        self.http = httpx.Client(base_url=url, trust_env=False, timeout=300)
 
     def ask(self, method: str, path: str, body: Any = None, *, token: str = TOKEN, **options: Any) -> httpx.Response:
         headers = {"access-token": token.encode()} | options.pop("headers", {})
@@ -62,7 +62,7 @@ class ApiSite:
         )
         return int(created["task_id"])
 
-    def finished(self, task_id: int, *, within: float = 60) -> dict[str, Any]:
+    def finished(self, task_id: int, *, within: float = 150) -> dict[str, Any]:
         """The task's progress once it is complete."""
         found: dict[str, Any] = {}
 
@@ -139,7 +139,7 @@ def serving() -> Iterator[str]:
 
     with _on_a_thread("api", serve) as (server, ended):
         try:
-            wait_until(lambda: server.started or ended(), 20, "the interface listens")
+            wait_until(lambda: server.started or ended(), 150, "the interface listens")
             yield f"http://127.0.0.1:{server.port}"
         finally:
             server.should_exit = True

@@ -34,6 +34,8 @@ from workflows.options import QUEUES, Options, workflow_id
 
 ORGANIZATION = "org7"
 
+PATIENCE = 200
+"""Seconds that a test waits for anything before it calls it lost, on a machine that is busy too."""
 QUICK = Options(
     poll_first=0,
     poll_min=0.2,
@@ -192,7 +194,7 @@ class Site:
             assert await calls.start_call(task_id, options)
         return await self.result(task_id)
 
-    async def result(self, task_id: int, within: float = 60) -> dict[str, Any]:
+    async def result(self, task_id: int, within: float = PATIENCE) -> dict[str, Any]:
         """Wait for the run's end."""
         try:
             async with asyncio.timeout(within):
@@ -330,7 +332,7 @@ def lead(number: int, organization: str = ORGANIZATION) -> dict[str, Any]:
     }
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], within: float = 60) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], within: float = PATIENCE) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(within):
         while not await condition():  # noqa: ASYNC110

@@ -47,8 +47,8 @@ class Site:
                 access_key_secret=secret,
                 endpoint=self.host,
                 protocol="http",
-                connect_timeout=2000,
-                read_timeout=2000,
+                connect_timeout=20_000,
+                read_timeout=20_000,
             )
         )
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
-
 from simulators import Contact
 from tests.comparison import FINAL, REMARKS, ZONE
 from tests.pipeline import QUICK, Site, Sites, eventually, phone
@@ -233,7 +231,6 @@ def assert_adopted(site: Site, state: State, task_id: int, result: dict[str, Any
         assert remarks == list(state.orphans)
 
 
-@pytest.mark.timeout(180)
 async def test_every_half_done_state_is_taken_up_and_finished_and_nobody_is_dialled(sites: Sites) -> None:
     site = await sites()
     left = {name: leave(site, number, state) for number, (name, state) in enumerate(STATES.items(), 1)}

@@ -139,7 +139,7 @@ def test_calls_are_judged_again_and_none_gets_a_second_follow_up(site: ApiSite, 
         def judged(wanted: int = before + count) -> bool:
             return bool(site.finished(complete)["reanalysed"] == wanted)
 
-        wait_until(judged, 30, "the calls are judged again", interval=0.2)
+        wait_until(judged, 150, "the calls are judged again", interval=0.2)
     assert len(site.sql("SELECT 1 FROM dcc_leads_follow")) == follow_ups
 
 
@@ -161,7 +161,7 @@ def test_filters_take_the_calls_that_they_describe(site: ApiSite, complete: int)
             progress = site.finished(complete)
             return bool(not progress["analysing_again"] and progress["reanalysed"] == wanted)
 
-        wait_until(judged, 30, f"{narrowed} are judged again", interval=0.2)
+        wait_until(judged, 150, f"{narrowed} are judged again", interval=0.2)
 
 
 def test_a_token_ceiling_of_the_start_is_shown_and_kept(site: ApiSite) -> None:
@@ -178,7 +178,7 @@ def test_a_run_that_is_over_says_so(site: ApiSite) -> None:
     site.finished(task_id)
     site.sql("UPDATE leads_task_list SET recording_url = '' WHERE task_id = %s", task_id)
     site.done("/force-analyze", {"task_id": task_id, "all": True})
-    site.finished(task_id, within=10)
+    site.finished(task_id)
 
 
 def test_the_monitor_is_started_stopped_and_takes_up_what_nobody_works_on(site: ApiSite, complete: int) -> None:
@@ -192,7 +192,7 @@ def test_the_monitor_is_started_stopped_and_takes_up_what_nobody_works_on(site: 
     site.sql("UPDATE call_tasks SET task_type = 3 WHERE id = %s", complete)
     assert steer("check") == {"is_running": False, "action": "check"}
     closed = "SELECT task_type FROM call_tasks WHERE id = %s"
-    wait_until(lambda: site.sql(closed, complete)[0]["task_type"] == 4, 30, "the task is taken up and closed")
+    wait_until(lambda: site.sql(closed, complete)[0]["task_type"] == 4, 150, "the task is taken up and closed")
 
 
 def test_health_needs_no_token(site: ApiSite) -> None:

@@ -166,7 +166,7 @@ def outages(site: ApiSite, mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal)
         assert all("Temporal" in failed(answer.result(), 503) for answer in asked)
     assert site.create() > task_id, "what needs no Temporal goes on"
     temporal.start()
-    wait_until(lambda: health(site)[0] == 200, 20, "Temporal is found again")
+    wait_until(lambda: health(site)[0] == 200, 150, "Temporal is found again")
     assert site.done("/start-call-task", {"task_id": task_id})["started"] is False
 
 
@@ -239,7 +239,7 @@ def test_the_command_ends_with_its_exit_code() -> None:
     command = [sys.executable, "-m", "api"]
     environment = {"PATH": os.environ["PATH"]}
     ended = subprocess.run(
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "api: settings: API_TOKENS is not set\n")
 
@@ -332,7 +332,7 @@ def test_the_interface_is_as_the_specification_says(site: ApiSite, tmp_path: Pat
         env={"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 selected / 7 total" in done.stdout

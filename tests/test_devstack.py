@@ -137,7 +137,7 @@ def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: 
     child.start()
     grandchild = psutil.Process(int(child.output()))
     assert child.stop() == -signal.SIGKILL
-    wait_until(lambda: is_gone(grandchild), 10, "the grandchild is gone")
+    wait_until(lambda: is_gone(grandchild), 150, "the grandchild is gone")
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -177,9 +177,9 @@ class Up:
 
     def ended(self) -> tuple[int, str]:
         """Exit code and messages, once nothing of it is left."""
-        _, errors = self.process.communicate(timeout=60)
-        wait_until(lambda: all(map(is_gone, self.started)), 20, "every process has ended")
-        wait_until(lambda: not self.directory.exists(), 10, "the directory is removed")
+        _, errors = self.process.communicate(timeout=300)
+        wait_until(lambda: all(map(is_gone, self.started)), 150, "every process has ended")
+        wait_until(lambda: not self.directory.exists(), 150, "the directory is removed")
         return self.process.returncode, errors
 
 

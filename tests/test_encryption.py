@@ -191,7 +191,7 @@ async def test_a_whole_task_runs_encrypted(sites: Sites, monkeypatch: pytest.Mon
 
 async def polled_further(site: Site, task_id: int, events: int) -> None:
     """Wait until all calls are known and the history has so many events."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(150):
         while True:
             called = (await site.progress(task_id))["called"]
             if called == 20 and len((await site.handle(task_id).fetch_history()).events) >= events:
@@ -348,7 +348,7 @@ async def test_the_process_shows_the_command_line_what_is_encrypted(sites: Sites
     server = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
     assert server.stderr is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(150):
             assert b"codec server ready" in await server.stderr.readline()
         show = [
             *(find_temporal(), "workflow", "show", "-w", workflow_id, "-o", "json", "--codec-auth", f"Bearer {TOKEN}"),

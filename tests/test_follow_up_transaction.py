@@ -178,7 +178,6 @@ def machine(mariadb: EmbeddedMariaDB) -> Iterator[type[FollowUpTransactions]]:
             cursor.execute(f"DROP DATABASE `{name}`")
 
 
-@pytest.mark.timeout(300)
 def test_follow_ups_survive_crashes_between_all_statements(machine: type[FollowUpTransactions]) -> None:
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(

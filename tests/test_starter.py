@@ -113,7 +113,7 @@ async def test_wrong_use_is_one_line_and_exit_code_2_and_what_is_unknown_is_1(si
 def test_the_programs_run_as_they_are_typed() -> None:
     for program in ("starter.py", "worker.py"):
         done = subprocess.run(
-            [sys.executable, program, "--help"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, program, "--help"], cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert "--help" in done.stdout
@@ -204,7 +204,7 @@ async def test_a_worker_of_one_queue_needs_only_its_settings_and_stops_in_good_o
         environment=environment,
         directory=PROJECT,
         ready_line="worker ready",
-        timeout=100,
+        timeout=300,
     )
     try:
         await asyncio.to_thread(child.start)
@@ -239,7 +239,7 @@ async def test_garbage_fails_the_workflow_with_one_clear_line(sites: Sites) -> N
             "CallTaskWorkflow", args=list(given), id=f"garbage-{number}", task_queue="call-tasks"
         )
         with pytest.raises(WorkflowFailureError) as failure:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(150):
                 await handle.result()
         return str(failure.value.cause)
 

@@ -56,13 +56,13 @@ class Act:
         at: the boundary; empty: any.
         nth: which passage of it, from 1.
         do: `kill`, `stop` (until somebody sends SIGCONT), or `fail` (the statement or request raises).
-        then_kill: seconds after which a life that never came there kills itself all the same; 0: never.
+        gives_up: passages after which a life that never came there kills itself all the same; 0: never.
     """
 
     at: str
     nth: int = 1
     do: str = "kill"
-    then_kill: float = 0.0
+    gives_up: int = 0
 
 
 def plan_of(acts: Sequence[Act]) -> str:
@@ -96,7 +96,12 @@ class Saboteur:
             count = self._counts[boundary], self._counts[""]
         self._write(self._passages, f"{boundary}\n")
         act = self._act
-        if act is None or act.at not in ("", boundary):
+        if act is None:
+            return
+        if 0 < act.gives_up <= count[1] and not self._struck.is_set():
+            self._struck.set()
+            self._strike(dataclasses.replace(act, do="kill"), "late")
+        if act.at not in ("", boundary):
             return
         if (act.nth == count[0] if act.at else act.nth <= count[1]) and not self._struck.is_set():
             self._struck.set()
@@ -112,14 +117,6 @@ class Saboteur:
             raise OSError("cut by the saboteur")
         # To this thread, so that it goes no step further: a signal to the process may stop another one first.
         signal.pthread_kill(threading.get_ident(), signal.SIGKILL if act.do == "kill" else signal.SIGSTOP)
-
-    def kill_later(self) -> None:
-        """The act's second chance, for a life that never comes to its boundary."""
-        act = self._act
-        if act is not None and act.then_kill:
-            timer = threading.Timer(act.then_kill, self._strike, (dataclasses.replace(act, do="kill"), "late"))
-            timer.daemon = True
-            timer.start()
 
     @staticmethod
     def _write(file: int | None, line: str) -> None:
@@ -279,7 +276,6 @@ def live(life: int, act: Act | None) -> None:
     saboteur.around_platform()
     saboteur.around_model()
     saboteur.around_heartbeats()
-    saboteur.kill_later()
     if shift := float(os.environ.get(CLOCK, "0")):
         shift_clock(shift)
 

@@ -27,7 +27,7 @@ from simulators import Fault, SimulatorOptions, Simulators, running
 from starter import CallTasks
 from tests.faults.invariants import Excused, Observer, check
 from tests.faults.saboteur import CLOCK, EVENTS, PASSAGES, PLAN, Act, plan_of
-from tests.pipeline import QUICK, LogLines, Site, Sites, environment, new_namespace
+from tests.pipeline import PATIENCE, QUICK, LogLines, Site, Sites, environment, new_namespace
 from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -113,7 +113,7 @@ class Saboteurs:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
         try:
-            await until(lambda: not alive(self.pid), 30, "the saboteur ended")
+            await until(lambda: not alive(self.pid), "the saboteur ended")
         except TimeoutError:
             self.signal(signal.SIGKILL)
             raise
@@ -141,7 +141,7 @@ async def sabotaged(
     saboteurs = Saboteurs(nursery, directory, name, acts, site.environment | dict(settings or {}) | {CLOCK: str(clock)})
     try:
         if not acts:
-            await until(lambda: "worker ready" in saboteurs.log, 60, "a worker is ready")
+            await until(lambda: "worker ready" in saboteurs.log, "a worker is ready")
         yield saboteurs
     finally:
         await saboteurs.stop()
@@ -248,7 +248,7 @@ class Case:
     struck: bool = True
 
 
-async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) -> None:
+async def survive(sites: Sites, cases: Mapping[str, Case]) -> None:
     """Run every case to its end, all at once, each with workers of its own, and check each.
 
     Raises:
@@ -258,7 +258,7 @@ async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) 
 
     async def finish(name: str, case: Case, site: Site, task_id: int, observer: Observer) -> None:
         try:
-            result = await site.result(task_id, within=within)
+            result = await site.result(task_id)
             assert result["outcome"] == "complete", result
             assert not case.struck or site.sim.faults.counts, "no fault struck"
             assert result["called"] == case.leads, f"{result['called']} of {case.leads} were called"
@@ -283,18 +283,18 @@ async def survive(sites: Sites, cases: Mapping[str, Case], within: float = 100) 
     assert not problems, "\n".join(f"--- {name}\n{text[:1500]}" for name, text in problems.items())
 
 
-async def until(condition: Callable[[], bool], within: float, what: str) -> None:
+async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait until something holds, leaving the event loop to others.
 
     Raises:
         TimeoutError: it did not, and what that was.
     """
     try:
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(PATIENCE):
             while not condition():  # noqa: ASYNC110  (files and other processes set no event)
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise TimeoutError(f"not within {within:g} s: {what}") from None
+        raise TimeoutError(f"not within {PATIENCE} s: {what}") from None
 
 
 def observing(site: Site, *, every: float = 0.1, excused: Excused | None = None) -> Observer:

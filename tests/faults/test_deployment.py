@@ -43,14 +43,13 @@ async def deployed(directory: Path, site: Site, log: Path) -> AsyncIterator[None
             sys.executable, "worker.py", cwd=directory, env=environment, stderr=file
         )
         try:
-            await until(lambda: b"worker ready" in log.read_bytes(), 60, "the worker is ready")
+            await until(lambda: b"worker ready" in log.read_bytes(), "the worker is ready")
             yield
         finally:
             process.terminate()
-            assert await asyncio.wait_for(process.wait(), 40) == 0
+            assert await asyncio.wait_for(process.wait(), 150) == 0
 
 
-@pytest.mark.timeout(240)
 async def test_a_new_version_takes_over_what_the_old_one_began(sites: Sites, tmp_path: Path) -> None:
     """One after the other, and for a while both; each judges with its own prompt and says so."""
     site = await sites(WORLD)
@@ -60,14 +59,14 @@ async def test_a_new_version_takes_over_what_the_old_one_began(sites: Sites, tmp
     with observing(site) as observer:
         async with deployed(PROJECT, site, logs[0]):
             await start(site, first)
-            await until(lambda: len(site.follow_ups()) >= 5, 60, "some follow-ups by the old version")
+            await until(lambda: len(site.follow_ups()) >= 5, "some follow-ups by the old version")
             async with deployed(new, site, logs[1]):
                 await start(site, second)
-                await until(lambda: len(site.follow_ups()) >= 15, 60, "follow-ups while both run")
+                await until(lambda: len(site.follow_ups()) >= 15, "follow-ups while both run")
         assert len(site.follow_ups()) < 2 * LEADS
         async with deployed(new, site, logs[1]):
-            await site.result(first, within=120)
-            await site.result(second, within=120)
+            await site.result(first)
+            await site.result(second)
     versions = {row["prompt_version"] for row in site.sql("SELECT DISTINCT prompt_version FROM call_analyses")}
     assert len(versions) == 2 and any(version.endswith("-next") for version in versions), versions
     texts = [log.read_text("utf-8") for log in logs]
@@ -80,6 +79,6 @@ async def test_a_change_that_would_break_runs_under_way_fails_the_replay_test(
 ) -> None:
     changed = version(tmp_path / "changed", opens)
     test = [sys.executable, "-m", "pytest", "-q", "-x", "tests/test_replay.py", "-k", "recorded_history_replays"]
-    done = await asyncio.to_thread(subprocess.run, test, cwd=changed, capture_output=True, text=True, timeout=100)
+    done = await asyncio.to_thread(subprocess.run, test, cwd=changed, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout[-2000:]
     assert code == 0 or "Nondeterminism" in done.stdout

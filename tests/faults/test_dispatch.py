@@ -104,7 +104,6 @@ FROZEN = {
 ONE_BATCH = 90
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("part", range(3))
 async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
     sites: Sites, nursery: Nursery, tmp_path: Path, part: int
@@ -117,16 +116,16 @@ async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
         try:
             async with sabotaged(nursery, site, tmp_path, act, name=f"{name}-1") as frozen:
                 with observing(site, every=0.3) as observer:
-                    await until(lambda: bool(frozen.acts), 40, f"frozen at {at}")
+                    await until(lambda: bool(frozen.acts), f"frozen at {at}")
                     async with sabotaged(nursery, site, tmp_path, name=f"{name}-2") as other:
                         if any(part in at for part in ("COMMIT before", "claim_next", "renew")):
                             # It holds the lock on the task's row: nobody goes on before it thaws, or its session ends.
                             await asyncio.sleep(3)
                         else:
                             done = _group_made if "roup" in at else _all_assigned
-                            await until(lambda: done(site), 60, f"{name}: another worker dispatched")
+                            await until(lambda: done(site), f"{name}: another worker dispatched")
                         frozen.thaw()
-                        await site.result(task_id, within=90)
+                        await site.result(task_id)
             logs = [frozen.log, other.log]
             await verify(site, {task_id: ONE_BATCH}, observer, logs=logs)
         except (AssertionError, TimeoutError) as error:
@@ -154,7 +153,6 @@ def _group_made(site: Site) -> bool:
     return bool(site.sim.world.groups)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("boundary", ["before", "leaves", "after"])
 async def test_a_killed_worker_dials_nobody_twice(
     sites: Sites, nursery: Nursery, tmp_path: Path, boundary: str
@@ -167,7 +165,7 @@ async def test_a_killed_worker_dials_nobody_twice(
     with observing(site) as observer:
         async with sabotaged(nursery, site, tmp_path, *acts) as saboteurs:
             await start(site, task_id)
-            await site.result(task_id, within=120)
+            await site.result(task_id)
     assert saboteurs.acts
     await verify(site, {task_id: LEADS}, observer, logs=[saboteurs.log])
 

@@ -27,7 +27,7 @@ async def test_a_follow_up_that_a_person_edits_or_deletes_stays_as_it_is(sites: 
     with observing(site) as observer:
         async with site.working():
             await start(site, task_id)
-            await until(lambda: len(site.follow_ups()) >= 5, 40, "some follow-ups")
+            await until(lambda: len(site.follow_ups()) >= 5, "some follow-ups")
             deleted, edited, *_ = sorted(site.follow_ups())
             observer.excused = Excused(follow_ups=frozenset({deleted}))
             site.sql("DELETE FROM dcc_leads_follow WHERE id = %s", deleted)
@@ -53,7 +53,7 @@ async def test_a_task_that_a_person_deletes_ends_in_one_line_and_disturbs_nobody
         async with site.working():
             await start(site, gone)
             await start(site, other)
-            await until(lambda: len(site.follow_ups()) >= 5, 40, "some follow-ups")
+            await until(lambda: len(site.follow_ups()) >= 5, "some follow-ups")
             site.sql("DELETE FROM call_tasks WHERE id = %s", gone)
             with pytest.raises(WorkflowFailureError) as failure:
                 await site.result(gone)
@@ -69,7 +69,7 @@ async def test_a_group_that_a_person_deletes_at_the_platform_leaves_what_is_know
     with observing(site) as observer:
         async with site.working():
             await start(site, task_id)
-            await until(lambda: len(site.follow_ups()) >= LEADS, 40, "the follow-ups")
+            await until(lambda: len(site.follow_ups()) >= LEADS, "the follow-ups")
             jobs = frozenset(row["call_job_id"] for row in site.rows(task_id))
             site.sim.world.delete_group(site.task(task_id)["job_group_id"])
             await site.result(task_id)
@@ -87,21 +87,20 @@ async def test_signals_by_the_hundred_and_for_calls_that_do_not_exist(sites: Sit
         async with site.working():
             await start(site, task_id)
             handle = site.handle(task_id)
-            await until(lambda: len(site.follow_ups()) >= 3, 40, "some follow-ups")
+            await until(lambda: len(site.follow_ups()) >= 3, "some follow-ups")
             for number in range(100):
                 await handle.signal("refresh")
                 await handle.signal("force_analyze", {"call_job_ids": [f"no-such-call-{number}"]})
                 await handle.signal("force_analyze", "nonsense")
             await handle.signal("pause_calls")
             await handle.signal("resume_calls")
-            await site.result(task_id, within=100)
+            await site.result(task_id)
     await verify(site, {task_id: LEADS}, observer)
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("off", [3600, -3600])
 async def test_one_workers_clock_is_an_hour_off(sites: Sites, nursery: Nursery, tmp_path: Path, off: int) -> None:
     """The platform refuses its requests; another worker's are taken, and all times come from the database's clock."""
@@ -110,16 +109,15 @@ async def test_one_workers_clock_is_an_hour_off(sites: Sites, nursery: Nursery, 
     with observing(site) as observer:
         async with sabotaged(nursery, site, tmp_path, name="off", clock=off) as wrong:
             await start(site, task_id)
-            await until(lambda: "InvalidTimeStamp" in wrong.log or bool(site.sim.stats.calls), 40, "it was refused")
+            await until(lambda: "InvalidTimeStamp" in wrong.log or bool(site.sim.stats.calls), "it was refused")
             async with sabotaged(nursery, site, tmp_path, name="right") as right:
-                await site.result(task_id, within=150)
+                await site.result(task_id)
     now = site.sql("SELECT UTC_TIMESTAMP() + INTERVAL 8 HOUR AS now")[0]["now"]
     for follow_up in site.follow_ups().values():
         assert abs((now - follow_up["follow_time"]).total_seconds()) < 300
     await verify(site, {task_id: LEADS}, observer, logs=[wrong.log, right.log])
 
 
-@pytest.mark.timeout(240)
 async def test_the_machines_zone_changes_nothing(sites: Sites, nursery: Nursery, tmp_path: Path) -> None:
     """TZ of the worker, and TIME_ZONE with daylight saving: columns hold the configured zone's wall clock."""
     hours = {}
@@ -179,7 +177,7 @@ async def test_odd_names_and_organisations(sites: Sites, organization: str) -> N
     with observing(site) as observer:
         async with site.working():
             await start(site, task_id)
-            result = await site.result(task_id, within=40)
+            result = await site.result(task_id)
     assert result["called"] == 40
     site.sql("UPDATE leads_task_list SET leads_name = NULL WHERE TRIM(leads_name) IN ('', 'NULL')")
     site.sql("UPDATE dcc_leads SET leads_user_name = NULL")
@@ -223,6 +221,6 @@ async def test_input_that_is_none_ends_in_one_line(sites: Sites) -> None:
                 WORKFLOW, given, id=f"{workflow_id(1)}-{number}", task_queue=CALL_TASKS
             )
             with pytest.raises(WorkflowFailureError) as failure:
-                await asyncio.wait_for(handle.result(), 20)
+                await asyncio.wait_for(handle.result(), 150)
             assert "\n" not in str(failure.value.cause)
     assert os.environ["DATABASE_URL"]

@@ -29,14 +29,14 @@ async def boundaries(sites: Sites, nursery: Nursery, directory: Path) -> list[st
     return [boundary for boundary in scout.passages if not boundary.startswith(AT_START)]
 
 
-@pytest.mark.timeout(1800 if LONG else 300)
+@pytest.mark.timeout(1800)
 async def test_killed_at_every_boundary_nothing_is_lost(sites: Sites, nursery: Nursery, tmp_path: Path) -> None:
     """One life after the other dies at the next boundary, while several campaigns go on; without FAULTS_LONG at a
     third of the boundaries, another third with another seed."""
     crossed = await boundaries(sites, nursery, tmp_path)
     chosen = crossed if LONG else crossed[SEED % 3 :: 3]
     # A life that never comes to its boundary any more (dispatch is over) makes room for the next one.
-    acts = [Act(at=boundary, then_kill=4.0) for boundary in chosen]
+    acts = [Act(at=boundary, gives_up=250) for boundary in chosen]
     site = await sites(WORLD)
     tasks: dict[int, int] = {}
     with observing(site) as observer:
@@ -49,7 +49,7 @@ async def test_killed_at_every_boundary_nothing_is_lost(sites: Sites, nursery: N
                 for task_id in batch:
                     await start(site, task_id)
                 for task_id in batch:
-                    await site.result(task_id, within=1500 if LONG else 240)
+                    await site.result(task_id, within=1500)
                 struck = len(saboteurs.acts)
     met = [act for act in saboteurs.acts if act[3] != "late"]
     figures = await verify(site, tasks, observer, logs=[saboteurs.log])
@@ -57,7 +57,7 @@ async def test_killed_at_every_boundary_nothing_is_lost(sites: Sites, nursery: N
     assert len(met) > len(chosen) / 2
 
 
-@pytest.mark.timeout(1800 if LONG else 300)
+@pytest.mark.timeout(1800)
 async def test_killed_at_random_nothing_is_lost(sites: Sites, nursery: Nursery, tmp_path: Path) -> None:
     site = await sites(WORLD)
     acts = random_kills(SEED, KILLS, most=150)
@@ -70,6 +70,6 @@ async def test_killed_at_random_nothing_is_lost(sites: Sites, nursery: Nursery, 
                 for task_id in random.Random(SEED).sample(batch, len(batch)):
                     await start(site, task_id)
                 for task_id in batch:
-                    await site.result(task_id, within=1500 if LONG else 240)
+                    await site.result(task_id, within=1500)
     figures = await verify(site, tasks, observer, logs=[saboteurs.log])
     print(f"{len(saboteurs.acts)} kills, {len(tasks)} tasks, {dict(figures)}")

@@ -83,7 +83,7 @@ async def idle(sizes: Sizes) -> list[Figure]:
 
 async def waiting(sizes: Sizes) -> list[Figure]:
     """Two workers against one where waiting dominates: model 2 s, 50 calls in flight a worker."""
-    leads = 3 * sizes.small
+    leads = sizes.leads
     settings = {**UNLIMITED, "ANALYSIS_CONCURRENCY": "50"}
     async with Site.open(*ANSWERED, "--model-latency", "2.0", settings=settings) as site:
         first = await site.worker()

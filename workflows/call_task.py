@@ -298,9 +298,10 @@ class CallTaskWorkflow:
         until = min(looks + due, default=None)
         self._show(review, busy, None if until is None else until - now)
         try:
-            seconds = None if until is None else max(until - now, 0.1)
             await workflow.wait_condition(
-                lambda: self._wake or pipeline.changed, timeout=seconds, timeout_summary=self._tally.waiting[:150]
+                lambda: self._wake or pipeline.changed,
+                timeout=None if until is None else max(until - now, 0.1),
+                timeout_summary=self._tally.waiting[:150] or "until the next review",
             )
         except TimeoutError:
             self._look = self._look or any(at <= workflow.time() for at in looks)

@@ -192,4 +192,7 @@ def _step(method: Callable[..., Any]) -> str:
 
 
 def _rows(rows: list[list[int]]) -> str:
-    return f"{count(rows)} rows from {rows[0][0]}" if rows else "no rows"
+    if not rows:
+        return "no rows"
+    number = count(rows)
+    return f"{number} {'row' if number == 1 else 'rows'} from {rows[0][0]}"

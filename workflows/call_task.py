@@ -103,7 +103,7 @@ class CallTaskWorkflow:
     def cancel_calls(self) -> None:
         self._controls.ask("cancel")
 
-    @workflow.update(description="The same by name, pause, resume or cancel; says what the platform answered.")
+    @workflow.update(description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.')
     async def control_calls(self, action: str) -> dict[str, Any]:
         return await self._controls.answer(self._controls.ask(action), lambda: self._over)
 

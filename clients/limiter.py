@@ -22,6 +22,8 @@ FAR_LIMIT = 1000
 """Calls per second from which on a limit is far away: its slots may be used later, for fewer statements."""
 BLOCK = 1.5
 """Seconds' worth of slots that one worker may reserve at once."""
+CREDIT = 20
+"""Calls of an organisation that had fewer than others which are served before theirs: a small task need not wait."""
 
 
 class RateLimiter:
@@ -66,8 +68,8 @@ class RateLimiter:
             tenant: the organisation, between which places are shared evenly.
             priority: 1 is served before 2, and so on.
         """
-        # Start-time fair queueing: a tenant's next call is one unit after its last, or now if it was idle.
-        start = max(self._virtual, self._finish.get(tenant, 0.0) + 1)
+        # Start-time fair queueing: a tenant's next call is one unit after its last, or before now if it was idle.
+        start = max(self._virtual - CREDIT, self._finish.get(tenant, 0.0) + 1)
         self._finish[tenant] = start
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, start, next(self._sequence), turn))
@@ -123,20 +125,22 @@ class RateLimiter:
                 stale = min(self._slots, int((monotonic() - self._slots_from - self._lateness) / self._interval) + 1)
                 self._slots -= stale
                 self._slots_from += stale * self._interval
-            if self._slots:
-                break
-            wanted = min(len(self._waiting), BLOCK / self._interval)
-            self._slots = max(1, int(max(wanted, min(self._lateness / self._interval, 1000))))
-            begin = monotonic() + await self._reserve(self._slots * self._interval)
-            # A line that nobody used begins in the past by as long as the booking took: that much may be made up for.
-            self._slots_from = max(begin, monotonic() - self._lateness)
-        at = max(self._slots_from, self._last + self._interval)
-        self._slots -= 1
-        self._slots_from += self._interval
-        delay = at - monotonic()
-        if delay > 0.001:
-            await asyncio.sleep(delay)
-        self._last = max(at, monotonic() - 0.001)
+            if not self._slots:
+                wanted = min(len(self._waiting), BLOCK / self._interval)
+                self._slots = max(1, int(max(wanted, min(self._lateness / self._interval, 1000))))
+                begin = monotonic() + await self._reserve(self._slots * self._interval)
+                # A line that nobody used begins in the past by as long as the booking took: so much may be made up for.
+                self._slots_from = max(begin, monotonic() - self._lateness)
+            at = max(self._slots_from, self._last + self._interval)
+            self._slots -= 1
+            self._slots_from += self._interval
+            delay = at - monotonic()
+            if delay > 0.001:
+                await asyncio.sleep(delay)
+            if monotonic() - at <= self._lateness:
+                self._last = max(at, monotonic() - 0.001)
+                return
+            # The loop stood still meanwhile: the next slots are nearer.
 
     def _fail_all(self, error: Exception) -> None:
         for _, _, _, turn in self._waiting:

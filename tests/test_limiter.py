@@ -65,7 +65,7 @@ async def use(
     await asyncio.gather(*(call() for _ in range(calls)))
 
 
-@pytest.mark.parametrize("per_second", [20.0, 60.0])
+@pytest.mark.parametrize("per_second", [50.0, 100.0])
 async def test_three_workers_together_stay_below_the_limit_and_use_most_of_it(
     limiters: Limiters, per_second: float
 ) -> None:
@@ -105,8 +105,8 @@ async def test_a_small_tenant_does_not_wait_for_a_big_one(limiters: Limiters) ->
     await use(limiter, 20, said, "small")
     order = [tenant for _, tenant in said]
     last = max(index for index, tenant in enumerate(order) if tenant == "small")
-    # Turn by turn: of the first 40 or so after its arrival the small one's 20 are half.
-    assert last - before < 50, order
+    # It had nothing yet: what it wants comes first, but for what was on its way.
+    assert last - before < 30, order
     await big
 
 

@@ -15,7 +15,7 @@ from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
 from clients.tables.tasks import FINAL_SQL, TRANSCRIPT_EXPECTED, TRANSCRIPT_RETRY
 
-ROWS_A_TRANSACTION = 400
+ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
 
 

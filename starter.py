@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pymysql.cursors import Cursor
@@ -34,7 +33,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from clients.database import Database
-from clients.limiter import RateLimiter
+from clients.limiter import shared
 from clients.tables import schema, tasks
 from clients.tables.analyses import ALL, CallHistory, Narrowing, history
 from clients.temporal import connect
@@ -354,7 +353,7 @@ class CallTasks:
             from clients.analysis import AnalysisModel
 
             settings = load(AnalysisSettings)
-            limiter = self._limiter("analysis", settings.analysis_qpm / 60, settings.analysis_concurrency)
+            limiter = shared(self.database, "analysis", settings.analysis_qpm, settings.analysis_concurrency, window=60)
             self._model = AnalysisModel(settings, limiter)
         return self._model
 
@@ -364,12 +363,9 @@ class CallTasks:
             from clients.outbound_bot import THREADS, OutboundBot
 
             settings = load(PlatformSettings)
-            self._platform = OutboundBot(settings, self._limiter("outbound-bot", settings.outbound_bot_qps, THREADS))
+            limiter = shared(self.database, "outbound-bot", settings.outbound_bot_qps, THREADS)
+            self._platform = OutboundBot(settings, limiter)
         return self._platform
-
-    def _limiter(self, name: str, per_second: float, in_flight: int) -> RateLimiter:
-        reserve, push_back = partial(self.database.reserve, name), partial(self.database.push_back, name)
-        return RateLimiter(per_second, in_flight, reserve=reserve, push_back=push_back)
 
 
 def _input(task_id: int, options: Options | None) -> dict[str, Any]:

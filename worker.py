@@ -14,7 +14,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +32,7 @@ from activities.tasks import Tasks
 from clients import logs, telemetry
 from clients.database import Database
 from clients.errors import ServiceError, explain, is_setting
-from clients.limiter import RateLimiter
+from clients.limiter import shared
 from clients.tables import schema
 from clients.temporal import connect, registered_search_attributes
 from settings import (
@@ -126,7 +125,8 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
     from clients.outbound_bot import THREADS, OutboundBot
 
     settings = load(PlatformSettings)
-    limiter = await _limiter(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
+    await database.open_limit("outbound-bot")
+    limiter = shared(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
     bot = OutboundBot(settings, limiter)
     stack.callback(bot.close)
     dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
@@ -146,21 +146,12 @@ async def _analysis_activities(database: Database, stack: AsyncExitStack) -> lis
     from clients.analysis import AnalysisModel
 
     settings = load(AnalysisSettings)
-    limiter = await _limiter(database, "analysis", settings.analysis_qpm / 60, settings.analysis_concurrency)
+    await database.open_limit("analysis")
+    limiter = shared(database, "analysis", settings.analysis_qpm, settings.analysis_concurrency, window=60)
     model = AnalysisModel(settings, limiter)
     stack.push_async_callback(model.close)
     follow_ups = FollowUps(database, model)
     return [follow_ups.follow_up, follow_ups.analyse_again]
-
-
-async def _limiter(database: Database, name: str, per_second: float, in_flight: int) -> RateLimiter:
-    await database.open_limit(name)
-    return RateLimiter(
-        per_second,
-        in_flight,
-        reserve=partial(database.reserve, name),
-        push_back=partial(database.push_back, name),
-    )
 
 
 async def run(queues: Sequence[str]) -> None:

@@ -14,7 +14,6 @@ import asyncio
 import json
 import sys
 import time
-from functools import partial
 
 from pymysql.cursors import Cursor
 
@@ -24,7 +23,7 @@ from activities.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, 
 from activities.row_runs import pack
 from clients.analysis import AnalysisModel
 from clients.database import Database
-from clients.limiter import RateLimiter
+from clients.limiter import shared
 from clients.outbound_bot import THREADS, OutboundBot
 from clients.platform import IDS_A_CALL
 from clients.tables import follow_ups, rows, tasks
@@ -45,9 +44,11 @@ class Floor:
     def __init__(self) -> None:
         self._database = Database(load(DatabaseSettings))
         platform, analysis = load(PlatformSettings), load(AnalysisSettings)
-        self._bot = OutboundBot(platform, self._limiter("outbound-bot", platform.outbound_bot_qps, THREADS))
+        platform_limit = shared(self._database, "outbound-bot", platform.outbound_bot_qps, THREADS)
+        self._bot = OutboundBot(platform, platform_limit)
         self._places = analysis.analysis_concurrency
-        self._model = AnalysisModel(analysis, self._limiter("analysis", analysis.analysis_qpm / 60, self._places))
+        model_limit = shared(self._database, "analysis", analysis.analysis_qpm, self._places, window=60)
+        self._model = AnalysisModel(analysis, model_limit)
         self._to_fetch: asyncio.Queue[list[CallRow]] = asyncio.Queue()
         self._to_judge: asyncio.Queue[tuple[CallRow, Outcome]] = asyncio.Queue()
         self._to_record: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
@@ -86,14 +87,6 @@ class Floor:
         await self._write(len(self._judged))
         await self._save_urls(len(self._urls))
         await self._database.run(self._finish)
-
-    def _limiter(self, name: str, per_second: float, in_flight: int) -> RateLimiter:
-        return RateLimiter(
-            per_second,
-            in_flight,
-            reserve=partial(self._database.reserve, name),
-            push_back=partial(self._database.push_back, name),
-        )
 
     async def _list_pages(self) -> None:
         jobs = await self._list_piece(1)

@@ -12,12 +12,17 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clients.database import Database
 
 PACE = 0.93
 """Share of the limit that is used: the rest covers slots that are used up to LATENESS after their time."""
 LATENESS = 0.06
-"""Seconds after its time for which a reserved slot may still be used."""
+"""Share of the window in which the service counts, for which a reserved slot may still be used after its time."""
 FAR_LIMIT = 1000
 """Calls per second from which on a limit is far away: its slots may be used later, for fewer statements."""
 BLOCK = 1.5
@@ -32,6 +37,7 @@ class RateLimiter:
     Args:
         per_second: the limit, calls per second, all workers together.
         in_flight: calls that this worker may have under way at once.
+        window: seconds over which the service counts calls: 60 for a limit by the minute.
         reserve: ``await reserve(seconds)`` books that much of the shared time line and returns how many seconds from
             now the booked part begins (it may be negative only by the clock's error).
         push_back: ``await push_back(seconds)`` keeps every worker from calling for that long.
@@ -44,9 +50,14 @@ class RateLimiter:
         *,
         reserve: Callable[[float], Awaitable[float]],
         push_back: Callable[[float], Awaitable[None]],
+        window: float = 1.0,
     ) -> None:
         self._interval = 1 / (per_second * PACE)
-        self._lateness = LATENESS if per_second < FAR_LIMIT else 5 * LATENESS
+        # By the minute, a call that was late is made up for by the next ones.
+        self._spacing = self._interval if window <= 1 else self._interval / 2
+        least = LATENESS if per_second < FAR_LIMIT else 5 * LATENESS
+        self._lateness = least * window
+        self._least_block = min(least / self._interval, 1000)
         self._free = in_flight
         self._reserve = reserve
         self._push_back = push_back
@@ -127,11 +138,11 @@ class RateLimiter:
                 self._slots_from += stale * self._interval
             if not self._slots:
                 wanted = min(len(self._waiting), BLOCK / self._interval)
-                self._slots = max(1, int(max(wanted, min(self._lateness / self._interval, 1000))))
+                self._slots = max(1, int(max(wanted, self._least_block)))
                 begin = monotonic() + await self._reserve(self._slots * self._interval)
                 # A line that nobody used begins in the past by as long as the booking took: so much may be made up for.
                 self._slots_from = max(begin, monotonic() - self._lateness)
-            at = max(self._slots_from, self._last + self._interval)
+            at = max(self._slots_from, self._last + self._spacing)
             self._slots -= 1
             self._slots_from += self._interval
             delay = at - monotonic()
@@ -147,3 +158,9 @@ class RateLimiter:
             if not turn.done():
                 turn.set_exception(error)
         self._waiting.clear()
+
+
+def shared(database: Database, name: str, limit: float, in_flight: int, *, window: float = 1.0) -> RateLimiter:
+    """The limit of this name, ``limit`` calls in any ``window`` seconds, kept in the database for all workers."""
+    reserve, push_back = partial(database.reserve, name), partial(database.push_back, name)
+    return RateLimiter(limit / window, in_flight, reserve=reserve, push_back=push_back, window=window)

@@ -27,7 +27,7 @@ WORLD = SimulatorOptions(
     retry_after=1,
     model_latency=(0.01, 0.05),
 )
-LEADS = 30
+LEADS = 120 if LONG else 30
 SMALL_DISK = ("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:40M")
 """All tables in one file that must not grow further: what InnoDB says of it is what it says of a full disk."""
 

@@ -206,6 +206,8 @@ def _template() -> Path:
                 find_program("mariadb-install-db", "mysql_install_db"),
                 "--no-defaults",
                 f"--datadir={directory / 'data'}",
+                # In a directory that others use too, a server that starts removes the temporary tables of this one.
+                f"--tmpdir={directory}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--skip-name-resolve",

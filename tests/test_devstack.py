@@ -210,3 +210,10 @@ def test_a_part_that_dies_is_named_and_the_rest_is_stopped(up: Up) -> None:
     code, errors = up.ended()
     assert code == 1
     assert "MariaDB ended with exit code -9" in errors
+
+
+def test_several_databases_may_be_made_at_once() -> None:
+    """As by tests that run in parallel, each in a process of its own."""
+    make = "from devstack.mariadb import _template; assert _template().is_dir()"
+    processes = [subprocess.Popen([sys.executable, "-c", make], cwd=PROJECT) for _ in range(6)]
+    assert [process.wait(300) for process in processes] == [0] * 6

@@ -1,8 +1,8 @@
 """One rate limit shared by all workers, and fair between organisations.
 
 Slots are reserved in the database (one row a limit, one statement for a block of slots), so all workers together stay
-below the setting. Inside a worker the waiting calls are served by priority and, within it, organisation by
-organisation, however many calls one of them has queued.
+below the setting. Inside a worker the waiting calls are served by priority and, within it, those of the organisation
+first that had least, however many calls another one has queued.
 """
 
 from __future__ import annotations

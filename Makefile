@@ -13,7 +13,7 @@ help:
 	@echo 'make demo    one campaign of 200 leads from start to end (KEEP=1 leaves the stack running until Ctrl-C)'
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make test    the whole test suite'
-	@echo 'make faults  of these, the scenarios that kill, freeze and cut the real parts (FAULTS_LONG=1: for hours)'
+	@echo 'make faults  of these, the scenarios that kill, freeze and cut the real parts (FAULTS_LONG=1: more often and for longer)'
 	@echo 'make lint, make types   ruff, mypy'
 	@echo 'make audit   pins, hashes and age of the requirements, and known weaknesses where the network allows'
 	@echo 'make lock    pin the requirements anew (UPGRADE=1: to the newest versions)'

@@ -123,12 +123,12 @@ class Recordings:
             telemetry.metrics.wrote("recordings", outcome, max(0, count))
         activity.logger.info(
             "task %d: %d recordings saved, %d not there, %d requests failed (last error: %s)",
-            *(request.task_id, saved, len(late), len(found.errors), error or None),
+            *(request.task_id, saved, len(late), failed, error or None),
         )
         return RecordingsSaved(
             saved=saved,
             missing=len(late),
-            failed_calls=len(found.errors),
+            failed_calls=failed,
             api_calls=session.calls,
             error=error,
         )

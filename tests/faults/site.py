@@ -23,7 +23,7 @@ from temporalio.client import Client
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
-from simulators import Fault, SimulatorOptions, Simulators, running
+from simulators import Contact, Fault, SimulatorOptions, Simulators, running
 from starter import CallTasks
 from tests.faults.invariants import Excused, Observer, check
 from tests.faults.saboteur import CLOCK, EVENTS, PASSAGES, PLAN, Act, plan_of
@@ -208,6 +208,21 @@ async def create(site: Site, leads: int, *, organization: str = "org7", first: i
     site.enter_environment()
     async with CallTasks.connect(temporal=False) as calls:
         return await calls.create_task(organization, "autumn sale", list(range(first, first + leads)))
+
+
+def answered_by_hand(site: Site, task_id: int, sayings: Callable[[int], str]) -> None:
+    """A group that somebody else made for the task; the customer of each row answers and says what belongs to it."""
+    contacts = [
+        Contact(
+            phone=row["leads_phone"],
+            reference=row["reference_id"],
+            outcome="Succeeded",
+            turns=(("Robot", "您好"), ("Contact", sayings(number))),
+        )
+        for number, row in enumerate(site.rows(task_id))
+    ]
+    group = site.sim.world.add_group("by-hand", contacts)
+    site.sql("UPDATE call_tasks SET job_group_id = %s, task_type = 2 WHERE id = %s", group.id, task_id)
 
 
 def truth(site: Site) -> dict[str, list[dict[str, Any]]]:

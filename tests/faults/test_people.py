@@ -9,7 +9,18 @@ import pytest
 from simulators import SimulatorOptions
 from starter import CallTasks
 from tests.faults.invariants import Excused
-from tests.faults.site import PATIENT, SEED, Nursery, create, observing, sabotaged, start, until, verify
+from tests.faults.site import (
+    PATIENT,
+    SEED,
+    Nursery,
+    answered_by_hand,
+    create,
+    observing,
+    sabotaged,
+    start,
+    until,
+    verify,
+)
 from tests.pipeline import Sites
 from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
@@ -186,22 +197,10 @@ async def test_odd_names_and_organisations(sites: Sites, organization: str) -> N
 
 async def test_enormous_and_broken_transcripts(sites: Sites) -> None:
     """A megabyte, NUL and lone surrogates; the others of the batch do not notice."""
-    from simulators import Contact
-
     site = await sites(OVER)
     task_id = await create(site, LEADS)
     odd = {0: "好" * 350_000, 1: "\0" * 100, 2: "\ud800abc", 3: "", 4: "\\\"'`" * 1000}
-    contacts = [
-        Contact(
-            phone=row["leads_phone"],
-            reference=row["reference_id"],
-            outcome="Succeeded",
-            turns=(("Robot", "您好"), ("Contact", odd.get(number, "我想试驾，多少钱？"))),
-        )
-        for number, row in enumerate(site.rows(task_id))
-    ]
-    group = site.sim.world.add_group("by-hand", contacts)
-    site.sql("UPDATE call_tasks SET job_group_id = %s, task_type = 2 WHERE id = %s", group.id, task_id)
+    answered_by_hand(site, task_id, lambda number: odd.get(number, "我想试驾，多少钱？"))
     async with site.working():
         await start(site, task_id)
         result = await site.result(task_id)

@@ -11,11 +11,23 @@ import pytest
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
-from simulators import Contact, SimulatorOptions
+from simulators import SimulatorOptions
 from tests.faults.invariants import connect
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.saboteur import Act
-from tests.faults.site import LONG, SEED, Nursery, create, observing, own_site, sabotaged, start, until, verify
+from tests.faults.site import (
+    LONG,
+    SEED,
+    Nursery,
+    answered_by_hand,
+    create,
+    observing,
+    own_site,
+    sabotaged,
+    start,
+    until,
+    verify,
+)
 from tests.pipeline import Site, Sites, opening_sites
 
 WORLD = SimulatorOptions(
@@ -225,17 +237,7 @@ async def test_a_full_disk(
     try:
         async with own_site(server, temporal, monkeypatch, WORLD) as site:
             task_id = await create(site, LEADS)
-            contacts = [
-                Contact(
-                    phone=row["leads_phone"],
-                    reference=row["reference_id"],
-                    outcome="Succeeded",
-                    turns=(("Robot", "您好"), ("Contact", "我想试驾，多少钱？" + "嗯" * 50_000)),
-                )
-                for row in site.rows(task_id)
-            ]
-            group = site.sim.world.add_group("by-hand", contacts)
-            site.sql("UPDATE call_tasks SET job_group_id = %s, task_type = 2 WHERE id = %s", group.id, task_id)
+            answered_by_hand(site, task_id, lambda _: "我想试驾，多少钱？" + "嗯" * 50_000)
             with observing(site) as observer:
                 async with sabotaged(nursery, site, tmp_path) as worker:
                     await asyncio.to_thread(_fill, server)

@@ -29,7 +29,7 @@ NAMES = REQUIRED | {"nextfollowtime", "evidence"}
 _NUMERAL = re.compile(r"[012](?:\.0+)?")
 _NO_REMARK = re.compile(
     # Placeholders, errors of programs, excuses of models, words of the prompt: nothing that a salesperson can use.
-    r"[\W_]*(?:null|none|nil|n/?a|无|空|暂无|string|str|text|字符串|文本|备注|跟进备注|remark|undefined)?[\W_]*"
+    r"[\W_]*(?:null|none|nil|n/?a|无|空|暂无|string|字符串|undefined)?[\W_]*"
     r"|[\W_]*(?:error|exception|traceback|internal server|bad gateway|service unavailable|http/?\s?[0-9]+)\b.*"
     r"|(?:(?:错误|异常)\s*[:：]|(?:请求|调用|解析|系统|服务|接口|分析)(?:失败|错误|异常|繁忙|超时)).*"
     r"|(?:很?抱歉|对不起|作为.{0,8}(?:AI|人工智能|语言模型|助手)|(?:i'?m |i am )?sorry|as an (?:ai|language)).*"

@@ -16,7 +16,7 @@ from activities.follow_up_times import resolve
 from activities.job_ids import _history_lead
 from activities.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
 from activities.row_runs import count, pack, take, unpack
-from clients import analysis, outbound_bot, platform
+from clients import analysis_errors, outbound_bot, platform
 from clients.database import bulks, to_json, translate
 from clients.errors import ServiceError
 from clients.platform import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
@@ -182,7 +182,7 @@ class _Vendor(Exception):
 
 @given(st.sampled_from([ValueError, OSError, RuntimeError, TimeoutError]), ANY_TEXT)
 def test_any_exception_of_an_sdk_becomes_a_service_error_without_its_text(kind: type[Exception], text: str) -> None:
-    for translated in (outbound_bot.translate(kind(text), "ListJobs"), analysis.translate(kind(text))):
+    for translated in (outbound_bot.translate(kind(text), "ListJobs"), analysis_errors.translate(kind(text))):
         assert isinstance(translated, ServiceError)
         assert len(text) < 12 or text not in str(translated)
 

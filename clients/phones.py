@@ -47,7 +47,7 @@ def _read(text: str) -> tuple[str, str]:
     plain = _SPREADSHEET.sub("", _clean(text))
     if _NONE.search(plain):
         return "", ""
-    # Words before or behind the number ("张三 139…", "139…（妻）") are no part of it; between two there is more than one.
+    # Words before or behind a number ("张三 139…", "139…（妻）") are no part of it. Two numbers are none.
     pieces = [piece for piece in _WORDS.split(plain) if re.search(r"\d", piece)]
     if len(pieces) == 1 and (mobile := _MOBILE.fullmatch(re.sub(r"[^\d+]", "", pieces[0]))):
         return f"+{_CHINA}{mobile[1]}", mobile[1]

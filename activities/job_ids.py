@@ -121,9 +121,9 @@ class JobIds:
         async with heartbeating():
             reading = await read_pages(session, settlement.job_group_id, 1, None)
             jobs = await identify(session, reading)
-            matched, left_over = await self._match_all(task_id, reading, jobs)
+            matched, left_over = await self._match_all(settlement, reading, jobs)
             if settlement.may_fail and left_over and reading.complete:
-                matched += await self._match_by_other_contacts(session, task_id, reading, left_over)
+                matched += await self._match_by_other_contacts(session, settlement, reading, left_over)
             telemetry.metrics.wrote("job_ids", "matched", len(matched))
             if settlement.may_fail and reading.complete:
                 failed = await self._database.run(table.fail_unmatched, task_id)
@@ -132,26 +132,30 @@ class JobIds:
         return _result(reading, matched, session)
 
     async def _match_all(
-        self, task_id: int, reading: Reading, jobs: Sequence[IdentifiedJob]
+        self, settlement: Settlement, reading: Reading, jobs: Sequence[IdentifiedJob]
     ) -> tuple[list[tuple[int, str]], list[IdentifiedJob]]:
-        """Rows and jobs that were saved, and jobs that are left over."""
+        """Rows and jobs that were saved, and jobs that may yet be some row's."""
         if not reading.complete:
             # Only who has seen every reference may let a phone number decide: it could take another row's job.
-            return (await self._database.run(match_by_reference, task_id, jobs, whole=False))[0], []
-        found, saved = await self._database.run(match_all, task_id, jobs)
+            whole = settlement.may_fail
+            saved, _ = await self._database.run(match_by_reference, settlement.task_id, jobs, whole=whole)
+            return saved, []
+        found, saved = await self._database.run(match_all, settlement.task_id, jobs)
         if len(saved) < len(found.pairs):
+            # Their rows may get others yet.
             reading.failed += 1
             reading.error = reading.error or "jobs went to rows of another task meanwhile"
         return saved, found.left_over
 
     async def _match_by_other_contacts(
-        self, session: PlatformSession, task_id: int, reading: Reading, jobs: Sequence[IdentifiedJob]
+        self, session: PlatformSession, settlement: Settlement, reading: Reading, jobs: Sequence[IdentifiedJob]
     ) -> list[tuple[int, str]]:
         """A page shows one contact of a job. Before a row fails, jobs of nobody are asked for all that they have."""
-        if not await self._database.run(table.any_to_fail, task_id):
+        if not await self._database.run(table.any_to_fail, settlement.task_id):
             return []
-        whole = await _by_id(session, [job.job_id for job in jobs], reading)
-        return (await self._match_all(task_id, reading, whole))[0]
+        told = await _by_id(session, [job.job_id for job in jobs], reading)
+        saved, _ = await self._match_all(settlement, reading, told)
+        return saved
 
 
 async def read_pages(session: PlatformSession, group_id: str, first: int, last: int | None) -> Reading:

@@ -148,14 +148,17 @@ def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, st
     saved: list[tuple[int, str]] = []
     for part in bulks(sorted(jobs)):
         cursor.execute("START TRANSACTION")
-        saved += _save_jobs(cursor, tasks, [(int(row_id), str(job_id)) for row_id, job_id in part])
+        saved += claim_jobs(cursor, tasks, [(int(row_id), str(job_id)) for row_id, job_id in part])
         cursor.execute("COMMIT")
     return saved
 
 
-def _save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    # The CRM's table has no unique key. Whoever gives away jobs of a group holds the rows of all its tasks, so what is
-    # read of the jobs after that is true until the transaction ends.
+def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """As :func:`save_jobs`, for at most 500, inside a transaction.
+
+    The CRM's table has no unique key. Whoever gives away jobs of a group holds the rows of all its tasks in
+    ``call_tasks``, so what is read about the jobs after that stays true until the transaction ends.
+    """
     cursor.execute(f"SELECT id FROM call_tasks WHERE id IN ({marks(len(tasks))}) ORDER BY id FOR UPDATE", tuple(tasks))
     cursor.fetchall()
     used = used_jobs(cursor, [job_id for _, job_id in jobs])

@@ -11,7 +11,9 @@ from pymysql.cursors import Cursor
 from clients.database import bulks, marks
 
 FINAL_SQL = "('Succeeded', 'Failed', 'Cancelled')"
-MATCHABLE_SQL = "(COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') REGEXP '[0-9０-９]')"
+MATCHABLE_SQL = (
+    "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
+)
 """Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
 for nothing (SPEC 3)."""
 

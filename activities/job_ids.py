@@ -145,6 +145,10 @@ class JobIds:
             # Their rows may get others yet.
             reading.failed += 1
             reading.error = reading.error or "jobs went to rows of another task meanwhile"
+        activity.logger.info(
+            "read all pages of task %d: %d jobs, %d rows matched, %d jobs of no row, %d more of rows that have one",
+            *(settlement.task_id, len(reading.jobs), len(saved), len(found.left_over), found.spare),
+        )
         return saved, found.left_over
 
     async def _match_by_other_contacts(

@@ -40,10 +40,17 @@ class IdentifiedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """Ids of the task's rows and their jobs; and the jobs that may yet turn out to be some row's."""
+    """What was decided.
+
+    Attributes:
+        pairs: ids of the task's rows and their jobs.
+        left_over: jobs that may yet turn out to be some row's.
+        spare: how many jobs are one more of a lead whose row has its job.
+    """
 
     pairs: list[tuple[int, str]]
     left_over: list[IdentifiedJob]
+    spare: int
 
 
 def reference_of(row: MatchRow) -> str:
@@ -113,13 +120,13 @@ def pair(
     if by_phone:
         given |= _by_phone(offer, named, [row for row in waiting if row.id not in given and row.task_id == task_id])
     wanted = {reference_of(row) for row in waiting if row.id not in given}
+    left_over = [
+        job for job in offer.free.values() if named.isdisjoint(job.references) or not wanted.isdisjoint(job.references)
+    ]
     return Pairing(
         pairs=[(row_id, job_id) for row_id, job_id in sorted(given.items()) if known[row_id].task_id == task_id],
-        left_over=[
-            job
-            for job in offer.free.values()
-            if named.isdisjoint(job.references) or not wanted.isdisjoint(job.references)
-        ],
+        left_over=left_over,
+        spare=len(offer.free) - len(left_over),
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from activities.row_runs import Runs, pack
 from clients import telemetry
 from clients.database import Database, to_json
 from clients.errors import PermanentError, ServiceError
+from clients.phones import comparable
 from clients.platform import IDS_A_CALL, Attempt, Bot, Job, PlatformSession, moment
 from clients.tables import retries as retry_table
 from clients.tables import rows as table
@@ -172,22 +173,35 @@ async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> _Answers:
 
 
 def match_answers(rows: Sequence[CallRow], jobs: Iterable[Job]) -> list[tuple[CallRow, Job]]:
-    """Answers to rows: by job id; an unknown id by reference id and phone together (SPEC 4)."""
-    by_id = {row.call_job_id: row for row in rows}
-    by_contact = {(row.reference_id, row.phone): row for row in rows if row.reference_id and row.phone}
+    """Answers to rows: by job id; an unknown id by reference id and phone number together (SPEC 4)."""
+    by_id: dict[str, list[CallRow]] = defaultdict(list)
+    by_reference: dict[str, list[CallRow]] = defaultdict(list)
+    for row in rows:
+        # Two rows may have had one job before we came: both are told how it ended.
+        by_id[table.folded(row.call_job_id)].append(row)
+        by_reference[row.reference_id.strip()].append(row)
     found: dict[int, tuple[CallRow, Job]] = {}
     strangers = []
     for job in jobs:
-        if row := by_id.get(job.job_id):
+        known = by_id.get(table.folded(job.job_id), [])
+        for row in known:
             found.setdefault(row.id, (row, job))
-        else:
+        if not known:
             strangers.append(job)
     for job in strangers:
-        for contact in job.contacts:
-            row = by_contact.get((contact.reference_id or job.reference_id, contact.phone_number))
-            if row and row.id not in found:
+        for row in _called(job, by_reference):
+            if row.id not in found:
                 found[row.id] = (row, job)
+                break
     return list(found.values())
+
+
+def _called(job: Job, by_reference: dict[str, list[CallRow]]) -> Iterator[CallRow]:
+    """Rows whose reference and whose number a contact of the job has."""
+    for contact in job.contacts:
+        if reference := (contact.reference_id or job.reference_id).strip():
+            numbers = comparable(contact.phone_number)
+            yield from (row for row in by_reference.get(reference, []) if numbers & comparable(row.phone))
 
 
 def chosen_attempt(job: Job) -> Attempt | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from clients.database import bulks, derived, flat, marks
-from clients.tables.tasks import FINAL_SQL
+from clients.tables.tasks import FINAL_SQL, MATCHABLE_SQL
 
 Runs = list[list[int]]
 """Row ids as runs: ``[first, last]``, both included, in order."""
@@ -26,74 +26,173 @@ def ids_in(runs: Runs) -> tuple[str, list[int]]:
     return "(" + (" OR ".join(parts) or "FALSE") + ")", [*flat(spans), *singles]
 
 
+PORTION_ROWS = 10_000
+"""Rows that one statement reads of a whole task."""
+
+
 # --- job ids (SPEC 3) -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unmatched:
-    """A row without a job id."""
+class MatchRow:
+    """A row as far as it decides about its job, its ids without blanks around them. Empty text stands for NULL.
+
+    Attributes:
+        job_id: the one that it has.
+    """
 
     id: int
+    task_id: int
     leads_id: str
     reference_id: str
     phone: str
+    job_id: str
 
 
-def used_jobs(cursor: Cursor, task_id: int, job_ids: Sequence[str]) -> set[str]:
-    """Those of the jobs that a row of the task already has."""
-    used: set[str] = set()
+_MATCH_COLUMNS = (
+    "id, task_id, leads_id, COALESCE(reference_id, ''), COALESCE(leads_phone, ''), COALESCE(call_job_id, '')"
+)
+
+
+def _match_rows(cursor: Cursor) -> list[MatchRow]:
+    return [
+        MatchRow(
+            id=int(row[0]),
+            task_id=int(row[1]),
+            leads_id=str(row[2]).strip(),
+            reference_id=str(row[3]).strip(),
+            phone=str(row[4]),
+            job_id=str(row[5]).strip(),
+        )
+        for row in cursor.fetchall()
+    ]
+
+
+def tasks_of_group(cursor: Cursor, task_id: int) -> list[int]:
+    """The tasks whose rows the jobs of this task's group may be: those that have the same group, and itself."""
+    cursor.execute(
+        "SELECT o.id FROM call_tasks t JOIN call_tasks o ON o.job_group_id = t.job_group_id"
+        " WHERE t.id = %s AND t.job_group_id <> ''",
+        (task_id,),
+    )
+    return sorted({task_id, *(int(row[0]) for row in cursor.fetchall())})
+
+
+def used_jobs(cursor: Cursor, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that a row has, of whatever task, unless the task is gone."""
+    holders: dict[str, set[int]] = {}
     for part in bulks([(job_id,) for job_id in job_ids], 1000):
         cursor.execute(
-            f"SELECT call_job_id FROM leads_task_list WHERE task_id = %s AND call_job_id IN ({marks(len(part))})",
-            (task_id, *flat(part)),
+            f"SELECT call_job_id, task_id FROM leads_task_list WHERE call_job_id IN ({marks(len(part))})", flat(part)
         )
-        used.update(str(row[0]) for row in cursor.fetchall())
-    return used
+        for job_id, task_id in cursor.fetchall():
+            holders.setdefault(folded(str(job_id)), set()).add(int(task_id))
+    tasks = sorted(set().union(*holders.values()))
+    there: set[int] = set()
+    for part in bulks([(task_id,) for task_id in tasks], 1000):
+        cursor.execute(f"SELECT id FROM call_tasks WHERE id IN ({marks(len(part))})", flat(part))
+        there.update(int(row[0]) for row in cursor.fetchall())
+    return {job_id for job_id in job_ids if not there.isdisjoint(holders.get(folded(job_id), ()))}
 
 
-def unmatched_by(cursor: Cursor, task_id: int, column: str, values: Sequence[Any]) -> list[Unmatched]:
-    """Rows of the task without a job id whose ``reference_id``, ``leads_id`` or ``leads_phone`` is among ``values``."""
-    assert column in ("reference_id", "leads_id", "leads_phone")
-    found: list[Unmatched] = []
-    for part in bulks([(value,) for value in values], 1000):
+def folded(job_id: str) -> str:
+    """By what job ids are compared: one that a row has in another spelling is that row's all the same."""
+    return job_id.strip().casefold()
+
+
+def named_by(cursor: Cursor, tasks: Sequence[int], column: str, values: Sequence[str]) -> list[MatchRow]:
+    """Rows of the tasks, with and without a job, whose ``reference_id``, or, where they have no reference, whose
+    ``leads_id`` is among ``values`` by the column's own rule of comparison (``'a' = 'A'``, ``7 = '7x'``)."""
+    condition = {"reference_id": "TRUE", "leads_id": "COALESCE(reference_id, '') = ''"}[column]
+    found: list[MatchRow] = []
+    for part in bulks([(value,) for value in values], max(1, 1000 // len(tasks))):
         cursor.execute(
-            "SELECT id, leads_id, COALESCE(reference_id, ''), COALESCE(leads_phone, '') FROM leads_task_list"
-            f" WHERE task_id = %s AND {column} IN ({marks(len(part))}) AND COALESCE(call_job_id, '') = '' ORDER BY id",
-            (task_id, *flat(part)),
+            f"SELECT {_MATCH_COLUMNS} FROM leads_task_list WHERE task_id IN ({marks(len(tasks))})"
+            f" AND {column} IN ({marks(len(part))}) AND {condition}",
+            (*tasks, *flat(part)),
         )
-        found += [
-            Unmatched(id=int(row[0]), leads_id=str(row[1]), reference_id=str(row[2]), phone=str(row[3]))
-            for row in cursor.fetchall()
-        ]
+        found += _match_rows(cursor)
     return found
 
 
-def save_jobs(cursor: Cursor, jobs: Sequence[tuple[int, str]]) -> int:
-    """Give rows their job ids; a row that has one keeps it, a ``Failed`` of a row that had none is taken back.
+def without_job(cursor: Cursor, task_id: int) -> Iterator[MatchRow]:
+    """All rows of the task that have no job, in order of id, read in portions."""
+    last = 0
+    while True:
+        cursor.execute(
+            f"SELECT {_MATCH_COLUMNS} FROM leads_task_list"
+            " WHERE task_id = %s AND id > %s AND COALESCE(call_job_id, '') = '' ORDER BY id LIMIT %s",
+            (task_id, last, PORTION_ROWS),
+        )
+        portion = _match_rows(cursor)
+        yield from portion
+        if len(portion) < PORTION_ROWS:
+            return
+        last = portion[-1].id
+
+
+def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Give rows their job ids, in transactions of its own.
+
+    A row that has a job keeps it, a job that a row has meanwhile stays there, and a ``Failed`` of a row that had none
+    is taken back.
+
+    Args:
+        cursor: outside a transaction.
+        tasks: all tasks that share the job group (:func:`tasks_of_group`).
+        jobs: row and job.
 
     Returns:
-        How many rows got theirs.
+        Those that were saved.
     """
-    saved = 0
+    saved: list[tuple[int, str]] = []
     for part in bulks(sorted(jobs)):
-        cursor.execute(
-            f"UPDATE ({derived(('id', 'job'), len(part))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            " SET t.call_status = IF(t.call_status = 'Failed', NULL, t.call_status), t.call_job_id = v.job"
-            " WHERE COALESCE(t.call_job_id, '') = ''",
-            flat(part),
-        )
-        saved += cursor.rowcount
+        cursor.execute("START TRANSACTION")
+        saved += claim_jobs(cursor, tasks, [(int(row_id), str(job_id)) for row_id, job_id in part])
+        cursor.execute("COMMIT")
     return saved
+
+
+def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """As :func:`save_jobs`, for at most 500, inside a transaction.
+
+    The CRM's table has no unique key. Whoever gives away jobs of a group holds the rows of all its tasks in
+    ``call_tasks``, so what is read about the jobs after that stays true until the transaction ends.
+    """
+    cursor.execute(f"SELECT id FROM call_tasks WHERE id IN ({marks(len(tasks))}) ORDER BY id FOR UPDATE", tuple(tasks))
+    cursor.fetchall()
+    used = used_jobs(cursor, [job_id for _, job_id in jobs])
+    cursor.execute(
+        f"SELECT id FROM leads_task_list WHERE id IN ({marks(len(jobs))}) AND COALESCE(call_job_id, '') = ''"
+        " ORDER BY id FOR UPDATE",
+        [row_id for row_id, _ in jobs],
+    )
+    waiting = {int(row[0]) for row in cursor.fetchall()}
+    free = [(row_id, job_id) for row_id, job_id in jobs if row_id in waiting and job_id not in used]
+    if free:
+        cursor.execute(
+            f"UPDATE ({derived(('id', 'job'), len(free))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
+            " SET t.call_status = IF(t.call_status = 'Failed', NULL, t.call_status), t.call_job_id = v.job",
+            flat(free),
+        )
+    return free
+
+
+_TO_FAIL = (
+    "task_id = %s AND COALESCE(call_job_id, '') = ''"
+    f" AND COALESCE(call_status, '') NOT IN {FINAL_SQL} AND {MATCHABLE_SQL}"
+)
+
+
+def any_to_fail(cursor: Cursor, task_id: int) -> bool:
+    """Whether :func:`fail_unmatched` would find a row."""
+    cursor.execute(f"SELECT 1 FROM leads_task_list WHERE {_TO_FAIL} LIMIT 1", (task_id,))
+    return cursor.fetchone() is not None
 
 
 def fail_unmatched(cursor: Cursor, task_id: int) -> int:
     """Rows that could have had a job and got none have failed (SPEC 3). Returns how many."""
-    cursor.execute(
-        "UPDATE leads_task_list SET call_status = 'Failed' WHERE task_id = %s AND COALESCE(call_job_id, '') = ''"
-        f" AND COALESCE(call_status, '') NOT IN {FINAL_SQL}"
-        " AND (COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') <> '')",
-        (task_id,),
-    )
+    cursor.execute(f"UPDATE leads_task_list SET call_status = 'Failed' WHERE {_TO_FAIL}", (task_id,))
     return int(cursor.rowcount)
 
 

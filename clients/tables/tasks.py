@@ -11,6 +11,11 @@ from pymysql.cursors import Cursor
 from clients.database import bulks, marks
 
 FINAL_SQL = "('Succeeded', 'Failed', 'Cancelled')"
+MATCHABLE_SQL = (
+    "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
+)
+"""Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
+for nothing (SPEC 3)."""
 
 
 class UnknownLeadsError(Exception):
@@ -176,7 +181,7 @@ def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
     """The task's rows, counted by how they stand: one statement."""
     cursor.execute(
         "SELECT COALESCE(call_job_id, '') <> '',"
-        " COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') <> '',"
+        f" {MATCHABLE_SQL},"
         " COALESCE(call_status, ''), is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'),"
         " COALESCE(call_task_id, '') <> '', COALESCE(recording_url, '') <> '', COUNT(*)"
         " FROM leads_task_list WHERE task_id = %s GROUP BY 1, 2, 3, 4, 5, 6, 7",

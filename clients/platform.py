@@ -97,6 +97,7 @@ class Job(Body):
     """A job as ``ListJobs`` returns it."""
 
     job_id: JobId
+    job_group_id: Text = ""
     status: Text = ""
     reference_id: Text = ""
     contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
@@ -208,7 +209,7 @@ class PlatformSession:
         Args:
             group_id: the job group.
             contacts: as the vendor's ``JobsJson`` wants them.
-            send_before: ``time.monotonic()`` after which the request must not leave any more.
+            send_before: :func:`clients.clock.elapsed` after which the request must not leave any more.
 
         Returns:
             How many jobs the platform says it made.

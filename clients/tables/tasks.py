@@ -106,10 +106,12 @@ def find_created(cursor: Cursor, *, name: str, organization_id: str, now: dateti
     return int(row[0]) if row and row[0] is not None else None
 
 
-def load(cursor: Cursor, task_id: int) -> TaskRow | None:
-    """The task, or None if there is none of this id."""
+def load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow | None:
+    """The task, or None if there is none of this id. ``lock``: nobody else has it before the transaction ends."""
     cursor.execute(
-        "SELECT id, organization_id, task_type, job_group_id, create_time FROM call_tasks WHERE id = %s", (task_id,)
+        "SELECT id, organization_id, task_type, job_group_id, create_time FROM call_tasks WHERE id = %s"
+        + (" FOR UPDATE" if lock else ""),
+        (task_id,),
     )
     row = cursor.fetchone()
     if row is None:

@@ -8,25 +8,24 @@ accepted (``match_grace``) and a whole reading of the group shows who is missing
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import claims as claiming
-from activities.claims import Claim, Claimed, history_reference
+from activities.claims import Claim, Claimed
 from activities.holdings import Reading, read_group
 from activities.job_ids import match_by_phone, match_by_reference
 from activities.liveness import heartbeating
+from activities.sending import Sent, send_batch
 from clients import telemetry
 from clients.clock import elapsed
 from clients.database import Database
 from clients.errors import PassingError, PermanentError, ServiceError
-from clients.platform import SERVICE, Bot, PlatformSession, contact_json
-from clients.send_deadline import TooLateError
+from clients.platform import SERVICE, Bot, PlatformSession
 from clients.tables import dispatches as table
 from clients.tables.dispatches import DoubtError
 from clients.tables.dispatches import group_name as group_name
@@ -39,8 +38,6 @@ LEAST_GRACE = 4.0
 """Seconds; however short a grace is asked for, a request must have time to leave."""
 LEAST_WAIT = 0.1
 """Seconds after an error, however short a ``retry_interval`` is asked for."""
-OF_THE_REQUEST = ("NotExist", "InvalidAccessKeyId", "InvalidSecurityToken", "Forbidden", "SignatureDoesNot")
-"""Beginnings of codes by which the platform refuses a request whoever its contacts are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,27 +96,6 @@ class Dispatched:
     list_first: bool = False
 
 
-@dataclass(slots=True)
-class _Sent:
-    """What became of some batches.
-
-    Attributes:
-        accepted, released, short: their ids: taken, not sent, taken in part or without an answer that says so.
-        refused: one of their contacts may be why.
-        open: ids of those without an answer, and how many seconds to wait before they may be sent again.
-        rejected: contacts that were refused alone, by code.
-    """
-
-    accepted: list[int] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-    short: list[int] = field(default_factory=list)
-    refused: list[tuple[Claim, PermanentError]] = field(default_factory=list)
-    open: dict[int, float] = field(default_factory=dict)
-    assigned: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    error: str = ""
-
-
 class Dispatching:
     """The activities that make the platform dial."""
 
@@ -144,7 +120,7 @@ class Dispatching:
         if plan.job_group_id:
             return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=session.calls)
         try:
-            found = await session.find_group(plan.name)
+            found = await _find_group(session, plan.name)
             waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
             if found is None and any(wait > 0 for wait in waits):
                 return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
@@ -185,7 +161,7 @@ class Dispatching:
                 return await self._assign(request, session)
 
     async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Dispatched:
-        grace, sent = _grace(request), _Sent()
+        grace, sent = _grace(request), Sent()
         of_task = (request.task_id, request.job_group_id)
         standing = await self._database.transaction(
             claiming.standing, *of_task, grace=grace, list_first=request.list_first
@@ -206,6 +182,9 @@ class Dispatching:
             sent.error = f"{SERVICE}: {claimed.unclaimed} jobs of the group belong to no lead; nothing is sent again"
         await self._send(request, session, claimed.claims, sent, send_before)
         await self._isolate(request, session, sent)
+        # A contact at which the platform fails, alone and while it takes others, is sent as often as one without a job.
+        vain = [one.id for one in sent.lost if len(one.rows) == 1 and (sent.assigned or one.tries)]
+        await self._database.run(table.fell_short, vain)
         return _outcome(request, claimed, sent, session)
 
     async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> Reading:
@@ -221,7 +200,7 @@ class Dispatching:
         request: DispatchRequest,
         session: PlatformSession,
         claims: Sequence[Claim],
-        sent: _Sent,
+        sent: Sent,
         send_before: float,
     ) -> None:
         """Send batches that are written down, and write down what became of them.
@@ -231,9 +210,10 @@ class Dispatching:
         """
         if not claims:
             return
-        done = _Sent()
+        done = Sent()
+        of_task = (request.task_id, request.job_group_id)
         outcomes = await asyncio.gather(
-            *(_send_batch(session, request, claim, done, send_before) for claim in claims), return_exceptions=True
+            *(send_batch(session, *of_task, claim, done, send_before) for claim in claims), return_exceptions=True
         )
         refusals = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if refusals:
@@ -248,11 +228,12 @@ class Dispatching:
         sent.assigned += done.assigned
         sent.error = done.error or sent.error
         sent.refused += done.refused
+        sent.lost += done.lost
         sent.open |= dict.fromkeys((claim.id for claim in claims), _grace(request)) | dict.fromkeys(done.released, 0.0)
         for id_ in done.accepted:
             del sent.open[id_]
 
-    async def _isolate(self, request: DispatchRequest, session: PlatformSession, sent: _Sent) -> None:
+    async def _isolate(self, request: DispatchRequest, session: PlatformSession, sent: Sent) -> None:
         """One contact that the platform cannot take spoils its whole batch: halve until it stands alone.
 
         Raises:
@@ -291,7 +272,7 @@ class Dispatching:
     async def _took_any(self, request: DispatchRequest) -> bool:
         return await self._database.run(table.any_accepted, request.task_id, request.job_group_id)
 
-    async def _halve(self, request: DispatchRequest, session: PlatformSession, claim: Claim, sent: _Sent) -> None:
+    async def _halve(self, request: DispatchRequest, session: PlatformSession, claim: Claim, sent: Sent) -> None:
         half = len(claim.rows) // 2
         parts = [claim.rows[:half], claim.rows[half:]]
         send_before = _send_before(request)
@@ -302,9 +283,27 @@ class Dispatching:
             )
             await self._send(request, session, halves, sent, send_before)
 
-    async def _release(self, sent: _Sent, claims: Sequence[Claim]) -> None:
+    async def _release(self, sent: Sent, claims: Sequence[Claim]) -> None:
         await self._database.run(table.release, [claim.id for claim in claims])
         sent.open |= dict.fromkeys((claim.id for claim in claims), 0.0)
+
+
+async def _find_group(session: PlatformSession, name: str) -> str | None:
+    """The group of this name; of several the one that was used.
+
+    Raises:
+        DoubtError: several were.
+    """
+    found = await session.find_groups(name)
+    if len(found) > 1:
+        used = [group_id for group_id in found if (await session.progress(group_id)).total_jobs]
+        if len(used) > 1:
+            raise DoubtError(
+                f"{SERVICE} has {len(used)} job groups named {name} with calls; nobody is called. Put the id of the"
+                " task's into its job_group_id"
+            )
+        found = used or sorted(found)
+    return found[0] if found else None
 
 
 def _send_before(request: DispatchRequest) -> float:
@@ -316,7 +315,7 @@ def _grace(request: DispatchRequest) -> float:
     return max(request.grace, LEAST_GRACE)
 
 
-def _outcome(request: DispatchRequest, claimed: Claimed, sent: _Sent, session: PlatformSession) -> Dispatched:
+def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: PlatformSession) -> Dispatched:
     grace = _grace(request)
     waits = [*sent.open.values(), *(0.0 if one.unsent else max(grace - one.age, 0.0) for one in claimed.waiting)]
     retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
@@ -342,36 +341,6 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: _Sent, session: P
         api_calls=session.calls,
         error=sent.error,
     )
-
-
-async def _send_batch(
-    session: PlatformSession, request: DispatchRequest, claim: Claim, sent: _Sent, send_before: float
-) -> None:
-    contacts = [
-        contact_json(
-            phone=row.number,
-            name=row.name,
-            reference_id=row.reference_id or history_reference(request.task_id, row.leads_id),
-        )
-        for row in claim.rows
-    ]
-    try:
-        jobs = await session.assign(request.job_group_id, contacts, send_before=send_before)
-    except TooLateError:
-        sent.released.append(claim.id)
-    except PermanentError as error:
-        if error.service != SERVICE or error.code.startswith(OF_THE_REQUEST):
-            sent.released.append(claim.id)
-            raise
-        sent.refused.append((claim, error))
-    except PassingError as error:
-        sent.error = str(error)
-        if not error.sent or error.service != SERVICE:
-            sent.released.append(claim.id)
-    else:
-        # Fewer jobs than contacts: which of them were taken only the group itself can tell, once it lists them.
-        (sent.accepted if jobs >= len(contacts) else sent.short).append(claim.id)
-        sent.assigned += min(jobs, len(contacts))
 
 
 @contextmanager

@@ -255,8 +255,8 @@ async def test_a_job_of_another_group_in_a_row_holds_nobody_up(sites: Sites) -> 
 # --- contacts that the platform does not take -------------------------------------------------------------------
 
 
-def dropping(site: Site, refuse: Callable[[Contact], bool], code: str = "") -> Counter[str]:
-    """The platform makes no job for some contacts; with a code it refuses every request that has one of them. What
+def dropping(site: Site, refuse: Callable[[Contact], bool], code: str = "", status: int = 400) -> Counter[str]:
+    """The platform makes no job for some contacts; with a code it fails at every request that has one of them. What
     was sent is counted by number."""
     assign, sent = site.sim.world.assign, Counter[str]()
 
@@ -264,7 +264,7 @@ def dropping(site: Site, refuse: Callable[[Contact], bool], code: str = "") -> C
         contacts = list(contacts)
         sent.update(contact.phone for contact in contacts)
         if code and any(map(refuse, contacts)):
-            raise ApiError(400, code, "no")
+            raise ApiError(status, code, "no")
         return assign(group, [contact for contact in contacts if not refuse(contact)], **more)
 
     site.sim.world.assign = assigning  # type: ignore[method-assign]
@@ -283,6 +283,18 @@ async def test_a_contact_without_a_job_is_sent_three_times_and_holds_nobody_up(s
         assert sent == Counter({phone(number): 1 for number in range(1, 21)}) + Counter({phone(7): 2})
         assert site.sql("SELECT * FROM call_dispatches WHERE accepted_at IS NULL") == []
     assert_dialled_once(site, [number for number in range(1, 21) if number != 7])
+
+
+async def test_a_contact_at_which_the_platform_fails_is_singled_out(sites: Sites) -> None:
+    site = await sites()
+    site.add_leads(2)
+    task_id = await site.create_task()
+    sent = dropping(site, lambda contact: contact.phone == phone(2), "InternalError", 500)
+    async with site.working():
+        result = await site.run(task_id, SOON)
+    assert (result["called"], result["task_type"], result["by_status"]["Failed"] >= 1) == (1, 4, True)
+    assert sent == {phone(1): 2, phone(2): 4}
+    assert_dialled_once(site, [1])
 
 
 async def test_a_contact_that_is_refused_alone_fails_and_the_others_are_called(sites: Sites) -> None:
@@ -313,6 +325,20 @@ async def test_a_request_that_is_refused_whoever_its_contacts_are_marks_nobody(s
         result = await site.run(task_id, SOON)
     assert (result["called"], result["task_type"]) == (120, 4)
     assert_dialled_once(site, range(1, 121))
+
+
+async def test_of_two_groups_of_one_name_that_which_was_used_is_the_tasks(sites: Sites) -> None:
+    """Our ledger was lost; once a group was made twice, because the first answer came late."""
+    site = await sites()
+    site.add_leads(14)
+    task_id = await site.create_task()
+    name = group_name(task_id, site.task(task_id)["create_time"])
+    used = site.sim.world.add_group(name, ours(site, task_id, 14))
+    site.sim.world.create_group(name)
+    async with site.working():
+        result = await site.run(task_id, SOON)
+    assert (result["called"], site.task(task_id)["job_group_id"]) == (14, used.id)
+    assert_dialled_once(site, range(1, 15))
 
 
 # --- ids that came again ----------------------------------------------------------------------------------------

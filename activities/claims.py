@@ -136,7 +136,7 @@ def claim(
 def renew(cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequence[list[Undialled]]) -> list[Claim]:
     """Put batches of these rows in the place of one whose request was refused, inside a transaction."""
     _own(cursor, task_id, group_id)
-    table.remove(cursor, [old.id])
+    table.close(cursor, old.id)
     spans = [Span(first=part[0], last_id=part[-1].id, tries=old.tries) for part in parts]
     ids = table.insert(cursor, task_id, group_id, spans)
     return [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
@@ -198,7 +198,7 @@ def _again(cursor: Cursor, task_id: int, group_id: str, batch: Dispatch, holding
         table.accept(cursor, [batch.id])
         result.failed += len(left)
         return
-    table.remove(cursor, [batch.id])
+    table.close(cursor, batch.id)
     size = CONTACTS_A_CALL if batch.unsent else -(-len(left) // 2)
     parts = [part for part in _parts(rows, holding, size) if part[0].id not in holding.rows]
     _write_down(cursor, task_id, group_id, parts, holding, result, tries=batch.tries)

@@ -18,7 +18,7 @@ from clients.tables import tasks
 from clients.tables.tasks import FINAL_SQL
 
 NEVER_SENT = "2000-01-01"
-"""``attempted_at`` of a batch whose request certainly did not leave."""
+"""``attempted_at`` of a batch whose request certainly did not leave, ``accepted_at`` of one that others stand for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class DoubtError(Exception):
 
 def group_name(task_id: int, create_time: datetime | None) -> str:
     """A task's job group's name: the same at every try, another in another database that counts from 1 again."""
-    return f"call-task-{task_id}" + (f"-{create_time:%Y%m%d%H%M%S}" if create_time else "")
+    # A zero date is read as text, and is none.
+    return f"call-task-{task_id}" + (f"-{create_time:%Y%m%d%H%M%S}" if isinstance(create_time, datetime) else "")
 
 
 _OPEN = (
@@ -235,16 +236,17 @@ def insert(cursor: Cursor, task_id: int, group_id: str, spans: Sequence[Span]) -
     return [first_id + step * index for index in range(len(values))]
 
 
-def remove(cursor: Cursor, ids: Sequence[int]) -> None:
-    """Take batches back that others are put in the place of, inside a transaction.
+def close(cursor: Cursor, id_: int) -> None:
+    """Others are put in the place of this batch, inside a transaction. It stays, so that its rows never count as new.
 
     Raises:
         TakenOverError: another attempt has done so meanwhile.
     """
-    if ids:
-        cursor.execute(f"DELETE FROM call_dispatches WHERE accepted_at IS NULL AND id IN ({marks(len(ids))})", ids)
-        if cursor.rowcount != len(ids):
-            raise TakenOverError
+    cursor.execute(
+        f"UPDATE call_dispatches SET accepted_at = '{NEVER_SENT}' WHERE id = %s AND accepted_at IS NULL", (id_,)
+    )
+    if cursor.rowcount != 1:
+        raise TakenOverError
 
 
 def accept(cursor: Cursor, ids: Sequence[int]) -> None:
@@ -279,7 +281,7 @@ def any_accepted(cursor: Cursor, task_id: int, group_id: str) -> bool:
     """Whether the group ever took a batch."""
     cursor.execute(
         "SELECT 1 FROM call_dispatches WHERE task_id = %s AND job_group_id = %s AND last_id > 0"
-        " AND accepted_at IS NOT NULL LIMIT 1",
+        f" AND accepted_at > '{NEVER_SENT}' LIMIT 1",
         (task_id, group_id),
     )
     return cursor.fetchone() is not None

@@ -95,7 +95,7 @@ FROZEN = {
     "after-the-answer": ("request AssignJobs after", []),
     "before-it-is-accepted": ("sql accept UPDATE call_dispatches before", []),
     "the-rest-is-looked-up": ("request QueryJobsWithResult after", [assign("partial", count=1)]),
-    "the-rest-is-claimed": ("sql claim DELETE call_dispatches before", [assign("partial", count=1)]),
+    "the-rest-is-claimed": ("sql claim UPDATE call_dispatches before", [assign("partial", count=1)]),
     "the-group-is-looked-up": ("request ListJobGroups after", []),
     "before-the-group": ("request CreateJobGroup before", []),
     "after-the-group": ("request CreateJobGroup after", []),

@@ -33,7 +33,7 @@ from clients import logs, telemetry
 from clients.database import Database
 from clients.errors import ServiceError, explain, is_setting
 from clients.limiter import shared
-from clients.tables import schema
+from clients.tables import endpoint, schema
 from clients.temporal import connect, registered_search_attributes
 from settings import (
     AnalysisSettings,
@@ -99,6 +99,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
     async with AsyncExitStack() as stack:
         database = Database(load(DatabaseSettings))
         stack.callback(database.close)
+        await endpoint.check(database)
         await database.run(schema.check)
         await database.prepare()
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}

@@ -2,39 +2,42 @@
 
 The API takes no client token, so every request that makes the platform dial is written down in ``call_dispatches``
 before it leaves. If its answer is lost, nothing is sent again until the platform has had its time to list what it
-accepted (``match_grace``) and a full reading of the group shows who is missing.
+accepted (``match_grace``) and a whole reading of the group shows who is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from time import monotonic
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.job_ids import identify, match_by_reference, read_pages
+from activities import claims as claiming
+from activities.claims import Claim, Claimed
+from activities.holdings import Reading, read_group
+from activities.job_ids import match_all, match_by_reference
 from activities.liveness import heartbeating
+from activities.sending import Sent, send_batch
 from clients import telemetry
+from clients.clock import elapsed
 from clients.database import Database
 from clients.errors import PassingError, PermanentError, ServiceError
-from clients.platform import CONTACTS_A_CALL, SERVICE, Bot, PlatformSession, contact_json
-from clients.send_deadline import TooLateError
+from clients.platform import SERVICE, Bot, PlatformSession
 from clients.tables import dispatches as table
-from clients.tables import tasks as task_table
-from clients.tables.dispatches import Dispatch, Undialled
+from clients.tables.dispatches import DoubtError
+from clients.tables.dispatches import group_name as group_name
 
 PRIORITY = 2
-BATCHES_AT_ONCE = 11
 SEND_SECONDS = 20.0
 """A request must leave this soon after it was written down, or half the grace if that is less: a worker that was
 frozen in between must not send what another one has taken over."""
 LEAST_GRACE = 4.0
 """Seconds; however short a grace is asked for, a request must have time to leave."""
+LEAST_WAIT = 0.1
+"""Seconds after an error, however short a ``retry_interval`` is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,18 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatched:
-    """How far dispatch is. ``retry_in``: seconds until the next step makes sense; ``rejected``: contacts refused."""
+    """How far dispatch is.
+
+    Attributes:
+        done: nobody is left to be sent, and no batch is without its answer.
+        assigned: contacts that the platform took now; ``rejected`` those that it refused, each for itself.
+        suppressed: rows that were left out now, because they have no number.
+        unresolved: batches without an answer.
+        handed_over: every row was sent or left out; only batches without an answer are waited for.
+        list_first: the group must be read before anything more is assigned.
+        retry_in: seconds until the next step makes sense, longer if it changes nothing again.
+        error: why something was not sent.
+    """
 
     done: bool
     assigned: int
@@ -77,19 +91,9 @@ class Dispatched:
     retry_in: float
     api_calls: int
     error: str = ""
-
-
-@dataclass(slots=True)
-class _Sent:
-    """What became of some batches."""
-
-    accepted: list[int] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-    refused: list[tuple[int, list[Undialled]]] = field(default_factory=list)
-    assigned: int = 0
-    rejected: int = 0
-    error: str = ""
-    refusal: PermanentError | None = None
+    suppressed: int = 0
+    handed_over: bool = False
+    list_first: bool = False
 
 
 class Dispatching:
@@ -104,47 +108,37 @@ class Dispatching:
         """Find the task's job group by its name, or create it.
 
         Raises:
-            ApplicationError: ``PlatformRefused``, not to be retried.
+            ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
         session = self._bot.session(request.organization_id, PRIORITY)
         async with heartbeating():
-            try:
+            with _for_good():
                 return await self._open_group(request, session)
-            except PermanentError as error:
-                if error.service != SERVICE:
-                    raise
-                raise refused(error) from None
 
     async def _open_group(self, request: DispatchRequest, session: PlatformSession) -> Group:
-        row = await self._database.run(task_table.load, request.task_id)
-        if row is None:
-            raise ApplicationError(f"call task {request.task_id} was deleted", type="UnknownTask", non_retryable=True)
-        name = group_name(request.task_id, row.create_time)
-        tried = [batch for batch in await self._database.run(table.unresolved, request.task_id) if not batch.last_id]
-        now = await self._now()
+        plan = await self._database.transaction(claiming.plan_group, request.task_id)
+        if plan.job_group_id:
+            return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=session.calls)
         try:
-            found = await session.find_group(name)
-            waits = [_ripe_at(batch, request) - now for batch in tried]
-            if found is None and any(wait > timedelta() for wait in waits):
-                wait = max(waits).total_seconds()
-                return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls)
+            found = await _find_group(session, plan.name)
+            waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
+            if found is None and any(wait > 0 for wait in waits):
+                return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
             claim = await self._database.transaction(
-                table.claim_group, request.task_id, [batch.id for batch in tried], now
+                table.claim_group, request.task_id, plan.name, [one.id for one in plan.tries]
             )
-            group_id = found or await self._create_group(name, claim, session)
+            group_id = found or await self._create_group(plan.name, claim, session)
+            # The table decides: another attempt may have saved its group first.
+            saved = await self._database.transaction(table.save_group, request.task_id, claim, group_id)
         except table.TakenOverError:
             return Group(job_group_id="", found=False, retry_in=1.0, api_calls=session.calls)
         except PassingError as error:
             if error.service != SERVICE:
                 raise
-            wait = _grace(request).total_seconds() if error.sent else request.retry_interval
+            lost = error.sent and error.operation == "CreateJobGroup"
+            wait = _grace(request) if lost else max(request.retry_interval, LEAST_WAIT)
             return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls, error=str(error))
-        await self._database.run(task_table.save_group, request.task_id, group_id)
-        await self._database.run(table.accept, [claim], now)
-        # The table decides: another attempt may have saved its group first, and that one will be found after a restart.
-        saved = await self._database.run(task_table.load, request.task_id)
-        group_id = saved.job_group_id if saved else group_id
-        return Group(job_group_id=group_id, found=found is not None, retry_in=0, api_calls=session.calls)
+        return Group(job_group_id=saved, found=bool(found) or saved != group_id, retry_in=0, api_calls=session.calls)
 
     async def _create_group(self, name: str, claim: int, session: PlatformSession) -> str:
         try:
@@ -159,206 +153,205 @@ class Dispatching:
         """Assign the next leads, eleven batches at most, and those whose batch got no answer, once that is safe.
 
         Raises:
-            ApplicationError: ``PlatformRefused``, not to be retried.
+            ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
         session = self._bot.session(request.organization_id, PRIORITY)
         async with heartbeating():
-            try:
+            with _for_good():
                 return await self._assign(request, session)
-            except PermanentError as error:
-                if error.service != SERVICE:
-                    raise
-                raise refused(error) from None
 
     async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Dispatched:
-        now = await self._now()
-        waiting = [batch for batch in await self._database.run(table.unresolved, request.task_id) if batch.last_id]
-        ripe = [batch for batch in waiting if _ripe_at(batch, request) <= now]
-        sent = _Sent()
-        if ripe or request.list_first:
-            if not await self._read_held(request, session, sent):
-                return self._outcome(request, waiting, now, sent, session, more=True)
-            for batch in ripe[:BATCHES_AT_ONCE]:
-                await self._again(request, session, batch, sent)
-        limit = BATCHES_AT_ONCE * CONTACTS_A_CALL
-        send_before, now = self._send_before(request), await self._now()
-        claims = await self._database.transaction(
-            table.claim_next, request.task_id, batch=CONTACTS_A_CALL, limit=limit, now=now
+        grace, sent = _grace(request), Sent()
+        of_task = (request.task_id, request.job_group_id)
+        standing = await self._database.transaction(
+            claiming.standing, *of_task, grace=grace, list_first=request.list_first
         )
-        await self._send(request, session, claims, sent, send_before)
-        waiting = [batch for batch in await self._database.run(table.unresolved, request.task_id) if batch.last_id]
-        more = sum(len(rows) for _, rows in claims) == limit
-        return self._outcome(request, waiting, now, sent, session, more=more)
-
-    async def _read_held(self, request: DispatchRequest, session: PlatformSession, sent: _Sent) -> bool:
-        """Give the rows that the platform already has their job ids.
-
-        Returns:
-            False if it may have more than it showed: then nothing may be assigned again.
-        """
-        known = await self._database.run(table.held_jobs, request.task_id)
-        reading = await read_pages(session, request.job_group_id, 1, None)
-        jobs = await identify(session, reading)
-        await self._database.run(match_by_reference, request.task_id, jobs)
-        sent.error = reading.error
-        if not reading.complete or reading.gone or not known <= reading.jobs.keys():
-            sent.error = sent.error or "OutboundBot QueryJobsWithResult: jobs are missing from the answer"
-            return False
-        try:
-            total = (await session.progress(request.job_group_id)).total_jobs
-        except ServiceError as error:
-            sent.error = str(error)
-            return False
-        return len(reading.jobs) >= total
-
-    async def _again(self, request: DispatchRequest, session: PlatformSession, batch: Dispatch, sent: _Sent) -> None:
-        """Assign once more what the platform turned out not to have of a batch without an answer."""
-        rows = await self._database.run(
-            table.undialled, request.task_id, first=batch.first_id, last=batch.last_id, limit=CONTACTS_A_CALL
+        if standing.over:
+            return _outcome(request, Claimed(), sent, session)
+        reading = None
+        if standing.known is not None:
+            reading = await self._read(request, session, standing.known)
+            sent.error = reading.error
+        whole = reading if reading and not reading.error else None
+        ripe = [one.id for one in standing.unresolved if one.unsent or (whole and one.age >= grace)]
+        send_before = _send_before(request)
+        claimed = await self._database.transaction(
+            claiming.claim, *of_task, ripe=ripe, reading=whole, list_first=request.list_first
         )
-        if not rows:
-            await self._database.run(table.accept, [batch.id], await self._now())
-            return
-        await self._send_anew(request, session, batch.id, rows, sent)
+        if claimed.unclaimed:
+            sent.error = f"{SERVICE}: {claimed.unclaimed} jobs of the group belong to no lead; nothing is sent again"
+        await self._send(request, session, claimed.claims, sent, send_before)
+        await self._isolate(request, session, sent)
+        # A contact at which the platform fails, alone and while it takes others, is sent as often as one without a job.
+        vain = [one.id for one in sent.lost if len(one.rows) == 1 and (sent.assigned or one.tries)]
+        await self._database.run(table.fell_short, vain)
+        return _outcome(request, claimed, sent, session)
 
-    async def _send_anew(
-        self, request: DispatchRequest, session: PlatformSession, id_: int, rows: list[Undialled], sent: _Sent
-    ) -> None:
-        send_before, now = self._send_before(request), await self._now()
-        with suppress(table.TakenOverError):
-            span = (rows[0].id, rows[-1].id)
-            ids = await self._database.transaction(table.renew, request.task_id, id_, [span], now)
-            await self._send(request, session, [(ids[0], rows)], sent, send_before)
+    async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> Reading:
+        """Read the group, and give the rows that it shows their job ids."""
+        reading = await read_group(session, request.job_group_id, known)
+        if reading.error:
+            await self._database.run(match_by_reference, request.task_id, reading.jobs, whole=False)
+        else:
+            await self._database.run(match_all, request.task_id, reading.jobs)
+        return reading
 
     async def _send(
         self,
         request: DispatchRequest,
         session: PlatformSession,
-        claims: Sequence[tuple[int, list[Undialled]]],
-        sent: _Sent,
+        claims: Sequence[Claim],
+        sent: Sent,
         send_before: float,
     ) -> None:
-        """Send batches that are written down, and write down what became of them."""
+        """Send batches that are written down, and write down what became of them.
+
+        Raises:
+            PermanentError: the platform refuses whatever is sent.
+        """
         if not claims:
             return
-        done = _Sent()
-        await asyncio.gather(*(_send_batch(session, request, id_, rows, done, send_before) for id_, rows in claims))
-        now = await self._now()
-        await self._database.run(table.accept, done.accepted, now)
+        done = Sent()
+        of_task = (request.task_id, request.job_group_id)
+        outcomes = await asyncio.gather(
+            *(send_batch(session, *of_task, claim, done, send_before) for claim in claims), return_exceptions=True
+        )
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if refusals:
+            # Nothing of these was taken: the next start sends them again at once.
+            done.released += [claim.id for claim, _ in done.refused]
+        await self._database.run(table.accept, done.accepted)
         await self._database.run(table.release, done.released)
-        sent.assigned += done.assigned
-        sent.rejected += done.rejected
+        await self._database.run(table.fell_short, done.short)
         telemetry.metrics.wrote("dispatch", "assigned", done.assigned)
-        telemetry.metrics.wrote("dispatch", "rejected", done.rejected)
+        if refusals:
+            raise refusals[0]
+        sent.assigned += done.assigned
         sent.error = done.error or sent.error
-        if done.refusal:
-            raise done.refusal
-        for id_, rows in done.refused:
-            # One contact that the platform cannot take spoils its whole batch: halve until it stands alone.
-            half = len(rows) // 2
-            parts = [rows[:half], rows[half:]]
-            with suppress(table.TakenOverError):
-                spans = [(part[0].id, part[-1].id) for part in parts]
-                ids = await self._database.transaction(table.renew, request.task_id, id_, spans, now)
-                for part_id, part in zip(ids, parts, strict=True):
-                    await self._send_anew(request, session, part_id, part, sent)
+        sent.refused += done.refused
+        sent.lost += done.lost
+        sent.open |= dict.fromkeys((claim.id for claim in claims), _grace(request)) | dict.fromkeys(done.released, 0.0)
+        for id_ in done.accepted:
+            del sent.open[id_]
 
-    def _send_before(self, request: DispatchRequest) -> float:
-        return monotonic() + min(SEND_SECONDS, _grace(request).total_seconds() / 2)
+    async def _isolate(self, request: DispatchRequest, session: PlatformSession, sent: Sent) -> None:
+        """One contact that the platform cannot take spoils its whole batch: halve until it stands alone.
 
-    async def _now(self) -> datetime:
-        return (await self._database.now()).replace(tzinfo=None)
+        Raises:
+            PermanentError: it takes none of them, whoever they are: that is the request.
+        """
+        alone: list[tuple[Claim, PermanentError]] = []
+        batches, sent.refused = sent.refused, []
+        for number, batch in enumerate(batches):
+            sent.refused = [batch]
+            while sent.refused:
+                claim, error = sent.refused.pop()
+                if len(claim.rows) > 1:
+                    await self._halve(request, session, claim, sent)
+                else:
+                    alone.append((claim, error))
+            if alone and not sent.assigned and len(batch[0].rows) > 1:
+                await self._release(sent, [claim for claim, _ in [*alone, *batches[number + 1 :]]])
+                if not sent.error:
+                    raise alone[-1][1]
+                return
+        if not alone:
+            return
+        # A batch of one tells nothing by itself.
+        if not sent.assigned and (len(alone) > 1 or not await self._took_any(request)):
+            await self._release(sent, [claim for claim, _ in alone])
+            if not sent.error:
+                raise alone[-1][1]
+            return
+        await self._database.run(table.fail, [claim.rows[0].id for claim, _ in alone])
+        await self._database.run(table.accept, [claim.id for claim, _ in alone])
+        for claim, error in alone:
+            del sent.open[claim.id]
+            sent.rejected[error.code] += 1
+        telemetry.metrics.wrote("dispatch", "rejected", len(alone))
 
-    def _outcome(
-        self,
-        request: DispatchRequest,
-        waiting: Sequence[Dispatch],
-        now: datetime,
-        sent: _Sent,
-        session: PlatformSession,
-        *,
-        more: bool,
-    ) -> Dispatched:
-        retry_in = 0.0
-        if sent.error:
-            retry_in = request.retry_interval
-        if waiting and not (more and not sent.error):
-            due = min(_ripe_at(batch, request) for batch in waiting)
-            retry_in = max((due - now).total_seconds(), retry_in, 1.0)
-        activity.logger.info(
-            "task %d: %d contacts assigned, %d refused, %d batches without an answer (last error: %s)",
-            *(request.task_id, sent.assigned, sent.rejected, len(waiting), sent.error or None),
-        )
-        return Dispatched(
-            done=not more and not waiting,
-            assigned=sent.assigned,
-            rejected=sent.rejected,
-            unresolved=len(waiting),
-            retry_in=retry_in,
-            api_calls=session.calls,
-            error=sent.error,
-        )
+    async def _took_any(self, request: DispatchRequest) -> bool:
+        return await self._database.run(table.any_accepted, request.task_id, request.job_group_id)
 
+    async def _halve(self, request: DispatchRequest, session: PlatformSession, claim: Claim, sent: Sent) -> None:
+        half = len(claim.rows) // 2
+        parts = [claim.rows[:half], claim.rows[half:]]
+        send_before = _send_before(request)
+        del sent.open[claim.id]
+        with suppress(table.TakenOverError):
+            halves = await self._database.transaction(
+                claiming.renew, request.task_id, request.job_group_id, claim, parts
+            )
+            await self._send(request, session, halves, sent, send_before)
 
-def _grace(request: DispatchRequest) -> timedelta:
-    return timedelta(seconds=max(request.grace, LEAST_GRACE))
-
-
-def _ripe_at(batch: Dispatch, request: DispatchRequest) -> datetime:
-    """From when on the platform lists what it accepted of a batch."""
-    return batch.attempted_at + _grace(request)
-
-
-async def _send_batch(
-    session: PlatformSession,
-    request: DispatchRequest,
-    id_: int,
-    rows: list[Undialled],
-    sent: _Sent,
-    send_before: float,
-) -> None:
-    contacts = [
-        contact_json(phone=row.phone, name=row.name, reference_id=row.reference_id or history_reference(request, row))
-        for row in rows
-        if row.phone and not row.repeated
-    ]
-    if not contacts:
-        sent.accepted.append(id_)
-        return
-    try:
-        jobs = await session.assign(request.job_group_id, contacts, send_before=send_before)
-    except TooLateError:
-        sent.released.append(id_)
-    except PermanentError as error:
-        if error.service != SERVICE or not error.code.startswith("InvalidParameter"):
-            sent.released.append(id_)
-            sent.refusal = error
-        elif len(rows) > 1:
-            sent.refused.append((id_, rows))
-        else:
-            sent.accepted.append(id_)
-            sent.rejected += 1
-    except PassingError as error:
-        sent.error = str(error)
-        if not error.sent or error.service != SERVICE:
-            sent.released.append(id_)
-    else:
-        # Fewer jobs than contacts: which of them were taken only the group itself can tell, once it lists them.
-        if jobs >= len(contacts):
-            sent.accepted.append(id_)
-        sent.assigned += min(jobs, len(contacts))
+    async def _release(self, sent: Sent, claims: Sequence[Claim]) -> None:
+        await self._database.run(table.release, [claim.id for claim in claims])
+        sent.open |= dict.fromkeys((claim.id for claim in claims), 0.0)
 
 
-def history_reference(request: DispatchRequest, row: Undialled) -> str:
-    """The reference of a row that has none of its own, in the form that SPEC 3.2 matches."""
-    return f"task_{request.task_id}_lead_{row.leads_id}"
+async def _find_group(session: PlatformSession, name: str) -> str | None:
+    """The group of this name; of several the one that was used.
+
+    Raises:
+        DoubtError: several were.
+    """
+    found = await session.find_groups(name)
+    if len(found) > 1:
+        used = [group_id for group_id in found if (await session.progress(group_id)).total_jobs]
+        if len(used) > 1:
+            raise DoubtError(
+                f"{SERVICE} has {len(used)} job groups named {name} with calls; nobody is called. Put the id of the"
+                " task's into its job_group_id"
+            )
+        found = used or sorted(found)
+    return found[0] if found else None
 
 
-def group_name(task_id: int, create_time: datetime | None) -> str:
-    """A task's job group's name: the same at every try, another in another database that counts from 1 again."""
-    return f"call-task-{task_id}" + (f"-{create_time:%Y%m%d%H%M%S}" if create_time else "")
+def _send_before(request: DispatchRequest) -> float:
+    return elapsed() + min(SEND_SECONDS, _grace(request) / 2)
 
 
-def refused(error: PermanentError) -> ApplicationError:
+def _grace(request: DispatchRequest) -> float:
+    """Seconds after which the platform lists what it accepted of a batch."""
+    return max(request.grace, LEAST_GRACE)
+
+
+def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: PlatformSession) -> Dispatched:
+    grace = _grace(request)
+    waits = [*sent.open.values(), *(0.0 if one.unsent else max(grace - one.age, 0.0) for one in claimed.waiting)]
+    retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
+    if waits and not (claimed.more and not sent.error):
+        retry_in = max(min(waits), retry_in, 1.0)
+    activity.logger.info(
+        "task %d: %d contacts assigned, %s refused, %d without a number, %d sent in vain, %d batches without an answer"
+        " (last error: %s)",
+        *(request.task_id, sent.assigned, dict(sent.rejected) or "none", claimed.suppressed, claimed.failed),
+        *(len(waits), sent.error or None),
+    )
+    for outcome, count in (("suppressed", claimed.suppressed), ("failed", claimed.failed)):
+        telemetry.metrics.wrote("dispatch", outcome, count)
+    return Dispatched(
+        done=not claimed.more and not waits,
+        assigned=sent.assigned,
+        rejected=sent.rejected.total(),
+        suppressed=claimed.suppressed,
+        unresolved=len(waits),
+        handed_over=not claimed.more,
+        list_first=claimed.unread or (request.list_first and not claimed.read),
+        retry_in=retry_in,
+        api_calls=session.calls,
+        error=sent.error,
+    )
+
+
+@contextmanager
+def _for_good() -> Iterator[None]:
     """What no retry can mend, as the workflow's own failure."""
-    return ApplicationError(str(error), type="PlatformRefused", non_retryable=True)
+    try:
+        yield
+    except DoubtError as error:
+        raise ApplicationError(str(error), type="LedgerInDoubt", non_retryable=True) from None
+    except PermanentError as error:
+        if error.service != SERVICE:
+            raise
+        raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None

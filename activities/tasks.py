@@ -15,7 +15,7 @@ from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients.database import Database
 from clients.tables import analyses as analysis_table
-from clients.tables import dispatches
+from clients.tables import dispatches, suppressions
 from clients.tables import follow_ups as follow_up_table
 from clients.tables import tasks as table
 from clients.tables.analyses import Narrowing
@@ -91,6 +91,7 @@ class Review:
         follow_ups: called rows with a follow-up; ``unjudged`` called rows without one or without ``is_interested``.
         kept_edits: re-analyses that left a person's edit of a follow-up as it was.
         over_ceiling: follow-ups that say that the task's tokens were spent.
+        suppressed: rows that are left out, by reason.
         next_due: seconds until a row that was set aside is due; None if none is.
     """
 
@@ -114,6 +115,7 @@ class Review:
     output_tokens: int
     next_due: float | None
     over_ceiling: int = 0
+    suppressed: dict[str, int] = field(default_factory=dict)
     conversations: list[Work] = field(default_factory=list)
     to_follow_up: list[Work] = field(default_factory=list)
     to_record: list[Work] = field(default_factory=list)
@@ -152,12 +154,13 @@ class Tasks:
         """
 
         def read(cursor: Cursor) -> tuple[TaskRow | None, bool, int | None]:
-            row = table.load(cursor, task_id)
+            # Locked: whether anybody is to be dialled is not asked of a copy of the database that may be late.
+            row = table.load(cursor, task_id, lock=True)
             ceiling = analysis_table.token_ceiling(cursor, task_id)
             return row, row is not None and _dispatched(cursor, row), ceiling
 
         async with heartbeating():
-            row, dispatched, ceiling = await self._database.run(read)
+            row, dispatched, ceiling = await self._database.transaction(read)
         if row is None:
             raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
         return Task(
@@ -214,7 +217,8 @@ def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
     """Whether nobody is to be dialled any more."""
     if row.task_type >= 3:
         return True
-    ours = dispatches.started(cursor, row.task_id) is not None
+    name = dispatches.group_name(row.task_id, row.create_time)
+    ours = dispatches.ours(cursor, row.task_id, row.job_group_id, name)
     if row.job_group_id:
         # A group that we did not make ourselves is adopted as it is (SPEC 2); one of ours may be half dispatched.
         return row.task_type >= 2 or not ours
@@ -254,6 +258,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
         analysed=ledger.get("analysed", 0),
         analysis_failed=ledger.get("failed", 0),
         over_ceiling=ledger.get("over_ceiling", 0),
+        suppressed=suppressions.count(cursor, request.task_id),
         reanalysed=ledger["reanalysed"],
         kept_edits=ledger["kept_edits"],
         input_tokens=ledger["input_tokens"],

@@ -60,6 +60,7 @@ PROGRESS = _success(
         "recordings_missing": 10,
         "follow_ups": 110,
         "analysed": 60,
+        "suppressed": 0,
         "analysis_failed": 0,
         "by_interest": {"0": 60, "1": 30, "2": 20},
         "reanalysed": 0,

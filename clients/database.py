@@ -20,6 +20,7 @@ from pymysql.cursors import Cursor
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from clients.clock import elapsed
 from clients.errors import PassingError, PermanentError, ServiceError
 from clients.tls import without_tls
 from settings import DatabaseSettings
@@ -110,17 +111,17 @@ class Database:
     async def now(self) -> datetime:
         """The time by the database's clock, in UTC: the one clock that all workers share."""
         clock = self._clock
-        fresh = clock is not None and time.monotonic() - clock[0] <= CLOCK_SECONDS
+        fresh = clock is not None and elapsed() - clock[0] <= CLOCK_SECONDS
         return self.now_sync() if fresh else await self._in_thread(self.now_sync)
 
     def now_sync(self) -> datetime:
         """As :meth:`now`, in the calling thread."""
         clock = self._clock
-        if clock is None or time.monotonic() - clock[0] > CLOCK_SECONDS:
-            before = time.monotonic()
+        if clock is None or elapsed() - clock[0] > CLOCK_SECONDS:
+            before = elapsed()
             there = self.run_sync(_utc_now)
-            clock = self._clock = ((before + time.monotonic()) / 2, there)
-        return clock[1] + timedelta(seconds=time.monotonic() - clock[0])
+            clock = self._clock = ((before + elapsed()) / 2, there)
+        return clock[1] + timedelta(seconds=elapsed() - clock[0])
 
     def wall_clock(self, moment: datetime) -> datetime:
         """A moment as the CRM's columns hold it: naive, in the configured zone, whole seconds."""

@@ -97,6 +97,7 @@ class Job(Body):
     """A job as ``ListJobs`` returns it."""
 
     job_id: JobId
+    job_group_id: Text = ""
     status: Text = ""
     reference_id: Text = ""
     contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
@@ -190,17 +191,16 @@ class PlatformSession:
         body = await self._ask("CreateJobGroup", query)
         return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
 
-    async def find_group(self, name: str) -> str | None:
-        """The id of the group of exactly this name, or None."""
+    async def find_groups(self, name: str) -> list[str]:
+        """The ids of all groups of exactly this name."""
+        found: list[str] = []
         for page in range(1, 1000):
             query = {"SearchText": name, "PageNumber": page, "PageSize": PAGE_SIZE}
             groups = read("ListJobGroups", _Groups, (await self._ask("ListJobGroups", query)).get("JobGroups"))
-            for group in groups.list_:
-                if group.job_group_name == name:
-                    return group.job_group_id
+            found += [group.job_group_id for group in groups.list_ if group.job_group_name == name]
             if not groups.list_ or page * PAGE_SIZE >= groups.total_count:
-                return None
-        return None
+                break
+        return list(dict.fromkeys(found))
 
     async def assign(self, group_id: str, contacts: Sequence[str], *, send_before: float) -> int:
         """Hand over at most 99 contacts, each a JSON text.
@@ -208,10 +208,10 @@ class PlatformSession:
         Args:
             group_id: the job group.
             contacts: as the vendor's ``JobsJson`` wants them.
-            send_before: ``time.monotonic()`` after which the request must not leave any more.
+            send_before: :func:`clients.clock.elapsed` after which the request must not leave any more.
 
         Returns:
-            How many jobs the platform says it made.
+            How many jobs the platform says it made: different ids.
 
         Raises:
             clients.send_deadline.TooLateError: ``send_before`` has passed; nothing was sent.
@@ -221,7 +221,7 @@ class PlatformSession:
         ids = body.get("JobsId")
         if not isinstance(ids, list):
             raise PassingError(SERVICE, "AssignJobs", "UnreadableAnswer")
-        return len(ids)
+        return len({str(job_id) for job_id in ids if job_id})
 
     async def page(self, group_id: str, number: int) -> JobPage:
         """Page ``number`` (from 1) of a group's jobs, 100 a page."""

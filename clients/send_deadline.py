@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from clients.clock import elapsed
 
 _request = threading.local()
 
@@ -25,7 +26,7 @@ class TooLateError(Exception):
 
 @contextmanager
 def leaving_before(deadline: float | None) -> Iterator[None]:
-    """What this thread sends meanwhile leaves before ``deadline`` (``time.monotonic()``; None: whenever it likes).
+    """What this thread sends meanwhile leaves before ``deadline`` (:func:`clients.clock.elapsed`; None: at any time).
 
     Raises:
         TooLateError: its time had passed; nothing was sent.
@@ -53,7 +54,7 @@ def watched(adapter: HTTPAdapter) -> HTTPAdapter:
 
 def _in_time() -> None:
     deadline = getattr(_request, "deadline", None)
-    if deadline is not None and monotonic() > deadline:
+    if deadline is not None and elapsed() > deadline:
         raise TooLateError
 
 

@@ -2,14 +2,33 @@
 
 -- What was handed to the platform, or may have been: one row a batch, one with first_id = 0 for the job group.
 -- A row is written before its request leaves and accepted_at after its answer, so that a lost answer is known.
+-- What else has the task's id (a CRM whose ids came again) is told apart by the job group, a try to make one by the
+-- group's name, a row by lead and call_time of the batch's first one; NULL is not known, and counts as the task's.
+-- tries: answers that named fewer jobs than contacts were sent.
 CREATE TABLE IF NOT EXISTS call_dispatches (
-    id           BIGINT      NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    task_id      BIGINT      NOT NULL,
-    first_id     BIGINT      NOT NULL,
-    last_id      BIGINT      NOT NULL,
-    attempted_at DATETIME(6) NOT NULL,
-    accepted_at  DATETIME(6) NULL,
-    KEY idx_task (task_id, last_id)
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_id         BIGINT       NOT NULL,
+    job_group_id    VARCHAR(191) NULL,
+    group_name      VARCHAR(191) NULL,
+    first_id        BIGINT       NOT NULL,
+    last_id         BIGINT       NOT NULL,
+    first_lead      VARCHAR(191) NULL,
+    first_call_time DATETIME(6)  NULL,
+    tries           INT          NOT NULL DEFAULT 0,
+    attempted_at    DATETIME(6)  NOT NULL,
+    accepted_at     DATETIME(6)  NULL,
+    KEY idx_task (task_id, last_id),
+    KEY idx_open (task_id, accepted_at)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- Rows that nobody calls, and why (no_number). One counts while its row is Cancelled, has no job and is of this lead.
+CREATE TABLE IF NOT EXISTS call_suppressions (
+    list_id    BIGINT       NOT NULL PRIMARY KEY,
+    task_id    BIGINT       NOT NULL,
+    leads_id   VARCHAR(191) NOT NULL,
+    reason     VARCHAR(32)  NOT NULL,
+    created_at DATETIME(6)  NOT NULL,
+    KEY idx_task (task_id, reason)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- Work that could not be done yet and when to try again: a transcript, a recording, an analysis that is not there.

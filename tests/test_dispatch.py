@@ -55,13 +55,18 @@ async def test_a_lead_without_a_number_is_not_dialled_and_holds_nobody_up(sites:
     site.add_leads(40)
     site.sql("UPDATE dcc_leads SET leads_user_phone = '' WHERE leads_id = 7")
     site.sql("UPDATE dcc_leads SET leads_user_phone = NULL WHERE leads_id = 8")
+    site.sql("UPDATE dcc_leads SET leads_user_phone = '\\n' WHERE leads_id = 9")
+    site.sql("UPDATE dcc_leads SET leads_user_phone = '无' WHERE leads_id = 10")
+    site.sql("UPDATE dcc_leads SET leads_user_phone = '+86 139-0000-0011' WHERE leads_id = 11")
     task_id = await site.create_task()
     async with site.working():
         result = await site.run(task_id)
     rows = {row["leads_id"]: row for row in site.rows(task_id)}
-    assert (result["called"], result["unmatched"], result["task_type"]) == (38, 2, 4)
-    assert rows[7]["call_status"] == rows[8]["call_status"] == "Failed"
-    assert site.sim.bot.contacts_assigned == 38
+    assert (result["called"], result["unmatched"], result["task_type"]) == (36, 4, 4)
+    assert (result["suppressed"], result["suppressed_by_reason"]) == (4, {"no_number": 4})
+    assert {rows[lead]["call_status"] for lead in (7, 8, 9, 10)} == {"Cancelled"}
+    assert site.sim.bot.contacts_assigned == 36
+    assert {job["phone"] for job in site.truth(task_id)} == {phone(n) for n in range(1, 41) if n not in (7, 8, 9, 10)}
     assert_finished(site, task_id, result)
 
 

@@ -1,20 +1,24 @@
 """A request that makes the platform dial does not leave after its time, not even one that is half-way out (SPEC 2)."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from time import monotonic
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from urllib3.connection import HTTPConnection
 
+import clients.database
+from clients.clock import elapsed
+from clients.database import Database
 from clients.limiter import RateLimiter
 from clients.outbound_bot import OutboundBot
 from clients.platform import PlatformSession, contact_json
 from clients.send_deadline import TooLateError
-from settings import PlatformSettings
+from settings import DatabaseSettings, PlatformSettings, load
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, SCRIPT_ID, Simulators, running
 from tests.pipeline import phone
 from tests.tls import Certificates, pump, tls_before
@@ -89,7 +93,7 @@ def contacts() -> list[str]:
 
 async def test_in_time_it_leaves(simulators: Simulators, session: PlatformSession) -> None:
     group = await session.create_group("call-task-1")
-    assert await session.assign(group, contacts(), send_before=monotonic() + 5) == 1
+    assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
     assert simulators.bot.contacts_assigned == 1
 
 
@@ -98,12 +102,12 @@ async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
 ) -> None:
     """It stood still after everything that leads up to the bytes; its next request is an ordinary one."""
     group = await session.create_group("call-task-1")
-    late = monotonic() + 0.2
+    late = elapsed() + 0.2
     put = HTTPConnection.putrequest
 
     def asleep(connection: HTTPConnection, *arguments: Any, **options: Any) -> None:
         put(connection, *arguments, **options)
-        while monotonic() <= late:
+        while elapsed() <= late:
             pass
 
     with monkeypatch.context() as patch:
@@ -111,5 +115,37 @@ async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
         with pytest.raises(TooLateError):
             await session.assign(group, contacts(), send_before=late)
     assert simulators.bot.contacts_assigned == 0
-    assert await session.assign(group, contacts(), send_before=monotonic() + 5) == 1
+    assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
     assert simulators.bot.contacts_assigned == 1
+
+
+def suspend(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on the clocks are as after the machine's lid was shut for so long: ``time.monotonic()`` stood still."""
+    true = time.clock_gettime
+    patch.setattr(time, "clock_gettime", lambda clock: true(clock) + (seconds if clock == time.CLOCK_BOOTTIME else 0.0))
+
+
+async def test_a_machine_that_was_suspended_sends_nothing_late(
+    simulators: Simulators, session: PlatformSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = await session.create_group("call-task-1")
+    in_time = elapsed() + 5
+    suspend(monkeypatch, 3600)
+    with pytest.raises(TooLateError):
+        await session.assign(group, contacts(), send_before=in_time)
+    assert simulators.bot.contacts_assigned == 0
+
+
+async def test_after_a_suspension_the_database_is_asked_for_the_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    database = Database(load(DatabaseSettings))
+    try:
+        before = await database.now()
+        monkeypatch.setattr(clients.database, "_utc_now", lambda cursor: before + timedelta(hours=1))
+        assert await database.now() < before + timedelta(minutes=1)
+        suspend(monkeypatch, 3600)
+        assert await database.now() >= before + timedelta(hours=1)
+    finally:
+        database.close()

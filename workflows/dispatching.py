@@ -15,6 +15,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.tally import Tally
 
 
+GROWTH = 1.5
+"""Of the wait after each round in a row that changed nothing."""
+
+
 class Dispatcher:
     """Hands a task over to the platform.
 
@@ -42,6 +46,8 @@ class Dispatcher:
         self._tally = tally
         self._stopped = stopped
         self._show = show
+        self._longest = options.poll_max
+        self._idle = 0
         self._request = DispatchRequest(
             task_id=task.task_id,
             organization_id=task.organization_id,
@@ -60,10 +66,16 @@ class Dispatcher:
             if group.job_group_id:
                 self._request = replace(self._request, job_group_id=group.job_group_id, list_first=group.found)
             else:
-                self._tally.waiting = f"the job group, next try in {group.retry_in:.0f} s"
+                wait = self._longer(max(group.retry_in, 1), idle=bool(group.error))
+                self._tally.waiting = f"the job group, next try in {wait:.0f} s"
                 self._show()
-                await workflow.sleep(max(group.retry_in, 1), summary="until the job group would be listed")
+                await workflow.sleep(wait, summary="until the job group would be listed")
         return replace(self._task, job_group_id=self._request.job_group_id)
+
+    def _longer(self, seconds: float, *, idle: bool) -> float:
+        """What changed nothing waits longer each time before it is done again, up to ``poll_max``."""
+        self._idle = self._idle + 1 if idle else 0
+        return min(seconds * GROWTH ** min(max(self._idle - 1, 0), 20), max(self._longest, seconds))
 
     async def assign_all(self) -> None:
         """Assign every lead, and raise ``task_type`` to 2."""
@@ -72,13 +84,13 @@ class Dispatcher:
             self._tally.api_calls += dispatched.api_calls
             if dispatched.done:
                 break
-            if not dispatched.error:
-                self._request = replace(self._request, list_first=False)
+            self._request = replace(self._request, list_first=dispatched.list_first)
             self._tally.assigned += dispatched.assigned
             self._tally.waiting = f"dispatch: {self._tally.assigned} leads handed over"
             if dispatched.unresolved:
                 self._tally.waiting += f", {dispatched.unresolved} batches without an answer"
             self._show()
-            if dispatched.retry_in:
-                await workflow.sleep(dispatched.retry_in, summary=f"{dispatched.unresolved} batches without an answer")
+            wait = self._longer(dispatched.retry_in, idle=bool(dispatched.error) and not dispatched.assigned)
+            if wait:
+                await workflow.sleep(wait, summary=f"{dispatched.unresolved} batches without an answer")
         await self._steps.mark_dispatched(self._task.task_id)

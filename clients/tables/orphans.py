@@ -60,7 +60,9 @@ def _unlinked(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[str, lis
         "SELECT f.id FROM dcc_leads_follow f"
         f" WHERE f.leads_id IN (SELECT l.leads_id FROM leads_task_list l WHERE l.id IN ({some}))"
         " AND f.follow_time = f.frist_follow_time AND f.follow_time = f.new_follow_time"
-        " AND NOT EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = %s)"
+        " AND NOT EXISTS (SELECT 1 FROM call_dispatches d JOIN call_tasks t ON t.id = d.task_id"
+        "  WHERE d.task_id = %s AND (d.job_group_id IS NULL"
+        "  OR CAST(d.job_group_id AS BINARY) = CAST(t.job_group_id AS BINARY)))"
         " AND NOT EXISTS (SELECT 1 FROM call_follow_ups k WHERE k.follow_id = f.id)",
         (*ids, task_id),
     )

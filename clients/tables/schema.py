@@ -47,6 +47,7 @@ RIGHTS = {
         *(_INSERT, "UPDATE {0} SET accepted_at = accepted_at WHERE FALSE"),
         "DELETE FROM {0} WHERE FALSE",
     ),
+    "call_suppressions": (_INSERT, "UPDATE {0} SET reason = reason WHERE FALSE"),
     "call_rate_limits": (_INSERT, "UPDATE {0} SET next_at = next_at WHERE FALSE"),
 }
 """Statements that do nothing but need the rights that the worker needs."""

@@ -111,10 +111,12 @@ def find_created(cursor: Cursor, *, name: str, organization_id: str, now: dateti
     return int(row[0]) if row and row[0] is not None else None
 
 
-def load(cursor: Cursor, task_id: int) -> TaskRow | None:
-    """The task, or None if there is none of this id."""
+def load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow | None:
+    """The task, or None if there is none of this id. ``lock``: nobody else has it before the transaction ends."""
     cursor.execute(
-        "SELECT id, organization_id, task_type, job_group_id, create_time FROM call_tasks WHERE id = %s", (task_id,)
+        "SELECT id, organization_id, task_type, job_group_id, create_time FROM call_tasks WHERE id = %s"
+        + (" FOR UPDATE" if lock else ""),
+        (task_id,),
     )
     row = cursor.fetchone()
     if row is None:
@@ -155,7 +157,9 @@ def open_tasks(cursor: Cursor) -> list[int]:
 _OLDEST_UNFINISHED = (
     # Rows are handed over in the order of their ids: each task's first unfinished one decides.
     "SELECT MIN(handed_over), MIN(CASE WHEN handed_over IS NULL THEN call_time END) FROM ("
-    " SELECT l.call_time, (SELECT d.attempted_at FROM call_dispatches d WHERE d.task_id = l.task_id"
+    " SELECT l.call_time, (SELECT d.attempted_at FROM call_dispatches d JOIN call_tasks g ON g.id = d.task_id"
+    "   WHERE d.task_id = l.task_id AND (d.job_group_id IS NULL"
+    "   OR CAST(d.job_group_id AS BINARY) = CAST(g.job_group_id AS BINARY))"
     "   AND d.last_id >= l.id AND d.first_id <= l.id ORDER BY d.last_id LIMIT 1) AS handed_over"
     " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
     f"   AND (COALESCE(u.call_status, '') NOT IN {FINAL_SQL} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"

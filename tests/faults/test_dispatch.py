@@ -84,18 +84,18 @@ async def test_without_any_grace_everybody_is_still_dialled_once(sites: Sites) -
 
 
 FROZEN = {
-    "who-is-left": ("sql claim_next SELECT leads_task_list after", []),
-    "how-far-we-are": ("sql claim_next SELECT call_dispatches after", []),
-    "before-it-is-written-down": ("sql claim_next INSERT call_dispatches before", []),
-    "written-down": ("sql claim_next INSERT call_dispatches after", []),
-    "before-the-commit": ("sql claim_next COMMIT before", []),
-    "after-the-commit": ("sql claim_next COMMIT after", []),
+    "who-is-left": ("sql claim SELECT leads_task_list after", []),
+    "how-far-we-are": ("sql claim SELECT call_dispatches after", []),
+    "before-it-is-written-down": ("sql claim INSERT call_dispatches before", []),
+    "written-down": ("sql claim INSERT call_dispatches after", []),
+    "before-the-commit": ("sql claim COMMIT before", []),
+    "after-the-commit": ("sql claim COMMIT after", []),
     "before-the-request": ("request AssignJobs before", []),
     "on-the-connection": ("request AssignJobs leaves", []),
     "after-the-answer": ("request AssignJobs after", []),
     "before-it-is-accepted": ("sql accept UPDATE call_dispatches before", []),
     "the-rest-is-looked-up": ("request QueryJobsWithResult after", [assign("partial", count=1)]),
-    "the-rest-is-claimed": ("sql renew DELETE call_dispatches before", [assign("partial", count=1)]),
+    "the-rest-is-claimed": ("sql claim UPDATE call_dispatches before", [assign("partial", count=1)]),
     "the-group-is-looked-up": ("request ListJobGroups after", []),
     "before-the-group": ("request CreateJobGroup before", []),
     "after-the-group": ("request CreateJobGroup after", []),
@@ -118,7 +118,7 @@ async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
                 with observing(site, every=0.3) as observer:
                     await until(lambda: bool(frozen.acts), f"frozen at {at}")
                     async with sabotaged(nursery, site, tmp_path, name=f"{name}-2") as other:
-                        if any(part in at for part in ("COMMIT before", "claim_next", "renew")):
+                        if any(part in at for part in ("COMMIT before", "sql claim ")):
                             # It holds the lock on the task's row: nobody goes on before it thaws, or its session ends.
                             await asyncio.sleep(3)
                         else:

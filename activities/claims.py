@@ -1,0 +1,257 @@
+"""Who is sent next: transactions that read what decides about it, and write down what is about to leave (SPEC 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pymysql.cursors import Cursor
+from temporalio.exceptions import ApplicationError
+
+from activities.holdings import Holding, Lead, Reading, hold
+from clients.platform import CONTACTS_A_CALL
+from clients.tables import dispatches as table
+from clients.tables import suppressions, tasks
+from clients.tables.dispatches import Dispatch, DoubtError, Span, Undialled
+from clients.tables.tasks import TaskRow
+
+BATCHES_AT_ONCE = 11
+MOST_TRIES = 3
+"""A contact for which the platform makes no job, and says nothing against it, is sent so often in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPlan:
+    """How a task comes to its job group: it has one, or ``tries`` to make one of this name may have gone through."""
+
+    job_group_id: str
+    name: str
+    tries: list[Dispatch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is open of a task. ``known``: job ids of its rows; None if the group need not be read. ``over``: type 3."""
+
+    unresolved: list[Dispatch]
+    known: set[str] | None
+    over: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A batch that is written down and not sent yet."""
+
+    id: int
+    rows: list[Undialled]
+    tries: int
+
+
+@dataclass(slots=True)
+class Claimed:
+    """What one transaction claimed.
+
+    Attributes:
+        claims: batches to send.
+        waiting: other batches whose end is open.
+        more: rows are left that were in no batch yet.
+        read: it went by a whole reading of the group.
+        unread: rows among those that are left are with the platform, and do not say so.
+        unclaimed: jobs of the group that belong to no row: nothing was sent again.
+        suppressed: rows that have no number; ``failed``: rows that were sent in vain for the last time.
+    """
+
+    claims: list[Claim] = field(default_factory=list)
+    waiting: list[Dispatch] = field(default_factory=list)
+    more: bool = False
+    read: bool = False
+    unread: bool = False
+    unclaimed: int = 0
+    suppressed: int = 0
+    failed: int = 0
+
+
+def plan_group(cursor: Cursor, task_id: int) -> GroupPlan:
+    """See whether the task has its group, or ever had one; inside a transaction.
+
+    Raises:
+        ApplicationError: ``UnknownTask``.
+        DoubtError: calls were made that may be of this task.
+    """
+    row = _locked(cursor, task_id)
+    name = table.group_name(task_id, row.create_time)
+    if row.job_group_id:
+        return GroupPlan(job_group_id=row.job_group_id, name=name, tries=[])
+    if group_id := table.known_group(cursor, task_id, name):
+        table.save_group(cursor, task_id, None, group_id)
+    return GroupPlan(job_group_id=group_id, name=name, tries=table.group_tries(cursor, task_id, name))
+
+
+def standing(cursor: Cursor, task_id: int, group_id: str, *, grace: float, list_first: bool) -> Standing:
+    """What is open of the task, inside a transaction. If a batch's grace is over, the group must be read."""
+    over = _own(cursor, task_id, group_id).task_type >= 3
+    unresolved = table.unresolved(cursor, task_id, group_id)
+    read = list_first or any(batch.age >= grace and not batch.unsent for batch in unresolved)
+    known = table.held_jobs(cursor, task_id) if read and not over else None
+    return Standing(unresolved=unresolved, known=known, over=over)
+
+
+def claim(
+    cursor: Cursor, task_id: int, group_id: str, *, ripe: Sequence[int], reading: Reading | None, list_first: bool
+) -> Claimed:
+    """Claim what may be sent, inside a transaction.
+
+    Args:
+        cursor: inside a transaction.
+        task_id: the task; ``group_id`` its job group.
+        ripe: ids of open batches that may be sent again, as far as the reading (or that they never left) allows.
+        reading: a whole one that began when those batches were ripe; None if there is none.
+        list_first: the group may hold rows that were in no batch.
+
+    Raises:
+        DoubtError: who was called already cannot be told.
+    """
+    _own(cursor, task_id, group_id)
+    _same_rows(cursor, task_id, group_id)
+    unresolved = table.unresolved(cursor, task_id, group_id)
+    started = table.started(cursor, task_id, group_id)
+    result = Claimed()
+    holding = Holding(rows=set(), unclaimed=[])
+    if reading is not None:
+        holding = _hold(cursor, task_id, reading, unresolved, started)
+        result.unclaimed = len(holding.unclaimed)
+    again = [batch for batch in unresolved if batch.id in ripe and (batch.unsent or not holding.unclaimed)]
+    if list_first and (reading is None or holding.unclaimed):
+        result.waiting, result.more = unresolved, True
+        return result
+    result.read = reading is not None
+    for batch in again[:BATCHES_AT_ONCE]:
+        _again(cursor, task_id, group_id, batch, holding, result)
+    sent_again = {batch.id for batch in again[:BATCHES_AT_ONCE]}
+    result.waiting = [batch for batch in unresolved if batch.id not in sent_again]
+    _next(cursor, task_id, group_id, started, holding, result)
+    return result
+
+
+def renew(cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequence[list[Undialled]]) -> list[Claim]:
+    """Put batches of these rows in the place of one whose request was refused, inside a transaction."""
+    _own(cursor, task_id, group_id)
+    table.close(cursor, old.id)
+    spans = [Span(first=part[0], last_id=part[-1].id, tries=old.tries) for part in parts]
+    ids = table.insert(cursor, task_id, group_id, spans)
+    return [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
+
+
+def _locked(cursor: Cursor, task_id: int) -> TaskRow:
+    row = tasks.load(cursor, task_id, lock=True)
+    if row is None:
+        raise ApplicationError(f"call task {task_id} was deleted", type="UnknownTask", non_retryable=True)
+    return row
+
+
+def _own(cursor: Cursor, task_id: int, group_id: str) -> TaskRow:
+    """The task, locked, if it still has this group."""
+    row = _locked(cursor, task_id)
+    if row.job_group_id != group_id:
+        raise DoubtError(
+            f"call task {task_id}: its job_group_id was changed while its leads were handed over; nobody more is called"
+        )
+    return row
+
+
+def _same_rows(cursor: Cursor, task_id: int, group_id: str) -> None:
+    if table.replaced(cursor, task_id, group_id):
+        raise DoubtError(
+            f"call task {task_id}: rows of leads_task_list that were handed over are other leads now; nobody more is"
+            " called. Make a new task of these leads"
+        )
+
+
+def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[Dispatch], started: int) -> Holding:
+    spans = [(batch.first_id, batch.last_id) for batch in unresolved]
+    leads = [
+        Lead(
+            id=row_id,
+            reference=reference or history_reference(task_id, lead),
+            phone=phone,
+            job_id=job_id,
+            # A job without a reference is rather that of a row whose batch was taken, than of one that got no answer.
+            rank=2 if row_id > started else int(any(first <= row_id <= last for first, last in spans)),
+        )
+        for row_id, lead, reference, phone, job_id in table.everybody(cursor, task_id)
+    ]
+    holding = hold(reading.jobs, leads)
+    elsewhere = table.taken_elsewhere(cursor, task_id, holding.unclaimed)
+    return Holding(rows=holding.rows, unclaimed=[job for job in holding.unclaimed if job not in elsewhere])
+
+
+def _again(cursor: Cursor, task_id: int, group_id: str, batch: Dispatch, holding: Holding, result: Claimed) -> None:
+    """Claim once more what the platform turned out not to have of a batch.
+
+    What may have left goes out in halves: one contact that the platform chokes on does not hold up the others for ever.
+    """
+    rows = table.undialled(cursor, task_id, first=batch.first_id, last=batch.last_id, limit=CONTACTS_A_CALL)
+    rows = _with_number(cursor, task_id, rows, result)
+    left = [row for row in rows if row.id not in holding.rows]
+    if batch.tries >= MOST_TRIES or not left:
+        table.fail(cursor, [row.id for row in left])
+        table.accept(cursor, [batch.id])
+        result.failed += len(left)
+        return
+    table.close(cursor, batch.id)
+    size = CONTACTS_A_CALL if batch.unsent else -(-len(left) // 2)
+    parts = [part for part in _parts(rows, holding, size) if part[0].id not in holding.rows]
+    _write_down(cursor, task_id, group_id, parts, holding, result, tries=batch.tries)
+
+
+def _next(cursor: Cursor, task_id: int, group_id: str, started: int, holding: Holding, result: Claimed) -> None:
+    """Claim the next rows that were in no batch yet."""
+    limit = BATCHES_AT_ONCE * CONTACTS_A_CALL
+    found = table.undialled(cursor, task_id, first=started + 1, last=None, limit=limit)
+    result.more = len(found) == limit
+    result.unread = result.more and any(row_id > found[-1].id for row_id in holding.rows)
+    rows = _with_number(cursor, task_id, found, result)
+    _write_down(cursor, task_id, group_id, _parts(rows, holding, CONTACTS_A_CALL), holding, result, tries=0)
+
+
+def _with_number(cursor: Cursor, task_id: int, rows: Sequence[Undialled], result: Claimed) -> list[Undialled]:
+    """The rows that have a phone number; the others are left out (SPEC 11)."""
+    without = [(row.id, row.leads_id) for row in rows if not row.number]
+    suppressions.suppress(cursor, task_id, without, suppressions.NO_NUMBER)
+    result.suppressed += len(without)
+    return [row for row in rows if row.number]
+
+
+def _parts(rows: Sequence[Undialled], holding: Holding, size: int) -> list[list[Undialled]]:
+    """Rows in batches of at most ``size``, in order; those that the platform holds are in batches of their own."""
+    parts: list[list[Undialled]] = []
+    for row in rows:
+        if not parts or len(parts[-1]) >= size or (parts[-1][0].id in holding.rows) != (row.id in holding.rows):
+            parts.append([])
+        parts[-1].append(row)
+    return parts
+
+
+def _write_down(
+    cursor: Cursor,
+    task_id: int,
+    group_id: str,
+    parts: Sequence[list[Undialled]],
+    holding: Holding,
+    result: Claimed,
+    *,
+    tries: int,
+) -> None:
+    single = {row.id for row in table.without_repeated(cursor, task_id, [row for part in parts for row in part])}
+    spans = [Span(first=part[0], last_id=part[-1].id, tries=tries) for part in parts]
+    claims = [
+        Claim(id=id_, rows=[row for row in part if row.id in single - holding.rows], tries=tries)
+        for id_, part in zip(table.insert(cursor, task_id, group_id, spans), parts, strict=True)
+    ]
+    table.accept(cursor, [claim.id for claim in claims if not claim.rows])
+    result.claims += [claim for claim in claims if claim.rows]
+
+
+def history_reference(task_id: int, leads_id: str) -> str:
+    """The reference of a row that has none of its own, in the form that SPEC 3.2 matches."""
+    return f"task_{task_id}_lead_{leads_id}"

@@ -1,0 +1,122 @@
+"""What the platform has of a task: a whole reading of its job group, and whose calls these are (SPEC 2)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from activities.job_ids import identify, read_pages
+from activities.pairing import IdentifiedJob
+from clients.errors import PermanentError, ServiceError
+from clients.phones import comparable
+from clients.platform import IDS_A_CALL, SERVICE, PlatformSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A job group as it was read.
+
+    Attributes:
+        jobs: those that it lists.
+        error: why the platform may have more than that; ``""``: the reading is whole.
+    """
+
+    jobs: list[IdentifiedJob]
+    error: str
+
+
+async def read_group(session: PlatformSession, group_id: str, known: Iterable[str]) -> Reading:
+    """Read all pages of a job group.
+
+    The reading is whole if each page was read, each job has a contact, as many jobs are listed as the group counts by
+    either of its counters, and every job of the group that a row has is among them.
+
+    Args:
+        session: the platform.
+        group_id: the job group.
+        known: ids of jobs that rows of the task have, whatever group they are of.
+    """
+    pages = await read_pages(session, group_id, 1, None)
+    jobs = await identify(session, pages)
+    try:
+        error = pages.error or await _hidden(session, group_id, set(known) - pages.jobs.keys(), len(pages.jobs))
+    except ServiceError as failure:
+        error = str(failure)
+    if not error and (pages.gone or not pages.complete):
+        error = f"{SERVICE} QueryJobsWithResult: jobs are missing from the answer"
+    return Reading(jobs=jobs, error=error)
+
+
+async def _hidden(session: PlatformSession, group_id: str, missing: set[str], listed: int) -> str:
+    """Why the group has more jobs than it lists; ``""`` if nothing says that it has."""
+    total = (await session.progress(group_id)).total_jobs
+    if listed < total:
+        return f"{SERVICE}: the job group lists {listed} of {total} jobs; nothing is sent before it lists all"
+    ids = sorted(missing)
+    for start in range(0, len(ids), IDS_A_CALL):
+        try:
+            found = await session.jobs(ids[start : start + IDS_A_CALL])
+        except PermanentError as error:
+            if error.code != "NotExist.Job":
+                raise
+            continue
+        # A row may have a job of another group, or one that is gone: no listing of this group will ever show it.
+        if any(job.job_group_id in ("", group_id) for job in found):
+            return f"{SERVICE}: the job group does not list a job that it has; nothing is sent before it lists all"
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """A row as far as a job can be its own. ``rank``: of rows with one number those of a lower rank are held first."""
+
+    id: int
+    reference: str
+    phone: str
+    job_id: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Rows without a job id that the platform has, and jobs that belong to no row of the task."""
+
+    rows: set[int]
+    unclaimed: list[str]
+
+
+def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead]) -> Holding:
+    """Whom the platform has: a row is held if its job or its reference is, or, as often as rows share it, its phone.
+
+    A job whose reference and number are no row's may be any row's under another guise.
+    """
+    held: set[int] = set()
+    with_job = {lead.job_id for lead in leads if lead.job_id}
+    by_reference = _grouped(leads, lambda lead: filter(None, [lead.reference.strip()]))
+    by_phone = _grouped(leads, lambda lead: comparable(lead.phone))
+    nameless = []
+    for job in jobs:
+        if job.job_id in with_job:
+            continue
+        named = [lead for reference in job.references for lead in by_reference.get(reference, [])]
+        held.update(lead.id for lead in named if not lead.job_id)
+        if not named:
+            nameless.append(job)
+    unclaimed = []
+    for job in nameless:
+        sharing = {lead.id: lead for number in job.phones for lead in by_phone.get(number, [])}
+        waiting = [(lead.rank, lead.id) for lead in sharing.values() if not lead.job_id and lead.id not in held]
+        if not sharing:
+            unclaimed.append(job.job_id)
+        elif waiting:
+            held.add(min(waiting)[1])
+    return Holding(rows=held, unclaimed=unclaimed)
+
+
+def _grouped(leads: Sequence[Lead], keys: Callable[[Lead], Iterable[str]]) -> dict[str, list[Lead]]:
+    groups: dict[str, list[Lead]] = defaultdict(list)
+    for lead in leads:
+        for key in keys(lead):
+            groups[key].append(lead)
+    return groups

@@ -1,0 +1,73 @@
+"""One request that makes the platform dial, and what its answer says (SPEC 2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from activities.claims import Claim, history_reference
+from clients.errors import PassingError, PermanentError
+from clients.platform import SERVICE, PlatformSession, contact_json
+from clients.send_deadline import TooLateError
+
+OF_THE_REQUEST = ("NotExist", "InvalidAccessKeyId", "InvalidSecurityToken", "Forbidden", "SignatureDoesNot")
+"""Beginnings of codes by which the platform refuses a request whoever its contacts are."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What became of some batches.
+
+    Attributes:
+        accepted, released, short: their ids: taken, not sent, taken in part.
+        refused: one of their contacts may be why; ``lost``: whether they were taken is not known.
+        open: ids of those without an answer, and how many seconds to wait before they may be sent again.
+        rejected: contacts that were refused alone, by code.
+    """
+
+    accepted: list[int] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+    short: list[int] = field(default_factory=list)
+    refused: list[tuple[Claim, PermanentError]] = field(default_factory=list)
+    lost: list[Claim] = field(default_factory=list)
+    open: dict[int, float] = field(default_factory=dict)
+    assigned: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    error: str = ""
+
+
+async def send_batch(
+    session: PlatformSession, task_id: int, group_id: str, claim: Claim, sent: Sent, send_before: float
+) -> None:
+    """Send one batch, and tell what became of it.
+
+    Raises:
+        PermanentError: the platform refuses the request, whoever its contacts are.
+    """
+    contacts = [
+        contact_json(
+            phone=row.number,
+            name=row.name,
+            reference_id=row.reference_id or history_reference(task_id, row.leads_id),
+        )
+        for row in claim.rows
+    ]
+    try:
+        jobs = await session.assign(group_id, contacts, send_before=send_before)
+    except TooLateError:
+        sent.released.append(claim.id)
+    except PermanentError as error:
+        if error.service != SERVICE or error.code.startswith(OF_THE_REQUEST):
+            sent.released.append(claim.id)
+            raise
+        sent.refused.append((claim, error))
+    except PassingError as error:
+        sent.error = str(error)
+        if not error.sent or error.service != SERVICE:
+            sent.released.append(claim.id)
+        else:
+            sent.lost.append(claim)
+    else:
+        # Fewer jobs than contacts: which of them were taken only the group itself can tell, once it lists them.
+        (sent.accepted if jobs >= len(contacts) else sent.short).append(claim.id)
+        sent.assigned += min(jobs, len(contacts))

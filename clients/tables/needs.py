@@ -59,7 +59,7 @@ def _retry(alias: str, step: str) -> str:
     return f" LEFT JOIN call_retries {alias} ON {alias}.list_id = l.id AND {alias}.step = '{step}'"
 
 
-CALL_RETRIES = _retry("c", "conversation") + _retry("o", "outcome")
+CALL_RETRIES = _retry("c", "conversation") + _retry("o", "outcome") + " AND o.error_code <> ''"
 TRANSCRIPT_EXPECTED = (
     f"({is_final()} AND {SILENT} AND {UNLINKED} AND (o.list_id IS NOT NULL"
     f" OR IF(c.list_id IS NULL, {SUCCEEDED}, c.retry_at < c.since + INTERVAL %s SECOND)))"

@@ -6,7 +6,8 @@ step          what is not there yet
 conversation  the transcript of a call in which somebody spoke; ``since`` its outcome was known
 recording     its recording
 analysis      an answer of the model
-outcome       an outcome that the platform has told and the database did not take: ``error_code`` is its number
+outcome       an outcome that the platform has told and the database did not take: ``error_code`` is its number,
+              ``''`` once it was taken
 job           the same of a job id
 ============= ==================================================================================================
 """
@@ -77,8 +78,9 @@ def refuse_jobs(cursor: Cursor, tasks: Sequence[int], refused: Sequence[tuple[in
 
 
 def settle(cursor: Cursor, ids: Sequence[int], step: str) -> None:
-    """Forget the tries of these rows: what was missing is there."""
+    """The database has taken what it had refused of these rows."""
     for part in bulks([(id_,) for id_ in ids]):
         cursor.execute(
-            f"DELETE FROM call_retries WHERE step = %s AND list_id IN ({marks(len(part))})", (step, *flat(part))
+            f"UPDATE call_retries SET tries = 0, error_code = '' WHERE step = %s AND list_id IN ({marks(len(part))})",
+            (step, *flat(part)),
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clients.tables.needs import FINAL, final_status, folded_sql
+from clients.tables.needs import FINAL, final_status, is_final, is_status
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import REMARKS
 from tests.pipeline import QUICK, Site, Sites, eventually, phone
@@ -220,12 +220,13 @@ async def test_a_status_is_final_to_sql_and_to_python_alike(sites: Sites, column
     texts = ["", *FINAL, "SUCCEEDED", " failed ", "Cancelled\r\n", "\tsucceeded", "Succeeded1", "Executing", "成功"]
     if "utf8mb4" in column:
         texts += ["Súcceeded", "ＦＡＩＬＥＤ", "\u3000Failed\u00a0", "ſucceeded", "Failed\u0000"]
-    site.sql(f"CREATE TABLE words (id INT, word {column})")
-    site.insert("words", [{"id": id_, "word": text} for id_, text in enumerate(texts)])
-    named = ", ".join(f"{folded_sql('word')} = '{status.lower()}' AS {status}" for status in FINAL)
-    for row in site.sql(f"SELECT id, {named} FROM words"):
+    site.sql(f"CREATE TABLE words (id INT, call_status {column})")
+    site.insert("words", [{"id": id_, "call_status": text} for id_, text in enumerate(texts)])
+    named = ", ".join(f"{is_status(status, 'w')} AS {status}" for status in FINAL)
+    for row in site.sql(f"SELECT id, {named}, {is_final('w')} AS final FROM words w"):
         by_sql = next((status for status in FINAL if row[status]), "")
         assert final_status(texts[row["id"]]) == by_sql, texts[row["id"]]
+        assert bool(row["final"]) == bool(by_sql)
 
 
 async def test_work_that_changes_nothing_is_done_at_a_growing_pace(sites: Sites) -> None:

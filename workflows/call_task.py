@@ -217,7 +217,7 @@ class CallTaskWorkflow:
                 return "cancelled" if self._controls.cancelled else "complete" if review.called else "nothing_called"
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
-                found = (look, self._grace_left() <= 0, review.conversations) if look or review.conversations else None
+                found = (look, self._to_settle(review), review.conversations) if look or review.conversations else None
                 if found is None or self._asking.admits((found, standing(review))):
                     self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
@@ -279,7 +279,11 @@ class CallTaskWorkflow:
         if self._refreshed or not pipeline.pages_tried or (seen and counters and counters.total > seen):
             return True
         # Without news of more jobs, rows without one wait for their grace to end.
-        return review.unsettled > 0 and (seen is None or counters is None or self._grace_left() <= 0)
+        return review.unsettled > 0 and (seen is None or counters is None or self._to_settle(review))
+
+    def _to_settle(self, review: Review) -> bool:
+        """Whether rows without a job have had their time."""
+        return review.unsettled > 0 and self._grace_left() <= 0
 
     def _grace_left(self) -> float:
         return self._dispatched_at + self._options.match_grace - workflow.time()

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,20 +54,20 @@ class State:
 
 
 def states() -> list[State]:
-    kinds = itertools.product(STATUSES, TRANSCRIPTS, JOBS, ATTEMPTS, FOLLOW_UPS, (True, False), RETRIES)
-    without = itertools.product(STATUSES, TRANSCRIPTS, ("none",), ATTEMPTS, FOLLOW_UPS, (True, False), ("none",))
+    kinds = itertools.product(STATUSES, TRANSCRIPTS, JOBS, FOLLOW_UPS, (True, False), RETRIES)
+    without = itertools.product(STATUSES, TRANSCRIPTS, ("none",), FOLLOW_UPS, (True, False), ("none",))
     return [
         State(
             id=id_,
             status=status,
             transcript=transcript,
             job=job,
-            attempt=attempt,
+            attempt=ATTEMPTS[zlib.crc32(b"%d" % id_) % 2],
             follow_up=follow_up,
             interest=id_ % 3 if judged else None,
             retry=retry,
         )
-        for id_, (status, transcript, job, attempt, follow_up, judged, retry) in enumerate((*kinds, *without), 1)
+        for id_, (status, transcript, job, follow_up, judged, retry) in enumerate((*kinds, *without), 1)
     ]
 
 
@@ -83,8 +84,8 @@ async def test_every_state_of_a_row_comes_to_its_end_or_to_rest(sites: Sites) ->
         await eventually(lambda: at_rest(site, resting))
         used = {task: sum((await activities(site, task)).values()) for task in (ending, resting)}
     print(f"{len(every)} states; activities: {used[ending]} to their end, {used[resting]} to rest")
-    assert used[ending] <= 150
-    assert used[resting] <= 150
+    assert used[ending] <= 80
+    assert used[resting] <= 120
     after = {row["id"]: row for row in site.sql("SELECT * FROM leads_task_list")}
     wrong = [
         (state, what) for state in every for what in faults(site.follow_ups(), state, before[state.id], after[state.id])

@@ -301,6 +301,7 @@ class CallTaskWorkflow:
                 looks.append(now + self._pause(under_way))
             if review.unsettled and self._grace_left() > 0:
                 looks.append(now + self._grace_left())
+        looks = [max(at, self._asking.until) for at in looks]
         due = [now + REVIEW_SECONDS] if busy else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))

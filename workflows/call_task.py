@@ -217,12 +217,12 @@ class CallTaskWorkflow:
                 return "cancelled" if self._controls.cancelled else "complete" if review.called else "nothing_called"
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
-                found = (look, self._to_settle(review), review.conversations) if look or review.conversations else None
-                if found is None or self._asking.admits((found, standing(review))):
+                found = (look, self._to_settle(review), review.conversations, standing(review))
+                if self._asking.admits(found if look or review.conversations else None):
                     self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
-                left = (review.to_follow_up, review.to_record)
-                if any(left) and self._leaving.admits((left, standing(review))):
+                left = (review.to_follow_up, review.to_record, standing(review))
+                if self._leaving.admits(left if review.to_follow_up or review.to_record else None):
                     pipeline.leftovers(review)
             if workflow.info().is_continue_as_new_suggested():
                 await self._restart_as_new(pipeline)

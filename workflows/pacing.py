@@ -30,8 +30,12 @@ class Pace:
         self.until = 0.0
 
     def admits(self, seen: object) -> bool:
-        """Whether what a review has seen (the standing and the work, to be compared) is handed out now."""
+        """Whether what a review has seen (the standing and the work, to be compared) is handed out now; None: no work,
+        nothing to wait for."""
         now = workflow.time()
+        if seen is None:
+            self.until = 0.0
+            return True
         if seen != self._seen:
             self._seen, self._unchanged, self.until = seen, 0, 0.0
         elif not self.until:

@@ -5,11 +5,14 @@ UV_COMPILE := $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --python-v
 # Four at once, because most of them wait. Other arguments for pytest: `make test PYTEST="-k follow_ups -x"`.
 PARALLEL := -n 4 --dist worksteal
 PYTEST ?= $(PARALLEL) --cov --cov-report=term
+# The database server that everything here installs and starts: mariadb or mysql.
+DATABASE ?= mariadb
+export DATABASE
 
 .PHONY: help setup demo up test faults lint types lock audit
 
 help:
-	@echo 'make setup   install what is missing: .venv, MariaDB'
+	@echo 'make setup   install what is missing: .venv, MariaDB (DATABASE=mysql: MySQL instead, here and in all that follows)'
 	@echo 'make demo    one campaign of 200 leads from start to end (KEEP=1 leaves the stack running until Ctrl-C)'
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make test    the whole test suite'

@@ -12,7 +12,7 @@ export DATABASE
 .PHONY: help setup demo up test faults lint types lock audit
 
 help:
-	@echo 'make setup   install what is missing: .venv, MariaDB (DATABASE=mysql: MySQL instead, here and in all that follows)'
+	@echo 'make setup   install what is missing: .venv, MariaDB'
 	@echo 'make demo    one campaign of 200 leads from start to end (KEEP=1 leaves the stack running until Ctrl-C)'
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make test    the whole test suite'
@@ -20,6 +20,7 @@ help:
 	@echo 'make lint, make types   ruff, mypy'
 	@echo 'make audit   pins, hashes and age of the requirements, and known weaknesses where the network allows'
 	@echo 'make lock    pin the requirements anew (UPGRADE=1: to the newest versions)'
+	@echo 'with DATABASE=mysql behind it, each takes MySQL itself in place of MariaDB (on Debian)'
 
 setup:
 	@sh devstack/setup.sh

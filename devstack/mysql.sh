@@ -21,7 +21,7 @@ own_apt() {
 
 # reason: what was logged last, in one line; of apt's many the first that is an error.
 reason() {
-    grep -m 1 '^[EW]: ' "$work/log" || tail -n 1 "$work/log"
+    grep -m 1 '^E: ' "$work/log" || tail -n 1 "$work/log"
 }
 
 write_configuration() {
@@ -67,10 +67,10 @@ download() {
 
 unpack() {
     for package in "$work"/cache/archives/*.deb; do
-        dpkg-deb --extract "$package" "$work/root" || return
+        dpkg-deb --extract "$package" "$work/unpacked" || return
     done
-    set -- "$work"/root/usr/lib/*/ld*.so.[0-9]
-    "$1" --library-path "${1%/*}" "$work/root/usr/sbin/mysqld" --no-defaults --version >"$work/log" 2>&1
+    set -- "$work"/unpacked/usr/lib/*/ld*.so.[0-9]
+    "$1" --library-path "${1%/*}" "$work/unpacked/usr/sbin/mysqld" --no-defaults --version >"$work/log" 2>&1
 }
 
 [ -e "$target/usr/sbin/mysqld" ] && exit
@@ -89,4 +89,4 @@ echo "setup: fetching MySQL from Debian's unstable suite" >&2
 download || give_up "no mirror of this machine has it ($(reason))"
 unpack || give_up "it does not run here ($(reason))"
 # Whoever makes it at the same time makes the same.
-mv -T "$work/root" "$target" 2>/dev/null || [ -e "$target/usr/sbin/mysqld" ]
+mv -T "$work/unpacked" "$target" 2>/dev/null || [ -e "$target/usr/sbin/mysqld" ]

@@ -1,6 +1,9 @@
 """The embedded stack: parts that were killed come back with their data, and nothing outlives who started it."""
 
 import asyncio
+import hashlib
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -229,3 +232,86 @@ def test_several_databases_may_be_made_at_once() -> None:
     )
     processes = [subprocess.Popen([sys.executable, "-c", make], cwd=PROJECT) for _ in range(6)]
     assert [process.wait(300) for process in processes] == [0] * 6
+
+
+class Machine:
+    """A checkout with nothing but `mysql.sh`, on a machine whose package sources are given."""
+
+    def __init__(self, directory: Path, *sources: str) -> None:
+        self._checkout = directory / "a checkout"
+        (self._checkout / "devstack").mkdir(parents=True)
+        shutil.copy(PROJECT / "devstack/mysql.sh", self._checkout / "devstack")
+        (directory / "sources.list").write_text("".join(f"{source}\n" for source in sources))
+        self._configuration = directory / "apt.conf"
+        self._configuration.write_text(
+            f'Dir::Etc::sourcelist "{directory}/sources.list";\nDir::Etc::sourceparts "/dev/null";\n'
+        )
+
+    def refusal(self, path: str = os.environ["PATH"]) -> str:
+        """Why MySQL cannot be had, as one line; nothing is left of the attempt."""
+        done = subprocess.run(
+            ["/bin/sh", self._checkout / "devstack/mysql.sh"],
+            env={"PATH": path, "APT_CONFIG": str(self._configuration)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert list(self._checkout.glob(".stack/*")) == []
+        begun, refused = "setup: fetching MySQL from Debian's unstable suite", "setup: MySQL cannot be had here: "
+        said = [line for line in done.stderr.splitlines() if line != begun]
+        assert len(said) == 1 and said[0].startswith(refused), done.stderr
+        return said[0].removeprefix(refused)
+
+
+debian = pytest.mark.skipif(
+    not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists() or shutil.which("apt-get") is None,
+    reason="only Debian has Debian's keys",
+)
+
+
+@debian
+@pytest.mark.parametrize(
+    ("sources", "reason"),
+    [
+        ((), "its package sources name no mirror"),
+        (("neither",), "Malformed"),
+        (("deb http://127.0.0.1:1/debian stable main",), "Connection refused"),
+    ],
+    ids=["no source", "a source that is none", "no network"],
+)
+def test_without_a_mirror_mysql_is_refused_in_one_line(tmp_path: Path, sources: tuple[str, ...], reason: str) -> None:
+    assert reason in Machine(tmp_path, *sources).refusal()
+
+
+@debian
+def test_packages_that_debian_has_not_signed_are_not_taken(tmp_path: Path) -> None:
+    """Not even where the machine itself trusts the mirror."""
+    suite = tmp_path / "mirror/dists/unstable"
+    (suite / "main/binary-amd64").mkdir(parents=True)
+    (suite / "main/binary-amd64/Packages").touch()
+    nothing = hashlib.sha256().hexdigest()
+    (suite / "Release").write_text(
+        f"Suite: unstable\nComponents: main\nArchitectures: amd64\nSHA256:\n {nothing} 0 main/binary-amd64/Packages\n"
+    )
+    machine = Machine(tmp_path, f"deb [trusted=yes] file:{tmp_path}/mirror stable main")
+    assert "is not signed" in machine.refusal()
+
+
+def test_where_there_is_no_debian_mysql_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/dirname").symlink_to(str(shutil.which("dirname")))
+    assert "there is no apt-get" in Machine(tmp_path).refusal(str(tmp_path / "programs"))
+
+
+def test_a_server_of_another_name_is_refused_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "devstack.up"],
+        env=dict(os.environ, DATABASE="postgres"),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "DATABASE is 'postgres': it has to be mariadb or mysql\n"

@@ -110,6 +110,14 @@ class EmbeddedMariaDB:
             host="127.0.0.1", port=self.port, user=user, password=password, database=database, **(defaults | options)
         )
 
+    def disconnect(self) -> None:
+        """Cut every connection of the application's user, as an administrator does."""
+        with self.connect(root=True) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (self.user,))
+            for (number,) in cursor.fetchall():
+                with contextlib.suppress(pymysql.MySQLError):  # It has ended by itself in between.
+                    cursor.execute("KILL %s", (number,))
+
     @contextlib.contextmanager
     def _lock(self) -> Iterator[int]:
         lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -15,6 +15,8 @@ from devstack.temporal import EmbeddedTemporal
 from settings import DatabaseSettings, SettingsError
 from tests.tls import Certificates, tls_before
 
+pytestmark = pytest.mark.database
+
 
 @pytest.fixture(autouse=True)
 def _tried_once(monkeypatch: pytest.MonkeyPatch) -> None:

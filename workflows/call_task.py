@@ -71,7 +71,7 @@ class CallTaskWorkflow:
         self._look = True
         self._refreshed = False
         self._wake = False
-        self._asking, self._leaving = Pace(self._options), Pace(self._options)
+        self._asking, self._leaving = Pace(), Pace()
         self._quiet = 0
         """Looks in a row that found nothing new."""
 
@@ -261,11 +261,11 @@ class CallTaskWorkflow:
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
                 found = (look, self._to_settle(review), review.conversations, standing(review))
-                if self._asking.admits(found if look or review.conversations else None):
+                if self._asking.admits(found if look or review.conversations else None, self._options):
                     self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
                 left = (review.to_follow_up, review.to_record, standing(review))
-                if self._leaving.admits(left if review.to_follow_up or review.to_record else None):
+                if self._leaving.admits(left if review.to_follow_up or review.to_record else None, self._options):
                     pipeline.leftovers(review)
             if self._is_long():
                 await self._restart_as_new(pipeline)

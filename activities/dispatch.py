@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from activities import claims as claiming
 from activities.claims import Claim, Claimed
 from activities.holdings import Reading, read_group
-from activities.job_ids import match_by_phone, match_by_reference
+from activities.job_ids import match_all, match_by_reference
 from activities.liveness import heartbeating
 from activities.sending import Sent, send_batch
 from clients import telemetry
@@ -190,9 +190,10 @@ class Dispatching:
     async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> Reading:
         """Read the group, and give the rows that it shows their job ids."""
         reading = await read_group(session, request.job_group_id, known)
-        await self._database.run(match_by_reference, request.task_id, reading.jobs)
-        if not reading.error:
-            await self._database.transaction(match_by_phone, request.task_id, reading.jobs)
+        if reading.error:
+            await self._database.run(match_by_reference, request.task_id, reading.jobs, whole=False)
+        else:
+            await self._database.run(match_all, request.task_id, reading.jobs)
         return reading
 
     async def _send(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from activities.job_ids import IdentifiedJob, identify, read_pages
+from activities.job_ids import identify, read_pages
+from activities.pairing import IdentifiedJob
 from clients.errors import PermanentError, ServiceError
-from clients.phones import e164
+from clients.phones import comparable
 from clients.platform import IDS_A_CALL, SERVICE, PlatformSession
 
 
@@ -92,37 +93,30 @@ def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead]) -> Holding:
     """
     held: set[int] = set()
     with_job = {lead.job_id for lead in leads if lead.job_id}
-    by_reference = _grouped(leads, lambda lead: lead.reference.strip())
-    by_phone = _grouped(leads, lambda lead: _number(lead.phone))
+    by_reference = _grouped(leads, lambda lead: filter(None, [lead.reference.strip()]))
+    by_phone = _grouped(leads, lambda lead: comparable(lead.phone))
     nameless = []
     for job in jobs:
         if job.job_id in with_job:
             continue
-        named = by_reference.get(job.reference_id.strip(), [])
+        named = [lead for reference in job.references for lead in by_reference.get(reference, [])]
         held.update(lead.id for lead in named if not lead.job_id)
         if not named:
             nameless.append(job)
-    waiting = {
-        number: deque(sorted((lead.rank, lead.id) for lead in sharing if not lead.job_id and lead.id not in held))
-        for number, sharing in by_phone.items()
-    }
     unclaimed = []
     for job in nameless:
-        number = _number(job.phone)
-        if number not in by_phone:
+        sharing = {lead.id: lead for number in job.phones for lead in by_phone.get(number, [])}
+        waiting = [(lead.rank, lead.id) for lead in sharing.values() if not lead.job_id and lead.id not in held]
+        if not sharing:
             unclaimed.append(job.job_id)
-        elif waiting[number]:
-            held.add(waiting[number].popleft()[1])
+        elif waiting:
+            held.add(min(waiting)[1])
     return Holding(rows=held, unclaimed=unclaimed)
 
 
-def _grouped(leads: Sequence[Lead], key: Callable[[Lead], str]) -> dict[str, list[Lead]]:
+def _grouped(leads: Sequence[Lead], keys: Callable[[Lead], Iterable[str]]) -> dict[str, list[Lead]]:
     groups: dict[str, list[Lead]] = defaultdict(list)
     for lead in leads:
-        if key(lead):
-            groups[key(lead)].append(lead)
+        for key in keys(lead):
+            groups[key].append(lead)
     return groups
-
-
-def _number(phone: str) -> str:
-    return e164(phone) or phone.strip()

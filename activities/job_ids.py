@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pymysql.cursors import Cursor
 from temporalio import activity
 
 from activities.liveness import heartbeating
+from activities.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
 from activities.row_runs import Runs, pack
 from clients import telemetry
 from clients.database import Database
 from clients.errors import ServiceError
-from clients.platform import IDS_A_CALL, PAGE_SIZE, Bot, Contact, ListedJob, PlatformSession
+from clients.phones import comparable
+from clients.platform import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
 from clients.tables import rows as table
-from clients.tables.rows import Unmatched
+from clients.tables.rows import MatchRow
 
 PRIORITY = 2
 """Of the rate limit: after conversations (SPEC, Always)."""
 PAGES_AT_ONCE = 10
+BATCHES_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class PagesRead:
         row_count: jobs that the group has, by the platform's word; None if no page could be read.
         jobs: distinct jobs on these pages.
         matched: rows that got their job id.
-        left_over: jobs that no row claims by its reference.
+        left_over: jobs that may be a row's, but only a reading of all pages can tell.
         failed_pages: pages that could not be read.
         error: of the last of them.
     """
@@ -88,15 +89,6 @@ class Reading:
         return self.row_count is not None and not self.failed and len(self.jobs) >= self.row_count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdentifiedJob:
-    """A job and whom it calls."""
-
-    job_id: str
-    reference_id: str
-    phone: str
-
-
 class JobIds:
     """The activities that give rows their job ids."""
 
@@ -111,7 +103,8 @@ class JobIds:
         async with heartbeating():
             reading = await read_pages(session, pages.job_group_id, pages.first, pages.last)
             jobs = await identify(session, reading)
-            matched, left_over = await self._database.run(match_by_reference, pages.task_id, jobs)
+            whole = pages.first == 1 and reading.complete
+            matched, left_over = await self._database.run(match_by_reference, pages.task_id, jobs, whole=whole)
         telemetry.metrics.wrote("job_ids", "matched", len(matched))
         activity.logger.info(
             "read pages %d to %d of task %d: %d jobs, %d rows matched, %d pages failed (last error: %s)",
@@ -124,27 +117,49 @@ class JobIds:
     async def settle_jobs(self, settlement: Settlement) -> PagesRead:
         """Read all pages and match what is left by phone number too; then, if it is time, fail what got no job."""
         session = self._bot.session(settlement.organization_id, PRIORITY)
+        task_id = settlement.task_id
         async with heartbeating():
-            reading, matched = await settle(self._database, session, settlement.task_id, settlement.job_group_id)
+            reading = await read_pages(session, settlement.job_group_id, 1, None)
+            jobs = await identify(session, reading)
+            matched, left_over = await self._match_all(settlement, reading, jobs)
+            if settlement.may_fail and left_over and reading.complete:
+                matched += await self._match_by_other_contacts(session, settlement, reading, left_over)
             telemetry.metrics.wrote("job_ids", "matched", len(matched))
             if settlement.may_fail and reading.complete:
-                failed = await self._database.run(table.fail_unmatched, settlement.task_id)
+                failed = await self._database.run(table.fail_unmatched, task_id)
                 telemetry.metrics.wrote("job_ids", "failed", failed)
-                activity.logger.info("task %d: %d rows have no job and failed", settlement.task_id, failed)
+                activity.logger.info("task %d: %d rows have no job and failed", task_id, failed)
         return _result(reading, matched, session)
 
+    async def _match_all(
+        self, settlement: Settlement, reading: Reading, jobs: Sequence[IdentifiedJob]
+    ) -> tuple[list[tuple[int, str]], list[IdentifiedJob]]:
+        """Rows and jobs that were saved, and jobs that may yet be some row's."""
+        if not reading.complete:
+            # Only who has seen every reference may let a phone number decide: it could take another row's job.
+            whole = settlement.may_fail
+            saved, _ = await self._database.run(match_by_reference, settlement.task_id, jobs, whole=whole)
+            return saved, []
+        found, saved = await self._database.run(match_all, settlement.task_id, jobs)
+        if len(saved) < len(found.pairs):
+            # Their rows may get others yet.
+            reading.failed += 1
+            reading.error = reading.error or "jobs went to rows of another task meanwhile"
+        activity.logger.info(
+            "read all pages of task %d: %d jobs, %d rows matched, %d jobs of no row, %d more of rows that have one",
+            *(settlement.task_id, len(reading.jobs), len(saved), len(found.left_over), found.spare),
+        )
+        return saved, found.left_over
 
-async def settle(
-    database: Database, session: PlatformSession, task_id: int, group_id: str
-) -> tuple[Reading, list[tuple[int, str]]]:
-    """Read all pages of a group and match rows by reference, then by phone number."""
-    reading = await read_pages(session, group_id, 1, None)
-    jobs = await identify(session, reading)
-    matched, _ = await database.run(match_by_reference, task_id, jobs)
-    if reading.complete:
-        # Only who has seen every reference may let a phone number decide: it could take another row's job.
-        matched += await database.transaction(match_by_phone, task_id, jobs)
-    return reading, matched
+    async def _match_by_other_contacts(
+        self, session: PlatformSession, settlement: Settlement, reading: Reading, jobs: Sequence[IdentifiedJob]
+    ) -> list[tuple[int, str]]:
+        """A page shows one contact of a job. Before a row fails, jobs of nobody are asked for all that they have."""
+        if not await self._database.run(table.any_to_fail, settlement.task_id):
+            return []
+        told = await _by_id(session, [job.job_id for job in jobs], reading)
+        saved, _ = await self._match_all(settlement, reading, told)
+        return saved
 
 
 async def read_pages(session: PlatformSession, group_id: str, first: int, last: int | None) -> Reading:
@@ -182,84 +197,108 @@ async def _read_page(session: PlatformSession, group_id: str, number: int, readi
 
 async def identify(session: PlatformSession, reading: Reading) -> list[IdentifiedJob]:
     """Whom each job calls. A page names no contact for a job that was not dialled yet: such are asked for by id."""
-    known = [(job.id, _contact(job)) for job in reading.jobs.values()]
-    unknown = [job_id for job_id, contact in known if contact is None]
-    contacts = {job_id: contact for job_id, contact in known if contact is not None}
-    batches = [unknown[start : start + IDS_A_CALL] for start in range(0, len(unknown), IDS_A_CALL)]
-    for outcome in await asyncio.gather(*(session.jobs(batch) for batch in batches), return_exceptions=True):
-        if isinstance(outcome, ServiceError):
-            reading.failed += 1
-            reading.error = str(outcome)
-        elif isinstance(outcome, BaseException):
-            raise outcome
-        else:
-            for job in outcome:
-                first = job.contacts[0] if job.contacts else Contact()
-                contacts[job.job_id] = Contact(
-                    phone_number=first.phone_number, reference_id=first.reference_id or job.reference_id
-                )
-    if any(job_id not in contacts for job_id in reading.jobs):
+    known = {job.id: _shown(job) for job in reading.jobs.values()}
+    unknown = [job_id for job_id, job in known.items() if job is None]
+    asked = {job.job_id: job for job in await _by_id(session, unknown, reading)}
+    return [job for job_id, shown in known.items() if (job := shown or asked.get(job_id))]
+
+
+async def _by_id(session: PlatformSession, ids: Sequence[str], reading: Reading) -> list[IdentifiedJob]:
+    """Jobs with all their contacts. Those that the platform does not tell of make the reading incomplete."""
+    found: dict[str, IdentifiedJob] = {}
+    starts = iter(range(0, len(ids), IDS_A_CALL))
+
+    async def work() -> None:
+        for start in starts:
+            try:
+                jobs = await session.jobs(ids[start : start + IDS_A_CALL])
+            except ServiceError as error:
+                reading.failed += 1
+                reading.error = str(error)
+            else:
+                # Not the jobs themselves: a hundred thousand transcripts are more than a worker's memory.
+                found.update((job.job_id, _told(job)) for job in jobs)
+
+    await asyncio.gather(*(work() for _ in range(BATCHES_AT_ONCE)))
+    if not found.keys() >= set(ids):
         reading.failed += 1
         reading.error = reading.error or "OutboundBot ListJobs: job not returned"
-    return [
-        IdentifiedJob(job_id=job_id, reference_id=contacts[job_id].reference_id, phone=contacts[job_id].phone_number)
-        for job_id in reading.jobs
-        if job_id in contacts
-    ]
+    return [found[job_id] for job_id in ids if job_id in found]
 
 
-def _contact(job: ListedJob) -> Contact | None:
+def _shown(job: ListedJob) -> IdentifiedJob | None:
     contact = job.latest_task.contact if job.latest_task else None
     if contact is None or not (contact.reference_id or contact.phone_number):
-        return Contact(reference_id=job.reference_id) if job.reference_id else None
-    return Contact(phone_number=contact.phone_number, reference_id=contact.reference_id or job.reference_id)
+        contact = Contact()
+    reference = contact.reference_id or job.reference_id
+    if not (reference or contact.phone_number):
+        return None
+    others = (Contact(reference_id=job.reference_id),) if job.reference_id not in ("", reference) else ()
+    return IdentifiedJob(job_id=job.id, reference_id=reference, phone=contact.phone_number, others=others)
+
+
+def _told(job: Job) -> IdentifiedJob:
+    dialled = (attempt.contact for attempt in job.tasks if attempt.contact)
+    first, *others = [*job.contacts, *dialled] or [Contact()]
+    return IdentifiedJob(
+        job_id=job.job_id,
+        reference_id=first.reference_id or job.reference_id,
+        phone=first.phone_number,
+        others=(*others, Contact(reference_id=job.reference_id)),
+    )
 
 
 def match_by_reference(
-    cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob]
+    cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob], *, whole: bool = True
 ) -> tuple[list[tuple[int, str]], int]:
-    """SPEC 3.1 and 3.2. Returns the pairs of row and job that were saved, and how many jobs belong to no row yet."""
-    used = table.used_jobs(cursor, task_id, [job.job_id for job in jobs])
+    """SPEC 3.1 and 3.2, outside a transaction.
+
+    Args:
+        cursor: outside a transaction.
+        task_id: the task whose rows get jobs.
+        jobs: of its group.
+        whole: these are all that the group has (:func:`activities.pairing.pair`).
+
+    Returns:
+        The pairs of row and job that were saved, and how many jobs may yet be some row's.
+    """
+    found, saved = _match(cursor, task_id, jobs, whole=whole, by_phone=False)
+    return saved, len(found.left_over) + len(found.pairs) - len(saved)
+
+
+def match_all(cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob]) -> tuple[Pairing, list[tuple[int, str]]]:
+    """SPEC 3 for all jobs of a group, by phone number too, outside a transaction.
+
+    Returns:
+        What was decided, and what of it was saved: not a job that went to a row of another task meanwhile.
+    """
+    return _match(cursor, task_id, jobs, whole=True, by_phone=True)
+
+
+def _match(
+    cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob], *, whole: bool, by_phone: bool
+) -> tuple[Pairing, list[tuple[int, str]]]:
+    tasks = table.tasks_of_group(cursor, task_id)
+    used = table.used_jobs(cursor, [job.job_id for job in jobs])
     free = [job for job in jobs if job.job_id not in used]
-    references = {job.reference_id for job in free if job.reference_id}
-    rows: dict[str, list[Unmatched]] = defaultdict(list)
-    for row in table.unmatched_by(cursor, task_id, "reference_id", sorted(references)):
-        rows[row.reference_id].append(row)
-    history = {lead: reference for reference in references if (lead := _history_lead(task_id, reference))}
-    for row in table.unmatched_by(cursor, task_id, "leads_id", sorted(history)):
-        # A number column compares "7x" equal to 7; the exact text decides.
-        if not row.reference_id and row.leads_id in history:
-            rows[history[row.leads_id]].append(row)
-    pairs = _pair(cursor, free, rows, lambda job: job.reference_id)
-    return pairs, len(free) - len(pairs)
+    references = sorted({reference for job in free for reference in job.references})
+    rows = table.named_by(cursor, tasks, "reference_id", references)
+    rows += table.named_by(cursor, tasks, "leads_id", sorted(filter(None, map(lead_of, references))))
+    if by_phone and free:
+        rows += _fitting(cursor, task_id, free)
+    found = pair(free, rows, task_id=task_id, whole=whole, by_phone=by_phone)
+    return found, table.save_jobs(cursor, tasks, found.pairs)
 
 
-def match_by_phone(cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob]) -> list[tuple[int, str]]:
-    """SPEC 3.3. Returns the pairs of row and job that were saved."""
-    used = table.used_jobs(cursor, task_id, [job.job_id for job in jobs])
-    free = [job for job in jobs if job.job_id not in used and job.phone]
-    rows: dict[str, list[Unmatched]] = defaultdict(list)
-    for row in table.unmatched_by(cursor, task_id, "leads_phone", sorted({job.phone for job in free})):
-        rows[row.phone].append(row)
-    return _pair(cursor, free, rows, lambda job: job.phone)
-
-
-def _pair(
-    cursor: Cursor,
-    jobs: Iterable[IdentifiedJob],
-    rows: dict[str, list[Unmatched]],
-    key: Callable[[IdentifiedJob], str],
-) -> list[tuple[int, str]]:
-    """Each job to the first row of its key that has none yet, so that two rows alike get two jobs."""
-    pairs = [(rows[key(job)].pop(0).id, job.job_id) for job in jobs if key(job) and rows.get(key(job))]
-    table.save_jobs(cursor, pairs)
-    return pairs
-
-
-def _history_lead(task_id: int, reference_id: str) -> str:
-    """The lead that an old reference, ``task_{task_id}_lead_{leads_id}``, names; ``""`` if it is none of the task."""
-    match = re.fullmatch(rf"task_{task_id}_lead_(.+)", reference_id)
-    return match[1] if match else ""
+def _fitting(cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob]) -> list[MatchRow]:
+    """Rows without a job that share a number or a reference with a job, as we compare them and SQL cannot."""
+    numbers = {number for job in jobs for number in job.phones}
+    references = {reference for job in jobs for reference in job.references}
+    return [
+        row
+        for row in table.without_job(cursor, task_id)
+        if reference_of(row) in references or not numbers.isdisjoint(comparable(row.phone))
+    ]
 
 
 def _result(

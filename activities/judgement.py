@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-
+from activities.answers import UnreadableTextError, objects, plain_name, same
 from activities.follow_up_times import resolve
 
 _VERSION, _, SYSTEM = (Path(__file__).parent / "prompts" / "judgement.zh.md").read_text("utf-8").partition("\n\n")
@@ -23,7 +24,18 @@ TRANSCRIPT_CHARACTERS = 24_000
 """More than any call says; a longer transcript is shortened in its middle."""
 REMARK_CHARACTERS = 2_000
 WEEKDAYS = "一二三四五六日"
-_FENCE = re.compile(r"\A\s*```[A-Za-z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+REQUIRED = frozenset({"leadsremark", "isinterested"})
+NAMES = REQUIRED | {"nextfollowtime", "evidence"}
+_NUMERAL = re.compile(r"[012](?:\.0+)?")
+_NO_REMARK = re.compile(
+    # Placeholders, errors of programs, excuses of models, words of the prompt: nothing that a salesperson can use.
+    r"[\W_]*(?:null|none|nil|n/?a|无|空|暂无|string|字符串|undefined)?[\W_]*"
+    r"|[\W_]*(?:error|exception|traceback|internal server|bad gateway|service unavailable|http/?\s?[0-9]+)\b.*"
+    r"|(?:(?:错误|异常)\s*[:：]|(?:请求|调用|解析|系统|服务|接口|分析)(?:失败|错误|异常|繁忙|超时)).*"
+    r"|(?:很?抱歉|对不起|作为.{0,8}(?:AI|人工智能|语言模型|助手)|(?:i'?m |i am )?sorry|as an (?:ai|language)).*"
+    r"|<!?[a-z].*|.*(?:leads_remark|is_interested|next_follow_time|</?think|用一到三句中文概括|不超过 ?200 ?字).*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 class InvalidAnswerError(Exception):
@@ -40,31 +52,8 @@ class Judgement:
     evidence: str
 
 
-def _clean(value: Any) -> Any:
-    return value.encode("utf-8", "replace").decode().replace("\0", "") if isinstance(value, str) else value
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a truth value is no interest")
-    return value
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    leads_remark: Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=REMARK_CHARACTERS),
-        BeforeValidator(_clean),
-    ]
-    is_interested: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=2)]
-    next_follow_time: str | None = None
-    evidence: str | None = None
-
-
 def read_answer(text: str, *, called_at: datetime, transcript: str) -> Judgement:
-    """The judgement in a model's answer. A fence around the JSON is forgiven, a wrong value is not.
+    """The judgement in a model's answer, however it is wrapped and quoted (docs/judgements.md).
 
     Args:
         text: the answer.
@@ -72,20 +61,68 @@ def read_answer(text: str, *, called_at: datetime, transcript: str) -> Judgement
         transcript: what the model read; evidence that is not in it is dropped.
 
     Raises:
-        InvalidAnswerError: it is no JSON object, or a value is missing or wrong.
+        InvalidAnswerError: there is no judgement in it, or more than one; or interest or remark are missing or wrong.
     """
-    fenced = _FENCE.match(text)
     try:
-        answer = _Answer.model_validate(json.loads(fenced[1] if fenced else text))
-    except (ValidationError, ValueError, RecursionError):
+        found = [_judgement(fields, called_at, transcript) for fields in _readings(objects(text, NAMES))]
+    except (UnreadableTextError, RecursionError):
         raise InvalidAnswerError from None
-    evidence = (answer.evidence or "").strip()
+    if not found or any(other != found[0] for other in found):
+        raise InvalidAnswerError
+    return found[0]
+
+
+def _readings(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects in a value that have a required field; what they are wrapped in is no matter."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _readings(inner)
+    if not isinstance(value, tuple):
+        return
+    fields: dict[str, Any] = {}
+    for name, inner in value:
+        plain = plain_name(name)
+        if plain not in NAMES:
+            yield from _readings(objects(inner, NAMES) if isinstance(inner, str) else inner)
+        elif not same(fields.setdefault(plain, inner), inner):
+            raise InvalidAnswerError
+    if REQUIRED & fields.keys():
+        yield fields
+
+
+def _judgement(fields: dict[str, Any], called_at: datetime, transcript: str) -> Judgement:
+    """An odd optional field is dropped, an odd required one refuses the answer."""
+    time, evidence = fields.get("nextfollowtime"), fields.get("evidence")
+    sentences = [
+        _clean(one) for one in (evidence if isinstance(evidence, list) else [evidence]) if isinstance(one, str)
+    ]
     return Judgement(
-        leads_remark=answer.leads_remark,
-        is_interested=answer.is_interested,
-        next_follow_time=resolve(answer.next_follow_time, call_time=called_at),
-        evidence=evidence if evidence and evidence in transcript else "",
+        leads_remark=_remark(fields.get("leadsremark")),
+        is_interested=_interest(fields.get("isinterested")),
+        next_follow_time=resolve(time, call_time=called_at) if isinstance(time, str) else None,
+        evidence=next((sentence for sentence in sentences if sentence and sentence in transcript), ""),
     )
+
+
+def _interest(value: Any) -> int:
+    """0, 1 or 2, as a number or as its numeral. A truth value or a word is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InvalidAnswerError
+    numeral = unicodedata.normalize("NFKC", str(value)).strip()
+    if not _NUMERAL.fullmatch(numeral):
+        raise InvalidAnswerError
+    return int(numeral[0])
+
+
+def _remark(value: Any) -> str:
+    remark = _clean(value) if isinstance(value, str) else ""
+    if len(remark) > REMARK_CHARACTERS or _NO_REMARK.fullmatch(remark):
+        raise InvalidAnswerError
+    return remark
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "").strip()
 
 
 def question(transcript: str, called_at: datetime) -> str:

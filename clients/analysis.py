@@ -1,10 +1,13 @@
 """The language model: DashScope through its SDK (asynchronous, pooled, SDK retries off).
 
-One question, one answer text. With ``ANALYSIS_APP_ID`` a Bailian application answers instead of a bare model.
+One question, one answer text. With ``ANALYSIS_APP_ID`` a Bailian application answers instead of a bare model. Bodies
+are read here: the SDK's own models refuse a whole answer for an odd count of tokens.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -12,31 +15,33 @@ from typing import Any
 
 import httpx
 from dashscope import AsyncClient
-from dashscope.v2 import errors
-from dashscope.v2.resources.apps import AppCompletion
-from httpx_aiohttp import HttpxAiohttpClient
+from dashscope.v2.errors import check_response
+from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 
 from clients import telemetry
-from clients.errors import PassingError, PermanentError, ServiceError, ThrottledError
+from clients.analysis_errors import SERVICE, is_sure, translate
+from clients.errors import AccountError, PassingError, ThrottledError, UnreadableAnswerError
 from clients.limiter import RateLimiter
+from clients.proxies import proxy_for
 from settings import AnalysisSettings
 
-SERVICE = "DashScope"
 TIMEOUT_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 ANSWER_CHARACTERS = 50_000
 """A longer answer cannot be a judgement."""
 MOST_TOKENS = 1_000_000_000
 THROTTLED_TRIES = 8
+UNSURE_TRIES = 4
+"""As many for a 429 whose code is not known: it may mean something that no waiting mends."""
 THROTTLED_SECONDS = 30.0
-
-PERMANENT = (
-    errors.AuthenticationError,
-    errors.PermissionDeniedError,
-    errors.BadRequestError,
-    errors.NotFoundError,
-    errors.RequestTooLargeError,
-)
+LONGEST_WAIT = 120.0
+"""Seconds that all wait at most because the service asks for it; limits by the minute are over by then."""
+REFUSALS = 5
+"""So many refusals of the account in a row, and nothing is asked for ``REFUSED_SECONDS``: every call gets the same."""
+REFUSED_SECONDS = 10.0
+GENERATION = "/services/aigc/text-generation/generation"
+FINISHED = ("", "null", "stop")
+"""Reasons that an answer ended for which it is whole; some services name none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +65,13 @@ class AnalysisModel:
         self._model = settings.analysis_model
         self.name = f"app:{self._app_id}" if self._app_id else self._model
         self.limiter = limiter
+        self._refusals = 0
+        self._refused_until = 0.0
+        self._refusal: AccountError
+        self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
+        proxy = proxy_for(base_url)
         limits = httpx.Limits(
             max_connections=settings.analysis_concurrency, max_keepalive_connections=settings.analysis_concurrency
         )
@@ -71,6 +81,8 @@ class AnalysisModel:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
             limits=limits,
+            # Of the environment's proxies only the one for this address: another one's form is no matter of ours.
+            transport=AiohttpTransport(limits=limits, proxy=httpx.Proxy(proxy) if proxy else None),
         )
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
 
@@ -83,80 +95,122 @@ class AnalysisModel:
             tenant: the organisation on whose behalf, for fair shares of the rate limit.
 
         Raises:
-            PassingError: out of reach, or an answer that cannot be read.
-            PermanentError: refused (content filter, key, account).
+            UnreadableAnswerError: an answer that was paid for and cannot be a judgement.
+            PassingError: out of reach, or throttled for so long that the call is better set aside.
+            AccountError: nothing is answered before a person has paid, permitted or set something.
+            PermanentError: this question is refused (content filter).
         """
-        for attempt in range(1, THROTTLED_TRIES + 1):
+        attempt = 0
+        while True:
+            attempt += 1
+            self._let_pass()
             begin = monotonic()
             async with self.limiter.slot(tenant=tenant, priority=1):
                 telemetry.metrics.waited(SERVICE, monotonic() - begin)
+                self._let_pass()
                 try:
                     with telemetry.vendor_call(SERVICE, "completion"):
                         return await self._ask(system, user)
                 except ThrottledError as error:
-                    if attempt == THROTTLED_TRIES:
-                        raise
                     wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
+                    if attempt == (THROTTLED_TRIES if is_sure(error) else UNSURE_TRIES) or wait > LONGEST_WAIT:
+                        raise
+                except AccountError as error:
+                    self._refusals, self._refusal = self._refusals + 1, error
+                    self._refused_until = monotonic() + REFUSED_SECONDS
+                    raise
             await self.limiter.slow_down(wait)
-        raise AssertionError("unreachable")
 
     async def close(self) -> None:
         """Close the pooled connections."""
         await self._http.aclose()
 
+    def _let_pass(self) -> None:
+        """Raise what the account was refused with just now, time and again: thousands need not ask to be told so."""
+        if self._refusals >= REFUSALS and monotonic() < self._refused_until:
+            last = self._refusal
+            raise AccountError(SERVICE, "completion", last.code, kind=last.kind, hint=last.hint)
+
     async def _ask(self, system: str, user: str) -> Completion:
         try:
-            if self._app_id:
-                app = await self._client.apps.completions.create(app_id=self._app_id, prompt=f"{system}\n\n{user}")
-                assert isinstance(app, AppCompletion)
-                text, input_tokens, output_tokens = app.text, *_app_tokens(app.usage)
-            else:
-                chat = await self._client.chat.completions.create(
-                    model=self._model,
-                    messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
-                    response_format={"type": "json_object"},
-                )
-                text = chat.output_text
-                usage = chat.usage
-                input_tokens = getattr(usage, "input_tokens", None) or 0
-                output_tokens = getattr(usage, "output_tokens", None) or 0
+            response = await self._client.transport.request(
+                "POST", self._path, json=self._question(system, user), sdk_module="app" if self._app_id else "aigc"
+            )
+            check_response(response)
         except Exception as error:
             raise translate(error) from None
-        if not isinstance(text, str) or len(text) > ANSWER_CHARACTERS:
+        try:
+            body = response.json()
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
             raise PassingError(SERVICE, "completion", "UnreadableAnswer")
-        return Completion(text=text, input_tokens=_count(input_tokens), output_tokens=_count(output_tokens))
+        self._refusals = 0
+        return self._completion(body)
+
+    def _question(self, system: str, user: str) -> dict[str, Any]:
+        if self._app_id:
+            return {"input": {"prompt": f"{system}\n\n{user}"}, "parameters": {}}
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        parameters = {"result_format": "message", "response_format": {"type": "json_object"}}
+        return {"model": self._model, "input": {"messages": messages}, "parameters": parameters}
+
+    def _completion(self, body: dict[str, Any]) -> Completion:
+        output = _mapping(body.get("output"))
+        choices = output.get("choices")
+        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else output
+        text = _text(_mapping(choice.get("message")).get("content") if "message" in choice else choice.get("text"))
+        reason = _reason(choice.get("finish_reason"))
+        usage = body.get("usage")
+        tokens = {
+            "input_tokens": _tokens(usage, "input_tokens", "prompt_tokens"),
+            "output_tokens": _tokens(usage, "output_tokens", "completion_tokens"),
+        }
+        problem = "" if reason in FINISHED else f"Unfinished.{reason}"
+        problem = problem or ("" if text.strip() else "NoAnswer")
+        problem = problem or ("" if len(text) <= ANSWER_CHARACTERS else "UnreadableAnswer")
+        if problem:
+            request_id = str(body.get("request_id") or "")
+            raise UnreadableAnswerError(
+                SERVICE, "completion", problem, request_id=request_id, model=self.name, **tokens
+            )
+        return Completion(text=text, **tokens)
 
 
-def _app_tokens(usage: Any) -> tuple[int, int]:
-    models = getattr(usage, "models", None) or []
-    counts = [model if isinstance(model, Mapping) else vars(model) for model in models]
-    return (
-        sum(_count(count.get("input_tokens")) for count in counts),
-        sum(_count(count.get("output_tokens")) for count in counts),
-    )
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _reason(value: Any) -> str:
+    """Why the answer ended: a word, ``""`` if none was given."""
+    word = str(value or "").lower()
+    return word if re.fullmatch(r"[a-z_]{0,30}", word) else "other"
+
+
+def _text(content: Any) -> str:
+    """The words of a message: a text, parts of one (thoughts are none), or an object that was taken apart already."""
+    if isinstance(content, list):
+        parts = [_mapping(part) for part in content if not isinstance(part, str)]
+        words = [part.get("text") for part in parts if part.get("type") in (None, "text", "output_text")]
+        return "".join(word for word in [*words, *content] if isinstance(word, str))
+    if isinstance(content, Mapping):
+        text = content.get("text")
+        return text if isinstance(text, str) else json.dumps(content, ensure_ascii=False)
+    return content if isinstance(content, str) else ""
+
+
+def _tokens(usage: Any, *names: str) -> int:
+    """Tokens by one of these names; an application counts them for each of its models."""
+    models = _mapping(usage).get("models")
+    parts = models if isinstance(models, list) and models else usage if isinstance(usage, list) else [usage]
+    counts = [[_count(_mapping(part).get(name)) for name in names] for part in parts]
+    return _count(sum(next(filter(None, count), 0) for count in counts))
 
 
 def _count(value: Any) -> int:
     """A number of tokens; what is none, or more than a column holds, counts as 0."""
-    return value if isinstance(value, int) and 0 < value < MOST_TOKENS else 0
-
-
-def translate(error: Exception) -> ServiceError:
-    """The typed error for whatever the SDK raised."""
-    if not isinstance(error, errors.DashScopeError):
-        return PassingError(SERVICE, "completion", type(error).__name__)
-    code = str(error.code or type(error).__name__)
-    request_id = str(error.request_id or "")
-    if isinstance(error, errors.RateLimitError) or code.startswith("Throttling"):
-        retry_after = _seconds(error.headers.get("retry-after"))
-        return ThrottledError(SERVICE, "completion", code, request_id=request_id, retry_after=retry_after)
-    if isinstance(error, PERMANENT):
-        return PermanentError(SERVICE, "completion", code, request_id=request_id)
-    return PassingError(SERVICE, "completion", code, request_id=request_id)
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:
-        return None
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST_TOKENS else 0

@@ -5,8 +5,10 @@
     ServiceError
     ├── PassingError         may succeed later: network, 5xx, an answer that cannot be read
     │   ├── ThrottledError   asks us to slow down; ``retry_after`` seconds, where it says so
-    │   └── DeclinedError    a whole answer, which says that it did not succeed, and not why for good
+    │   ├── DeclinedError    a whole answer, which says that it did not succeed, and not why for good
+    │   └── UnreadableAnswerError  an answer of the model that was paid for and is of no use
     └── PermanentError       no retry can mend it: wrong credentials, wrong parameters, a refusal
+        └── AccountError     no call of this account can succeed before a person has done something
 
 Texts hold the service, the operation, a code and a request id, never the other side's own message: that may quote
 a phone number or a transcript.
@@ -70,8 +72,47 @@ class DeclinedError(PassingError):
     """The service answered (HTTP 200) that it did not do it, for a reason that may pass."""
 
 
+class UnreadableAnswerError(PassingError):
+    """The model has answered, and the answer is of no use: cut off, empty, or far too long.
+
+    Attributes:
+        model: which model, as ``AnalysisModel.name`` has it.
+        input_tokens, output_tokens: what the answer cost all the same.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        operation: str,
+        code: str,
+        *,
+        request_id: str = "",
+        model: str = "",
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+    ) -> None:
+        super().__init__(service, operation, code, request_id=request_id)
+        self.model = model
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+
+
 class PermanentError(ServiceError):
     """No retry can mend it."""
+
+
+class AccountError(PermanentError):
+    """Every call will be refused alike until a person pays, permits or sets something; ``str()`` says what.
+
+    Attributes:
+        kind: one word, for metrics: ``bill``, ``key`` or ``model``.
+    """
+
+    def __init__(self, service: str, operation: str, code: str, *, kind: str, hint: str, request_id: str = "") -> None:
+        super().__init__(service, operation, code, request_id=request_id)
+        self.kind = kind
+        self.hint = hint
+        self.args = (f"{self.args[0]}: {hint}",)
 
 
 _HINTS = {

@@ -8,7 +8,6 @@ from functools import lru_cache
 
 from phonenumbers import (
     NumberParseException,
-    PhoneNumber,
     PhoneNumberFormat,
     format_number,
     is_possible_number,
@@ -19,38 +18,80 @@ from phonenumbers import (
 REGION = "CN"
 """A number without a country's code is one of this country."""
 _CHINA = 86
-_SPREADSHEET = re.compile(r"\.0+\s*$")
+_PLAIN = re.compile(r"1[3-9]\d{9}", re.ASCII)
+_MOBILE = re.compile(rf"(?:\+?0{{0,3}}86){{0,2}}0?({_PLAIN.pattern})", re.ASCII)
+_CHINESE = re.compile(rf"{_PLAIN.pattern}|10\d{{8}}|2\d{{9}}|[3-9]\d{{9,10}}|[2-9]\d{{6,7}}|9[56]\d{{3,4}}|1\d{{4,5}}")
+"""What is dialled in China: a mobile number, one with its area code, one without, a service. A mobile number that
+lacks a digit, or has one too many, would be read as somebody else's."""
+_AS_IT_IS = re.compile(rf"{_PLAIN.pattern}|[48]00\d{{7}}|\d{{1,8}}")
+"""Mobile and service numbers have no leading zero; what has an area code has one."""
+_WORDS = re.compile(r"[^\W\d_]+")
+_NONE = re.compile(r"\*|\d[eE][+-]?\d|(?:19|20)\d\d([-/.])\d\d?\1\d\d?(?!\d)")
+"""A hidden digit, an amount in the scientific form, a date."""
+_SPREADSHEET = re.compile(r"\.0+$")
 """What a spreadsheet adds to a number that it took for an amount."""
+_BETWEEN = re.compile(rf"[,;/、|\r\n]|或|\s+(?=(?:\+?86)?{_PLAIN.pattern})")
+"""What stands between two numbers in one field."""
+
+
+def _clean(text: str) -> str:
+    plain = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return plain.replace("\0", "").strip()
 
 
 @lru_cache(maxsize=65_536)
-def _read(text: str) -> PhoneNumber | None:
-    plain = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+def _read(text: str) -> tuple[str, str]:
+    """In E.164 and as it is dialled; both ``""`` if it is no number."""
+    if _PLAIN.fullmatch(text):
+        return f"+{_CHINA}{text}", text
+    plain = _SPREADSHEET.sub("", _clean(text))
+    if _NONE.search(plain):
+        return "", ""
+    # Words before or behind a number ("张三 139…", "139…（妻）") are no part of it. Two numbers are none.
+    pieces = [piece for piece in _WORDS.split(plain) if re.search(r"\d", piece)]
+    if len(pieces) == 1 and (mobile := _MOBILE.fullmatch(re.sub(r"[^\d+]", "", pieces[0]))):
+        return f"+{_CHINA}{mobile[1]}", mobile[1]
+    return _parsed(plain)
+
+
+def _parsed(plain: str) -> tuple[str, str]:
     try:
-        number = parse(_SPREADSHEET.sub("", plain.strip()), REGION)
+        number = parse(plain, REGION)
     except NumberParseException:
-        return None
-    return number if is_possible_number(number) else None
+        return "", ""
+    significant = national_significant_number(number)
+    if not is_possible_number(number) or (number.country_code == _CHINA and not _CHINESE.fullmatch(significant)):
+        return "", ""
+    if number.country_code != _CHINA:
+        sent = f"00{number.country_code}{significant}"
+    else:
+        sent = significant if _AS_IT_IS.fullmatch(significant) else f"0{significant}"
+    return format_number(number, PhoneNumberFormat.E164), sent
 
 
 def e164(text: str) -> str:
     """The number in E.164 (``+8613900000001``), by which numbers are compared; ``""`` for what is no number.
 
-    Blanks, hyphens, brackets, full-width digits, invisible characters, ``+86``, ``0086`` and a spreadsheet's ``.0``
-    make no difference.
+    Blanks, hyphens, brackets, full-width digits, invisible characters, ``+86``, ``0086``, a spreadsheet's ``.0`` and
+    words around the number make no difference.
     """
-    number = _read(text)
-    return format_number(number, PhoneNumberFormat.E164) if number else ""
+    return _read(text)[0]
 
 
 def dialled(text: str) -> str:
     """The number as the platform takes it: ``13900000001``, ``01012345678``, a foreign one as ``0085251234567``;
     ``""`` for what is no number."""
-    number = _read(text)
-    if number is None:
-        return ""
-    significant = national_significant_number(number)
-    if number.country_code != _CHINA:
-        return f"00{number.country_code}{significant}"
-    # Mobile and service numbers are dialled as they are, what has an area code with its leading zero.
-    return significant if re.fullmatch(r"1\d{10}|[48]00\d+|\d{1,8}", significant) else f"0{significant}"
+    return _read(text)[1]
+
+
+def comparable(text: str) -> frozenset[str]:
+    """What a phone field holds, as it is compared with another one: they agree if they have one of these in common.
+
+    The number in E.164; of a field with several numbers each of them; of what is no number (an extension) its text.
+    What has no digit, or hides some (``139****0001``), agrees with nothing.
+    """
+    if number := e164(text):
+        return frozenset((number,))
+    plain = _clean(text)
+    numbers = frozenset(filter(None, map(e164, _BETWEEN.split(plain))))
+    return numbers or frozenset((plain,) if re.search(r"\d", plain) and "*" not in plain else ())

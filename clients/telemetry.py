@@ -16,14 +16,14 @@ from temporalio.common import MetricCounter, MetricHistogramFloat, MetricMeter
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
 
 from clients import tracing
-from clients.errors import DeclinedError, PermanentError, ServiceError, ThrottledError
+from clients.errors import AccountError, DeclinedError, PermanentError, ServiceError, ThrottledError
 from settings import SettingsError, TelemetrySettings
 
 PREFIX = "call_tasks_"
 MOST_CODES = 40
 """Different codes of vendors that get a label of their own in one process; what comes after them is ``other``."""
 OUTCOMES = {NoneType: "ok", ThrottledError: "throttled", DeclinedError: "declined", PermanentError: "permanent"}
-"""Of a request, by its error; any other error is ``passing``."""
+"""Of a request, by its error; an :class:`AccountError` is its kind, any other error ``passing``."""
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds; a call of the platform ends after 10, one of the model after 60."""
 WAIT_BUCKETS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1000.0)
@@ -93,6 +93,8 @@ class Metrics:
     def called(self, service: str, action: str, seconds: float, error: ServiceError | None) -> None:
         """One request to a vendor was answered, or failed."""
         outcome = next((name for kind, name in OUTCOMES.items() if isinstance(error, kind)), "passing")
+        if isinstance(error, AccountError):
+            outcome = error.kind
         self._calls.add(1, service, action, outcome, self._code(error))
         self._call_seconds.record(seconds, service, action)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulators.calls import PLANNED_BEFORE_MS, Job
+from simulators.calls import PLANNED_BEFORE_MS, Contact, Job
 from simulators.clock import Clock
 from simulators.conversations import json_text
 
@@ -39,20 +39,24 @@ class JobView:
         contact = job.contact
         shown = status or job.status_at(moment)
         reason = f'"FailureReason":"{job.failure_reason}",' if shown == "Failed" else ""
-        reference = json_text(contact.reference)
+        contacts = b",".join(self._contact(job, one) for one in (contact, *contact.others))
         return (
             f'{{"JobId":"{job.id}","JobGroupId":"{job.group_id}","Status":"{shown}",{reason}"Priority":1,'
             f'"SystemPriority":1,"StrategyId":"","CallingNumbers":["{job.calling_number}"],"Extras":[],"Summary":[],'.encode()
-            + b'"ReferenceId":%b,"Contacts":[{"ContactId":"%b","ContactName":%b,"Honorific":%b,"JobId":"%b",'
-            b'"PhoneNumber":%b,"ReferenceId":%b,"Role":"","State":"Available"}]}'
+            + b'"ReferenceId":%b,"Contacts":[%b]}' % (json_text(contact.reference), contacts)
+        )
+
+    def _contact(self, job: Job, contact: Contact) -> bytes:
+        return (
+            b'{"ContactId":"%b","ContactName":%b,"Honorific":%b,"JobId":"%b",'
+            b'"PhoneNumber":%b,"ReferenceId":%b,"Role":"","State":"Available"}'
             % (
-                reference,
                 job.id.encode(),
                 json_text(contact.name),
                 json_text(contact.honorific),
                 job.id.encode(),
                 json_text(contact.phone),
-                reference,
+                json_text(contact.reference),
             )
         )
 

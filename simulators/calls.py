@@ -32,7 +32,8 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """Whom to call. `course`, `turns` and `outcome` fix what is otherwise drawn."""
+    """Whom to call. `course`, `turns` and `outcome` fix what is otherwise drawn; `others` are further contacts of the
+    same job, as `ListJobs` alone shows them."""
 
     phone: str
     reference: str = ""
@@ -41,6 +42,7 @@ class Contact:
     course: str = ""
     turns: tuple[tuple[str, str], ...] = ()
     outcome: str = ""
+    others: tuple[Contact, ...] = ()
 
 
 class Draws:

@@ -24,7 +24,7 @@ APPLICATION = re.compile(r"/api/v1/apps/([^/]+)/completion")
 _WRONG_VALUES: tuple[dict[str, Any], ...] = (
     {"is_interested": "maybe"},
     {"is_interested": 7},
-    {"is_interested": "1"},
+    {"is_interested": "1 or 2"},
     {"is_interested": None},
     {"leads_remark": None},
     {"leads_remark": ""},
@@ -50,6 +50,9 @@ _REFUSALS = {
     "content_filter": (400, "DataInspectionFailed", "Input data may contain inappropriate content."),
     "invalid_key": (401, "InvalidApiKey", "Invalid API-key provided."),
     "arrears": (400, "Arrearage", "Access denied, please make sure your account is in good standing."),
+    "unpaid": (429, "PostpaidBillOverdue", "The postpaid bill is overdue."),
+    "free_quota": (429, "Throttling.AllocationQuota", "Free allocated quota exceeded."),
+    "thinking": (400, "InvalidParameter", "parameter.enable_thinking must be set to false for non-streaming calls"),
 }
 
 
@@ -110,20 +113,21 @@ class Model:
             if isinstance(wanted, dict) and wanted.get("type") == "json_object" and "json" not in prompt.lower():
                 raise Refusal(400, "InvalidParameter", "'messages' must contain the word 'json' in some form.")
         text = _spoil(judge_prompt(prompt), fault, next(self._numbers))
+        reason = "length" if fault and fault.kind == "unfinished" else "stop"
         tokens_in, tokens_out = _tokens(prompt), _tokens(text)
         self._stats.input_tokens += tokens_in
         self._stats.output_tokens += tokens_out
         usage: dict[str, Any] = {"input_tokens": tokens_in, "output_tokens": tokens_out}
         if application:
             models = [{"model_id": "qwen-plus", **usage}]
-            output: dict[str, Any] = {"text": text, "finish_reason": "stop", "session_id": request_id.replace("-", "")}
+            output: dict[str, Any] = {"text": text, "finish_reason": reason, "session_id": request_id.replace("-", "")}
             return {"output": output, "usage": {"models": models}, "request_id": request_id}
         usage["total_tokens"] = tokens_in + tokens_out
         if parameters.get("result_format") == "message":
             message = {"role": "assistant", "content": text}
-            output = {"choices": [{"finish_reason": "stop", "message": message}]}
+            output = {"choices": [{"finish_reason": reason, "message": message}]}
         else:
-            output = {"text": text, "finish_reason": "stop"}
+            output = {"text": text, "finish_reason": reason}
         return {"request_id": request_id, "output": output, "usage": usage}
 
 
@@ -172,4 +176,6 @@ def _spoil(answer: dict[str, Any], fault: Fault | None, number: int) -> str:
     text = json.dumps(answer, ensure_ascii=False)
     if kind == "invalid_json":
         return text[: len(text) // 2]
+    if fault and kind == "wrapped":
+        return fault.code.replace("{answer}", text)
     return f"```json\n{text}\n```" if kind == "fenced_json" else text

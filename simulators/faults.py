@@ -40,8 +40,13 @@ MODEL_KINDS = frozenset(
         "content_filter",
         "invalid_key",
         "arrears",
+        "unpaid",
+        "free_quota",
+        "thinking",
         "invalid_json",
         "fenced_json",
+        "wrapped",
+        "unfinished",
         "wrong_type",
         "fickle",
         "enormous",
@@ -73,7 +78,8 @@ class Fault:
     `target` is an action's name, "*" for every action of the platform, "model", or "recording" (the download of the
     audio itself). It strikes with probability `rate`,
     or the first `count` matching calls when `count` is set. `seconds` is how long a hang, a throttling wait, a lag or a
-    disappearance lasts, `code` the error code of success_false and permanent. Kinds that only make sense for certain
+    disappearance lasts, `code` the error code of success_false and permanent, or what
+    wrapped puts around "{answer}". Kinds that only make sense for certain
     actions (partial: AssignJobs; lost_late: also CreateJobGroup; stale, shuffle, missing, vanish, flip: listings) spare
     the others.
     """

@@ -149,6 +149,33 @@ def test_an_answer_with_an_unknown_id_is_matched_by_reference_and_phone_together
     assert [(r.id, j.job_id) for r, j in match_answers(rows, [half, stranger, known])] == [(1, "j1"), (2, "new-2")]
 
 
+def test_an_unknown_id_is_matched_by_the_number_however_it_is_stored() -> None:
+    rows = [
+        row(1, "j1", "r1", "+86 139-0000-0001.0"),
+        row(2, "j2", "r2", "１３９００００００02"),
+        row(3, "j3", "r3", "无"),
+    ]
+    answers = [
+        job({"JobId": f"new-{n}", "ReferenceId": f"r{n} ", "Contacts": [{"PhoneNumber": "x"}, {"PhoneNumber": number}]})
+        for n, number in enumerate((phone(1), "0086 13900000002", "无"), 1)
+    ]
+    assert [(r.id, j.job_id) for r, j in match_answers(rows, answers)] == [(1, "new-1"), (2, "new-2")]
+
+
+def test_rows_that_share_a_reference_and_a_number_are_answered_each_by_a_job_of_its_own() -> None:
+    rows = [row(n, f"j{n}", "twice", phone(1)) for n in (1, 2, 3)]
+    answers = [
+        job({"JobId": f"new-{n}", "Contacts": [{"PhoneNumber": phone(1), "ReferenceId": "twice"}]}) for n in (1, 2)
+    ]
+    found = match_answers(rows, [*answers, job({"JobId": "j1"})])
+    assert sorted((r.id, j.job_id) for r, j in found) == [(1, "j1"), (2, "new-1"), (3, "new-2")]
+
+
+def test_rows_that_had_one_job_before_we_came_are_both_told_how_it_ended() -> None:
+    rows = [row(1, "j1", "r1", phone(1)), row(2, "J1", "r2", phone(2))]
+    assert [(r.id, j.job_id) for r, j in match_answers(rows, [job({"JobId": "j1"})])] == [(1, "j1"), (2, "j1")]
+
+
 DONE = "SucceededFinish"
 
 
@@ -183,5 +210,5 @@ def row(id_: int, job_id: str, reference_id: str, number: str) -> CallRow:
     return CallRow(
         id=id_, leads_id=id_, call_job_id=job_id, reference_id=reference_id, phone=number, call_status="",
         conversation="", planed_time=None, call_task_id="", calling_number="", updated_time=None, recording_url="",
-        followed=False, tries=0, since=None,
+        silent=True, followed=False, tries=0, since=None,
     )  # fmt: skip

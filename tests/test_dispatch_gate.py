@@ -13,7 +13,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from activities.holdings import Lead, hold
-from activities.job_ids import IdentifiedJob
+from activities.pairing import IdentifiedJob
 from clients.tables.dispatches import group_name
 from simulators import Contact, Fault, SimulatorOptions
 from simulators.signature import ApiError

@@ -12,7 +12,7 @@ import pytest
 
 from activities.claims import MOST_TRIES, Claimed, claim, standing
 from activities.holdings import Reading
-from activities.job_ids import IdentifiedJob
+from activities.pairing import IdentifiedJob
 from clients.tables.dispatches import group_name
 from devstack.mariadb import EmbeddedMariaDB
 from tests.pipeline import phone

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from activities.conversations import chosen_attempt, outcome_of, status_of, transcript
 from activities.follow_up_times import resolve
-from activities.job_ids import _history_lead
 from activities.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
+from activities.pairing import lead_of
 from activities.row_runs import count, pack, take, unpack
-from clients import analysis, outbound_bot, platform
+from clients import analysis_errors, outbound_bot, platform
 from clients.database import bulks, to_json, translate
 from clients.errors import ServiceError
 from clients.platform import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
@@ -74,6 +74,7 @@ def row(status: str = "", conversation: str = "") -> CallRow:
         calling_number="",
         updated_time=None,
         recording_url="",
+        silent=True,
         followed=False,
         tries=0,
         since=None,
@@ -170,8 +171,8 @@ def test_any_contact_is_json_as_the_platform_wants_it(phone: str, name: str, ref
 
 @given(st.integers(1, 99), ANY_TEXT)
 def test_any_reference_names_one_lead_or_none(task_id: int, reference: str) -> None:
-    assert isinstance(_history_lead(task_id, reference), str)
-    assert _history_lead(task_id, f"task_{task_id}_lead_7") == "7"
+    assert isinstance(lead_of(reference), str)
+    assert lead_of(f"task_{task_id}_lead_7") == "7"
 
 
 class _Vendor(Exception):
@@ -182,7 +183,7 @@ class _Vendor(Exception):
 
 @given(st.sampled_from([ValueError, OSError, RuntimeError, TimeoutError]), ANY_TEXT)
 def test_any_exception_of_an_sdk_becomes_a_service_error_without_its_text(kind: type[Exception], text: str) -> None:
-    for translated in (outbound_bot.translate(kind(text), "ListJobs"), analysis.translate(kind(text))):
+    for translated in (outbound_bot.translate(kind(text), "ListJobs"), analysis_errors.translate(kind(text))):
         assert isinstance(translated, ServiceError)
         assert len(text) < 12 or text not in str(translated)
 

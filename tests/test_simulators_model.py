@@ -79,6 +79,9 @@ MODEL_ERRORS: dict[str, type[Exception]] = {
     "content_filter": errors.ContentFilterError,
     "invalid_key": errors.AuthenticationError,
     "arrears": errors.PermissionDeniedError,
+    "unpaid": errors.RateLimitError,
+    "free_quota": errors.RateLimitError,
+    "thinking": errors.BadRequestError,
     "timeout": errors.APITimeoutError,
     "hang": errors.APITimeoutError,
     "reset": errors.APIConnectionError,
@@ -89,7 +92,8 @@ MODEL_ERRORS: dict[str, type[Exception]] = {
 
 @pytest.mark.parametrize("kind", sorted(MODEL_KINDS))
 def test_faults_of_the_model(site: Site, kind: str) -> None:
-    site.control("faults", [{"target": "model", "kind": kind, "seconds": 3, "count": 1}])
+    code = "<think>…</think>{answer}" if kind == "wrapped" else ""
+    site.control("faults", [{"target": "model", "kind": kind, "seconds": 3, "count": 1, "code": code}])
     if kind in MODEL_ERRORS:
         with pytest.raises(MODEL_ERRORS[kind]):
             ask(site, REFUSAL, timeout=0.3)
@@ -104,6 +108,8 @@ def check_spoiled(kind: str, text: str) -> None:
             json.loads(text)
     elif kind == "fenced_json":
         assert json.loads(text.removeprefix("```json\n").removesuffix("\n```"))["is_interested"] == 2
+    elif kind in ("wrapped", "unfinished"):
+        assert json.loads(text.removeprefix("<think>…</think>"))["is_interested"] == 2
     elif kind == "enormous":
         assert len(text.encode()) > 1_000_000
     elif kind == "past_time":

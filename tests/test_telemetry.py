@@ -19,7 +19,7 @@ from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 from activities.monitoring import Monitoring
 from clients import telemetry
 from clients.database import Database
-from clients.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
+from clients.errors import AccountError, DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
 from clients.logs import JsonFormatter
 from settings import DatabaseSettings, SettingsError, TelemetrySettings, TracingSettings, load
 from simulators import SimulatorOptions
@@ -100,6 +100,7 @@ def test_without_an_address_nothing_is_measured() -> None:
         (DeclinedError("OutboundBot", "ListJobs", "NoSuccess"), "declined"),
         (PassingError("OutboundBot", "ListJobs", "ReadTimeout"), "passing"),
         (PermanentError("OutboundBot", "ListJobs", "NotExist.Instance"), "permanent"),
+        (AccountError("DashScope", "completion", "Arrearage", kind="bill", hint="pay"), "bill"),
     ],
 )
 def test_a_request_is_counted_by_its_outcome(error: ServiceError | None, outcome: str, counted: Any) -> None:

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
     from workflows.options import Carried, Force, Options, read_input
+    from workflows.pacing import Pace, standing
     from workflows.pipeline import PIECE_ROWS, Pipeline
     from workflows.search_attributes import SearchAttributes
     from workflows.steps import Steps, open_task, reason
@@ -70,6 +71,7 @@ class CallTaskWorkflow:
         self._look = True
         self._refreshed = False
         self._wake = False
+        self._asking, self._leaving = Pace(self._options), Pace(self._options)
         self._quiet = 0
         """Looks in a row that found nothing new."""
 
@@ -106,6 +108,7 @@ class CallTaskWorkflow:
 
     @workflow.signal(description="Look at all calls now.")
     def refresh(self) -> None:
+        self._hurry()
         self._look = self._refreshed = self._wake = True
 
     @workflow.signal(description="Suspend the platform's dialling for the whole task.")
@@ -257,9 +260,13 @@ class CallTaskWorkflow:
                 continue
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
-                self._look_at_calls(review, pipeline, look=look)
+                found = (look, self._to_settle(review), review.conversations, standing(review))
+                if self._asking.admits(found if look or review.conversations else None):
+                    self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
-                pipeline.leftovers(review)
+                left = (review.to_follow_up, review.to_record, standing(review))
+                if self._leaving.admits(left if review.to_follow_up or review.to_record else None):
+                    pipeline.leftovers(review)
             if self._is_long():
                 await self._restart_as_new(pipeline)
             await self._rest(review, pipeline, steps)
@@ -376,7 +383,11 @@ class CallTaskWorkflow:
         if self._refreshed or not pipeline.pages_tried or (seen and counters and counters.total > seen):
             return True
         # Without news of more jobs, rows without one wait for their grace to end.
-        return review.unsettled > 0 and (seen is None or counters is None or self._grace_left() <= 0)
+        return review.unsettled > 0 and (seen is None or counters is None or self._to_settle(review))
+
+    def _to_settle(self, review: Review) -> bool:
+        """Whether rows without a job have had their time."""
+        return review.unsettled > 0 and self._grace_left() <= 0
 
     def _grace_left(self) -> float:
         if not self._dispatched_at:
@@ -396,11 +407,11 @@ class CallTaskWorkflow:
                 looks.append(now + self._pause(under_way))
             if review.unsettled and self._dispatched_at and self._grace_left() > 0:
                 looks.append(now + self._grace_left())
+        looks = [max(at, self._asking.until) for at in looks]
         due = [now + REVIEW_SECONDS] if busy or self._dispatching else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))
-        if pipeline.paused_until > now:
-            due.append(pipeline.paused_until)
+        due += [at for at in (pipeline.paused_until, self._asking.until, self._leaving.until) if at > now]
         until = min(looks + due, default=None)
         self._show(review, busy, None if until is None else until - now)
         summary = "" if self._dispatching else self._tally.waiting[:150]
@@ -423,6 +434,8 @@ class CallTaskWorkflow:
         watched = await steps.watch(self._watch_request(review.called, pause))
         self._tally.polls += watched.polls
         self._tally.api_calls += watched.polls
+        if watched.counters not in (None, self._counters):
+            self._hurry()
         self._counters = watched.counters or self._counters
         self._watching = None
         self._look = self._wake = True
@@ -476,7 +489,13 @@ class CallTaskWorkflow:
     # --- pause, resume, cancel; restart as new ---------------------------------------------------------------
 
     def _controlled(self) -> None:
+        self._hurry()
         self._look = self._wake = True
+
+    def _hurry(self) -> None:
+        """Somebody has asked, or something has changed: what waits because nothing did is done at once."""
+        self._asking.reset()
+        self._leaving.reset()
 
     def _is_long(self) -> bool:
         """Whether the history has grown so far that the run had better go on as a new one, which can take over."""

@@ -11,9 +11,9 @@ from pymysql.cursors import Cursor
 
 from clients.database import derived, flat, marks
 from clients.tables.analyses import ALL, CALLED_AT, Narrowing, Present, present
+from clients.tables.needs import CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
-from clients.tables.tasks import FINAL_SQL, TRANSCRIPT_EXPECTED, TRANSCRIPT_RETRY
 
 ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -58,8 +58,6 @@ class LedgerError(Exception):
 _CALLS = (
     "SELECT l.id, l.call_job_id, l.call_status, COALESCE(l.call_conversation, ''),"
     f" {CALLED_AT}, COALESCE(a.tries, 0), a.since"
-    " FROM leads_task_list l LEFT JOIN call_retries a ON a.list_id = l.id AND a.step = 'analysis'{join}"
-    f" WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> '' AND l.call_status IN {FINAL_SQL}"
 )
 
 
@@ -84,11 +82,8 @@ def to_follow_up(
     """Of these rows those that wait for a follow-up and no longer for a transcript. ``now`` is UTC, naive."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        _CALLS.format(join=TRANSCRIPT_RETRY)
-        + f" AND {condition} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
-        f" AND NOT ({TRANSCRIPT_EXPECTED})"
-        " AND (a.list_id IS NULL OR a.retry_at <= %s) ORDER BY l.id",
-        (task_id, *parameters, conversation_grace, now),
+        f"{_CALLS}{FOLLOW_UP.rows} AND {condition} AND {FOLLOW_UP.due_now} ORDER BY l.id",
+        (task_id, conversation_grace, *parameters, now),
     )
     return _finished(cursor)
 
@@ -99,9 +94,10 @@ def to_analyse_again(
     """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        f"{_CALLS.format(join=TRANSCRIPT_RETRY)} AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
+        f"{_CALLS} FROM leads_task_list l{FOLLOW_UP.joins} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
+        f" AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
         " WHERE j.list_id = l.id AND j.request_id = %s)"
-        f" AND (COALESCE(l.leads_follow_id, '') NOT IN ('', '0') OR NOT ({TRANSCRIPT_EXPECTED})) ORDER BY l.id",
+        f" AND NOT {TRANSCRIPT_EXPECTED} ORDER BY l.id",
         (task_id, *parameters, request_id, conversation_grace),
     )
     return _finished(cursor)
@@ -128,7 +124,7 @@ def requested(
         parameters = [*parameters, *job_ids]
     cursor.execute(
         f"SELECT l.id FROM leads_task_list l{join if failed and job_ids is None else ''} WHERE l.task_id = %s"
-        f" AND l.id > %s AND COALESCE(l.call_job_id, '') <> '' AND l.call_status IN {FINAL_SQL}{condition}"
+        f" AND l.id > %s AND {CALLED} AND {is_final()}{condition}"
         " ORDER BY l.id" + ("" if limit is None else " LIMIT %s"),
         (task_id, after, *parameters, *(() if limit is None else (limit,))),
     )

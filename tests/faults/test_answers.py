@@ -19,7 +19,7 @@ LEADS = 60
 SECONDS = {"hang": 12.0, "timeout": 2.0, "stale": 3.0, "vanish": 3.0, "throttle": 0.2, "lost_late": 1.5}
 """A hang is longer than the client waits; the others pass soon."""
 ANY_ACTION = sorted(PLATFORM_KINDS - {"permanent", "lost_late", "partial", "hang"})
-MODEL = sorted(MODEL_KINDS - {"hang", "invalid_key", "arrears"})
+MODEL = sorted(MODEL_KINDS - {"hang", "invalid_key", "arrears", "unpaid", "free_quota", "thinking", "wrapped"})
 
 
 def fault(target: str, kind: str, rate: float) -> Fault:

@@ -3,6 +3,7 @@ refusals, ids that came again. Every reason not to send is shown, and what chang
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -33,12 +34,13 @@ def assert_dialled_once(site: Site, leads: Iterable[int]) -> None:
 
 
 async def steps(site: Site, task_id: int) -> tuple[int, list[float]]:
-    """How often the current run has looked what to assign, and how long it waited in between."""
+    """How often the current run has looked what to assign, and how long dispatch waited in between."""
     looks, waits = 0, []
     for event in (await site.handle(task_id).fetch_history()).events:
         if event.activity_task_scheduled_event_attributes.activity_type.name == "assign_contacts":
             looks += 1
-        if event.HasField("timer_started_event_attributes"):
+        dispatch = re.search(rb"batches without an answer|until the job group", event.user_metadata.summary.data)
+        if dispatch and event.HasField("timer_started_event_attributes"):
             waits.append(event.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta().total_seconds())
     return looks, waits
 

@@ -194,7 +194,7 @@ class CallTaskWorkflow:
         self._pipeline = pipeline = Pipeline(task, steps, self._options, self._tally, jobs_seen, self._forced)
         pipeline.pump()
         self._dispatcher = Dispatcher(
-            task, steps, self._tally, self._controls, opened=self._opened, show=self._show_all
+            task, steps, self._tally, self._controls, opened=self._opened, show=self._show_dispatch
         )
         if task.task_type < 4 or self._dispatched_at:
             self._controlling = asyncio.create_task(self._controls.carry_out(self._dispatcher, steps, self._controlled))
@@ -311,6 +311,12 @@ class CallTaskWorkflow:
     def _stir(self) -> None:
         self._wake = True
 
+    def _show_dispatch(self) -> None:
+        self._show_all()
+        if self._watching is None and not self._hands_over():
+            # It waits: meanwhile the calls are looked at.
+            self._wake = True
+
     def _dispatch_is_over(self, dispatching: asyncio.Task[None]) -> None:
         dispatching.result()
         self._dispatching = None
@@ -408,11 +414,12 @@ class CallTaskWorkflow:
         due += [at for at in (pipeline.paused_until, self._asking.until, self._leaving.until) if at > now]
         until = min(looks + due, default=None)
         self._show(review, busy, None if until is None else until - now)
+        summary = "" if self._dispatching else self._tally.waiting[:150]
         try:
             await workflow.wait_condition(
                 lambda: self._wake or pipeline.changed or self._is_long(),
                 timeout=None if until is None else max(until - now, 0.1),
-                timeout_summary=self._tally.waiting[:150] or "until the next review",
+                timeout_summary=summary or "until the next review",
             )
         except TimeoutError:
             self._look = self._look or any(at <= workflow.time() for at in looks)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, flat
+from clients.database import bulks, flat, marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +42,12 @@ def save(cursor: Cursor, task_id: int, retries: Sequence[Retry]) -> None:
             " error_code = VALUES(error_code)",
             flat(part),
         )
+
+
+def begin_anew(cursor: Cursor, ids: Sequence[int]) -> None:
+    """Calls of these rows begin now: what was tried before was of other rows that had these ids (a restored CRM)."""
+    cursor.execute(
+        "UPDATE call_retries SET tries = 0, since = UTC_TIMESTAMP(6), retry_at = UTC_TIMESTAMP(6), error_code = ''"
+        f" WHERE list_id IN ({marks(len(ids))})",
+        ids,
+    )

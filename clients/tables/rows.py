@@ -10,6 +10,7 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from clients.database import bulks, derived, flat, marks
+from clients.tables.retries import begin_anew
 from clients.tables.tasks import FINAL_SQL, MATCHABLE_SQL
 
 Runs = list[list[int]]
@@ -175,6 +176,7 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
             " SET t.call_status = IF(t.call_status = 'Failed', NULL, t.call_status), t.call_job_id = v.job",
             flat(free),
         )
+        begin_anew(cursor, [row_id for row_id, _ in free])
     return free
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,12 +15,15 @@ from temporalio import activity
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients import telemetry
-from clients.database import Database, to_json
+from clients.database import SERVICE as DATABASE
+from clients.database import Database, bulks, to_json
 from clients.errors import PermanentError, ServiceError
 from clients.phones import comparable
 from clients.platform import IDS_A_CALL, Attempt, Bot, Job, PlatformSession, moment
 from clients.tables import retries as retry_table
 from clients.tables import rows as table
+from clients.tables.needs import FINAL, final_status
+from clients.tables.refusals import Refused, write_each
 from clients.tables.retries import Retry, next_try
 from clients.tables.rows import CallRow, Outcome
 
@@ -29,7 +32,6 @@ PRIORITY = 1
 CALLS_AT_ONCE = 6
 TURN_ROWS = 50
 """Rows that are worked through before others get their turn of the event loop: a few milliseconds."""
-FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
 TABLE = "leads_task_list"
 
 
@@ -72,7 +74,7 @@ class _Answers:
     """Answers matched to rows."""
 
     jobs: list[tuple[CallRow, Job]] = field(default_factory=list)
-    not_returned: int = 0
+    not_returned: list[CallRow] = field(default_factory=list)
     failed_calls: int = 0
     error: str = ""
 
@@ -89,7 +91,10 @@ class Conversations:
         """Ask for the outcome of these rows, as far as they have none, and save what changed."""
         session = self._bot.session(request.organization_id, PRIORITY)
         async with heartbeating():
-            rows = await self._database.run(table.without_outcome, request.task_id, request.rows)
+            now = (await self._database.now()).replace(tzinfo=None)
+            rows = await self._database.run(
+                table.without_outcome, request.task_id, request.rows, grace=request.grace, now=now
+            )
             answers = await ask(session, rows)
             result = await self._save(request, answers, session)
         activity.logger.info(
@@ -102,38 +107,102 @@ class Conversations:
 
     async def _save(self, request: FetchRequest, answers: _Answers, session: PlatformSession) -> Fetched:
         now = await self._database.now()
-        outcomes, ready, late = [], [], []
+        utc = now.replace(tzinfo=None)
+        outcomes: list[Outcome] = []
+        ready: list[int] = []
+        # The grace runs for what the platform no longer returns as it does for what it returns without a transcript.
+        late = [_late(row, utc, request) for row in answers.not_returned if final_status(row.call_status)]
         under_way: Counter[str] = Counter()
-        ended: Counter[str] = Counter()
         for index, (row, job) in enumerate(answers.jobs):
             if index % TURN_ROWS == 0:
                 await asyncio.sleep(0)
             outcome = outcome_of(row, job, self._database, now)
-            if changed(row, outcome):
-                outcomes.append(outcome)
-                ended[outcome.call_status] += outcome.call_status not in ("", row.call_status)
-            status = outcome.call_status or row.call_status
-            if status not in FINAL:
+            status = final_status(outcome.call_status or row.call_status)
+            if not status:
                 under_way[job.status or "Unknown"] += 1
-            elif status == "Succeeded" and not (outcome.conversation or row.conversation) and not row.followed:
-                late.append(_late(row, now.replace(tzinfo=None), request))
+            elif expects_transcript(row, job, outcome):
+                late.append(_late(row, utc, request))
+                outcome = replace(outcome, late=late[-1])
             else:
                 ready.append(row.id)
-        saved = await self._database.run(table.save_outcomes, outcomes)
-        for status in FINAL:
-            telemetry.metrics.wrote("conversations", status, ended[status])
-        await self._database.run(retry_table.save, request.task_id, late)
+            if changed(row, outcome):
+                outcomes.append(outcome)
+        saved, refused = await save_outcomes(self._database, request.task_id, outcomes)
+        asked = {row.id: row for row, _ in answers.jobs}
+        await self._database.run(retry_table.save, request.task_id, [*late, *_set_aside(request, asked, refused, utc)])
+        aside = {one.item.id for one in refused}
+        settled = [row.id for row in asked.values() if row.refusals and row.id not in aside]
+        await self._database.run(retry_table.settle, settled, "outcome")
+        _count(asked, [outcome for outcome in outcomes if outcome.id not in aside])
         given_up = [retry.list_id for retry in late if retry.retry_at >= retry.since + timedelta(seconds=request.grace)]
         return Fetched(
-            ready=pack([*ready, *given_up]),
+            ready=pack({*ready, *given_up} - aside),
             under_way=dict(under_way),
             lagging=len(late) - len(given_up),
-            not_returned=answers.not_returned,
+            not_returned=len(answers.not_returned),
             saved=saved,
             failed_calls=answers.failed_calls,
             api_calls=session.calls,
-            error=answers.error,
+            error=answers.error or refusal("save_outcomes", refused),
         )
+
+
+async def save_outcomes(
+    database: Database, task_id: int, outcomes: Sequence[Outcome]
+) -> tuple[int, list[Refused[Outcome]]]:
+    """Save outcomes, each with what is late of it; returns how many were, and which the database does not take."""
+    saved = 0
+    refused: list[Refused[Outcome]] = []
+
+    async def write(some: Sequence[Outcome]) -> None:
+        nonlocal saved
+        together = database.transaction if any(outcome.late for outcome in some) else database.run
+        saved += await together(table.save_outcomes, task_id, some)
+
+    for part in bulks((outcome, outcome.conversation) for outcome in outcomes):
+        refused += await write_each(write, [outcome for outcome, _ in part])
+    return saved, refused
+
+
+def refusal(operation: str, refused: Sequence[Refused[Any]]) -> str:
+    """What to show of rows that the database does not take."""
+    if not refused:
+        return ""
+    rows = "1 row" if len(refused) == 1 else f"{len(refused)} rows"
+    return f"{DATABASE} {operation}: {refused[0].code}; {rows} set aside"
+
+
+def expects_transcript(row: CallRow, job: Job, outcome: Outcome) -> bool:
+    """Whether somebody spoke in a call that is over, as far as its status, its attempt or an earlier answer says
+    (SPEC 4), and what was said is not there yet."""
+    if not row.silent or outcome.conversation or row.followed:
+        return False
+    attempt = chosen_attempt(job)
+    succeeded = final_status(outcome.call_status or row.call_status) == "Succeeded"
+    return succeeded or row.since is not None or (attempt is not None and attempt.spoken)
+
+
+def _set_aside(
+    request: FetchRequest, rows: dict[int, CallRow], refused: Sequence[Refused[Outcome]], now: datetime
+) -> list[Retry]:
+    return [
+        retry_table.refused(
+            list_id=one.item.id,
+            step="outcome",
+            code=one.code,
+            tries=rows[one.item.id].refusals,
+            now=now,
+            delay=request.lag_retry,
+        )
+        for one in refused
+    ]
+
+
+def _count(rows: dict[int, CallRow], written: Sequence[Outcome]) -> None:
+    """Metrics: calls that came to their end."""
+    ended = Counter(one.call_status for one in written if one.call_status not in ("", rows[one.id].call_status))
+    for status in FINAL:
+        telemetry.metrics.wrote("conversations", status, ended[status])
 
 
 def _late(row: CallRow, now: datetime, request: FetchRequest) -> Retry:
@@ -161,12 +230,13 @@ async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> _Answers:
                     half = len(batch) // 2
                     batches.extendleft((batch[:half], batch[half:]))
                 else:
-                    answers.not_returned += refused
+                    answers.not_returned += batch if refused else []
                     answers.failed_calls += not refused
             else:
                 found = match_answers(batch, jobs)
                 answers.jobs += found
-                answers.not_returned += len(batch) - len(found)
+                told = {row.id for row, _ in found}
+                answers.not_returned += [row for row in batch if row.id not in told]
 
     await asyncio.gather(*(work() for _ in range(CALLS_AT_ONCE)))
     return answers
@@ -206,7 +276,7 @@ def _called(job: Job, by_reference: dict[str, list[CallRow]]) -> Iterator[CallRo
 
 def chosen_attempt(job: Job) -> Attempt | None:
     """The last attempt; of a job that succeeded the last connected one (SPEC 4)."""
-    if job.status == "Succeeded":
+    if final_status(job.status) == "Succeeded":
         for attempt in reversed(job.tasks):
             if attempt.connected:
                 return attempt
@@ -216,7 +286,7 @@ def chosen_attempt(job: Job) -> Attempt | None:
 def status_of(job: Job, attempt: Attempt | None) -> str:
     """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (SPEC 4)."""
     if job.status or attempt is None:
-        return job.status
+        return final_status(job.status) or job.status
     if attempt.connected:
         return "Succeeded"
     if attempt.status in ("", "Executing"):
@@ -232,9 +302,11 @@ def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Out
     """
     attempt = chosen_attempt(job)
     status = status_of(job, attempt)
-    if row.call_status == "Succeeded" or (row.call_status in FINAL and status != "Succeeded"):
+    known = final_status(row.call_status)
+    if known == "Succeeded" or (known and status != "Succeeded"):
+        # As the CRM spells it.
         status = row.call_status
-    final = status in FINAL
+    final = bool(final_status(status))
     attempt = attempt or Attempt()
     turns = attempt.conversation if final else []
     planed, actual = moment(attempt.planed_time), moment(attempt.actual_time)

@@ -4,14 +4,16 @@ it returns holds transcripts, which must not pass through a workflow's history."
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from activities.conversations import changed, match_answers, outcome_of
-from activities.recordings import find, lasting
+from activities.conversations import changed, expects_transcript, match_answers, outcome_of, save_outcomes
+from activities.recordings import find, save_urls
 from clients.database import Database
 from clients.platform import IDS_A_CALL, Bot, PlatformSession, readable_jobs
 from clients.tables import rows as table
+from clients.tables.retries import Retry
 from clients.tables.rows import CallRow, RecordedRow
 
 if TYPE_CHECKING:
@@ -92,12 +94,20 @@ class Executions:
         for row, job in match_answers(rows, readable_jobs(raw)):
             outcome = outcome_of(row, job, self._database, now)
             if changed(row, outcome):
+                if outcome.call_status and row.since is None and expects_transcript(row, job, outcome):
+                    outcome = replace(outcome, late=_expected(row.id, now))
                 outcomes[row.id] = outcome
-        saved = await self._database.run(table.save_outcomes, outcomes.values())
+        saved, _ = await save_outcomes(self._database, task_id, list(outcomes.values()))
         if not skip_recording:
             runs = [[row.id, row.id] for row in rows]
             recorded: list[RecordedRow] = await self._database.run(table.without_recording, task_id, runs)
-            found = lasting(self._database, await find(session, task_id, recorded, self._archive))
-            await self._database.run(table.save_recordings, found)
-            saved += sum(id_ not in outcomes for id_, _ in found)
+            found = await find(session, task_id, recorded, self._archive)
+            _, there = await save_urls(lambda urls: self._database.run(table.save_recordings, urls), found)
+            saved += sum(id_ not in outcomes for id_ in there)
         return saved
+
+
+def _expected(list_id: int, now: datetime) -> Retry:
+    """A transcript that the task's run shall ask for: its grace begins with the outcome."""
+    utc = now.replace(tzinfo=None)
+    return Retry(list_id=list_id, step="conversation", tries=0, since=utc, retry_at=utc)

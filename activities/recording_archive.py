@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from activities.recordings import PRIORITY, find, lasting
+from activities.recordings import PRIORITY, find, save_urls
 from clients.archive import Archive, ArchivedFile, stem
 from clients.database import Database
 from clients.platform import Bot
@@ -98,7 +98,7 @@ async def archive_older(
         for (task, organization), alike in groupby(rows, lambda row: (row.task_id, row.organization_id)):
             session = bot().session(organization, PRIORITY)
             found = await find(session, task, [_recorded(row) for row in alike], archive)
-            saved = await database.run(table.save_lasting, archive.root, lasting(database, found))
+            saved, _ = await save_urls(lambda urls: database.run(table.save_lasting, archive.root, urls), found)
             so_far = replace(
                 so_far,
                 archived=so_far.archived + saved,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,11 +15,13 @@ from temporalio import activity
 from activities.liveness import heartbeating
 from activities.row_runs import Runs
 from clients import telemetry
-from clients.database import Database
+from clients.database import SERVICE as DATABASE
+from clients.database import Database, bulks
 from clients.errors import DeclinedError, PermanentError, ServiceError
 from clients.platform import Bot, PlatformSession
 from clients.tables import retries as retry_table
 from clients.tables import rows as table
+from clients.tables.refusals import write_each
 from clients.tables.retries import Retry, next_try
 from clients.tables.rows import RecordedRow
 from settings import ArchiveSettings
@@ -40,7 +42,6 @@ PIECE_SECONDS = 60.0
 """After so long no more audio is begun in one piece of work, so that others get their turn; the rest follows."""
 REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
 """Codes that speak of us and not of a recording."""
-TABLE = "leads_task_list"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +110,12 @@ class Recordings:
         """Ask for the recordings of these rows, as far as they have none, and save their URLs."""
         session = self._bot.session(request.organization_id, PRIORITY)
         async with heartbeating():
-            rows = await self._database.run(table.without_recording, request.task_id, request.rows)
+            now = (await self._database.now()).replace(tzinfo=None)
+            rows = await self._database.run(
+                table.without_recording, request.task_id, request.rows, grace=request.grace, now=now
+            )
             found = await find(session, request.task_id, rows, self._archive, seconds=PIECE_SECONDS)
-            urls = lasting(self._database, found)
-            saved = await self._database.run(table.save_recordings, urls)
-            there = {id_ for id_, _ in urls}
+            saved, there = await save_urls(lambda urls: self._database.run(table.save_recordings, urls), found)
             now = (await self._database.now()).replace(tzinfo=None)
             begun = [row for row in rows if row.id not in there and (row.id in found.urls or row.id in found.errors)]
             late = [self._late(row, now, request, str(found.errors.get(row.id, ""))) for row in begun]
@@ -186,9 +188,27 @@ async def find(
     return found
 
 
-def lasting(database: Database, found: Found) -> list[tuple[int, str]]:
-    """The URLs to save, by row: those that the column can hold whole."""
-    return [(id_, url) for id_, url in found.urls.items() if url and url == database.fit(TABLE, "recording_url", url)]
+def lasting(found: Found) -> list[tuple[int, str]]:
+    """The URLs to save, by row."""
+    return [(id_, url) for id_, url in found.urls.items() if url]
+
+
+async def save_urls(write: Callable[[Sequence[tuple[int, str]]], Awaitable[int]], found: Found) -> tuple[int, set[int]]:
+    """Save the URLs that were found; what the database does not take becomes the error of its row.
+
+    Returns:
+        How many rows were written, and which have what was found for them.
+    """
+    saved, urls = 0, sorted(lasting(found))
+
+    async def count(some: Sequence[tuple[int, str]]) -> None:
+        nonlocal saved
+        saved += await write(some)
+
+    for part in bulks(urls):
+        for one in await write_each(count, [(int(id_), str(url)) for id_, url in part]):
+            found.errors[one.item[0]] = PermanentError(DATABASE, "save_recordings", one.code)
+    return saved, {id_ for id_, _ in urls} - found.errors.keys()
 
 
 async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:

@@ -15,13 +15,12 @@ from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients.database import Database
 from clients.tables import analyses as analysis_table
-from clients.tables import dispatches, suppressions
+from clients.tables import dispatches, needs, suppressions
 from clients.tables import follow_ups as follow_up_table
 from clients.tables import tasks as table
 from clients.tables.analyses import Narrowing
-from clients.tables.tasks import Chunk, RowGroup, TaskRow
-
-FINAL = ("Succeeded", "Failed", "Cancelled")
+from clients.tables.needs import FINAL, Chunk
+from clients.tables.tasks import RowGroup, TaskRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +72,11 @@ class ReviewRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Rows between two ids (both included) that wait for a step; ``count`` of them do."""
+    """Rows between two ids (both included) that wait for a step; ``count`` of them do, after so many tries."""
 
     rows: Runs
     count: int
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +238,9 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
     if _open(groups):
         sizes = (request.conversations, request.follow_ups, request.recordings)
         graces = {"conversation_grace": request.conversation_grace, "recording_grace": request.recording_grace}
-        chunks = table.work(cursor, request.task_id, now=now, unfinished=request.unfinished, sizes=sizes, **graces)
-        next_due = table.next_due(cursor, request.task_id, now=now, recording_grace=request.recording_grace)
+        chunks, next_due = needs.work(
+            cursor, request.task_id, now=now, unfinished=request.unfinished, sizes=sizes, **graces
+        )
     ledger = table.judgements(cursor, request.task_id)
     called = [group for group in groups if group.called]
     return Review(
@@ -316,4 +317,8 @@ def _tally(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def _work(chunks: Sequence[Chunk], step: str) -> list[Work]:
-    return [Work(rows=[[chunk.first, chunk.last]], count=chunk.count) for chunk in chunks if chunk.step == step]
+    return [
+        Work(rows=[[chunk.first, chunk.last]], count=chunk.count, tries=chunk.tries)
+        for chunk in chunks
+        if chunk.step == step
+    ]

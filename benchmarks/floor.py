@@ -104,7 +104,8 @@ class Floor:
         jobs = await job_ids.identify(self._listing, reading)
         matched, _ = await self._database.run(job_ids.match_by_reference, self._task.task_id, jobs)
         runs = pack(row_id for row_id, _ in matched)
-        found = await self._database.run(rows.without_outcome, self._task.task_id, runs)
+        now = (await self._database.now()).replace(tzinfo=None)
+        found = await self._database.run(rows.without_outcome, self._task.task_id, runs, grace=0, now=now)
         for start in range(0, len(found), IDS_A_CALL):
             self._to_fetch.put_nowait(found[start : start + IDS_A_CALL])
         return reading.row_count
@@ -118,7 +119,7 @@ class Floor:
                 (row, conversations.outcome_of(row, job, self._database, now))
                 for row, job in conversations.match_answers(batch, jobs)
             ]
-            await self._database.run(rows.save_outcomes, [outcome for _, outcome in found])
+            await self._database.transaction(rows.save_outcomes, self._task.task_id, [outcome for _, outcome in found])
             for row, outcome in found:
                 self._to_judge.put_nowait((row, outcome))
                 if outcome.call_status == "Succeeded":

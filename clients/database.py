@@ -16,7 +16,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
 
 import pymysql
-from pymysql.converters import escape_string
+from pymysql.constants import FIELD_TYPE
+from pymysql.converters import conversions, convert_datetime, escape_string
 from pymysql.cursors import Cursor
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -50,7 +51,16 @@ SESSION = (
     " autocommit = 1, innodb_lock_wait_timeout = 10, wait_timeout = 90, {isolation} = 'READ-COMMITTED'"
 )
 """``wait_timeout``: a worker that was frozen within a transaction holds its locks no longer than that."""
+
+
+def _datetime(text: str | bytes) -> datetime | None:
+    """A DATETIME or TIMESTAMP; None for a zero date, and for one with a zero month or day."""
+    moment = convert_datetime(text)
+    return moment if isinstance(moment, datetime) else None
+
+
 CONNECTION: dict[str, Any] = {
+    "conv": conversions | {FIELD_TYPE.DATETIME: _datetime, FIELD_TYPE.TIMESTAMP: _datetime},
     "charset": "utf8mb4",
     "autocommit": None,
     "connect_timeout": 5,

@@ -56,6 +56,13 @@ def _list(value: Any) -> Any:
     return [] if value is None else value
 
 
+def _number(value: Any) -> float:
+    try:
+        return max(0.0, float(value))
+    except (TypeError, ValueError):
+        return 0.0
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 JobId = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=64)]
 """At most as long as ``call_job_id`` holds."""
@@ -77,7 +84,8 @@ class Contact(Body):
 
 
 class Attempt(Body):
-    """One dialled attempt of a job (the vendor's *task*). Times are milliseconds since 1970."""
+    """One dialled attempt of a job (the vendor's *task*). Times are milliseconds since 1970; of a duration only whether
+    there is one counts."""
 
     task_id: Text = ""
     status: Text = ""
@@ -85,12 +93,18 @@ class Attempt(Body):
     actual_time: int | None = None
     planed_time: int | None = None
     contact: Contact | None = None
+    duration: Annotated[float, BeforeValidator(_number)] = 0.0
     conversation: Annotated[list[Any], BeforeValidator(_list)] = []
 
     @property
     def connected(self) -> bool:
         """Whether somebody answered (VENDOR_FACTS: ``Succeeded`` and every name that begins with it)."""
         return self.status.startswith("Succeeded")
+
+    @property
+    def spoken(self) -> bool:
+        """Whether there is something that a transcript can tell, whatever became of the job (SPEC 4)."""
+        return self.connected or self.duration > 0
 
 
 class Job(Body):

@@ -210,5 +210,5 @@ def row(id_: int, job_id: str, reference_id: str, number: str) -> CallRow:
     return CallRow(
         id=id_, leads_id=id_, call_job_id=job_id, reference_id=reference_id, phone=number, call_status="",
         conversation="", planed_time=None, call_task_id="", calling_number="", updated_time=None, recording_url="",
-        followed=False, tries=0, since=None,
+        silent=True, followed=False, tries=0, since=None,
     )  # fmt: skip

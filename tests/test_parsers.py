@@ -74,6 +74,7 @@ def row(status: str = "", conversation: str = "") -> CallRow:
         calling_number="",
         updated_time=None,
         recording_url="",
+        silent=True,
         followed=False,
         tries=0,
         since=None,

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
     from workflows.options import Carried, Force, Options, read_input
+    from workflows.pacing import Pace, standing
     from workflows.pipeline import PIECE_ROWS, Pipeline
     from workflows.search_attributes import SearchAttributes
     from workflows.steps import Steps, open_task, reason
@@ -63,6 +64,7 @@ class CallTaskWorkflow:
         self._look = True
         self._refreshed = False
         self._wake = False
+        self._asking, self._leaving = Pace(self._options), Pace(self._options)
         self._quiet = 0
         """Looks in a row that found nothing new."""
 
@@ -89,6 +91,7 @@ class CallTaskWorkflow:
 
     @workflow.signal(description="Look at all calls now.")
     def refresh(self) -> None:
+        self._hurry()
         self._look = self._refreshed = self._wake = True
 
     @workflow.signal(description="Suspend the platform's dialling for the whole task.")
@@ -214,9 +217,13 @@ class CallTaskWorkflow:
                 return "cancelled" if self._controls.cancelled else "complete" if review.called else "nothing_called"
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
-                self._look_at_calls(review, pipeline, look=look)
+                found = (look, self._to_settle(review), review.conversations, standing(review))
+                if self._asking.admits(found if look or review.conversations else None):
+                    self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
-                pipeline.leftovers(review)
+                left = (review.to_follow_up, review.to_record, standing(review))
+                if self._leaving.admits(left if review.to_follow_up or review.to_record else None):
+                    pipeline.leftovers(review)
             if workflow.info().is_continue_as_new_suggested():
                 await self._restart_as_new(pipeline)
             await self._rest(review, pipeline, steps)
@@ -272,7 +279,11 @@ class CallTaskWorkflow:
         if self._refreshed or not pipeline.pages_tried or (seen and counters and counters.total > seen):
             return True
         # Without news of more jobs, rows without one wait for their grace to end.
-        return review.unsettled > 0 and (seen is None or counters is None or self._grace_left() <= 0)
+        return review.unsettled > 0 and (seen is None or counters is None or self._to_settle(review))
+
+    def _to_settle(self, review: Review) -> bool:
+        """Whether rows without a job have had their time."""
+        return review.unsettled > 0 and self._grace_left() <= 0
 
     def _grace_left(self) -> float:
         return self._dispatched_at + self._options.match_grace - workflow.time()
@@ -290,11 +301,11 @@ class CallTaskWorkflow:
                 looks.append(now + self._pause(under_way))
             if review.unsettled and self._grace_left() > 0:
                 looks.append(now + self._grace_left())
+        looks = [max(at, self._asking.until) for at in looks]
         due = [now + REVIEW_SECONDS] if busy else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))
-        if pipeline.paused_until > now:
-            due.append(pipeline.paused_until)
+        due += [at for at in (pipeline.paused_until, self._asking.until, self._leaving.until) if at > now]
         until = min(looks + due, default=None)
         self._show(review, busy, None if until is None else until - now)
         try:
@@ -328,6 +339,8 @@ class CallTaskWorkflow:
         )
         self._tally.polls += watched.polls
         self._tally.api_calls += watched.polls
+        if watched.counters not in (None, self._counters):
+            self._hurry()
         self._counters = watched.counters or self._counters
         self._watching = None
         self._look = self._wake = True
@@ -367,7 +380,13 @@ class CallTaskWorkflow:
         return "cancel" in self._controls.waiting
 
     def _controlled(self) -> None:
+        self._hurry()
         self._look = self._wake = True
+
+    def _hurry(self) -> None:
+        """Somebody has asked, or something has changed: what waits because nothing did is done at once."""
+        self._asking.reset()
+        self._leaving.reset()
 
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""

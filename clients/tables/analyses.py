@@ -12,13 +12,16 @@ from pymysql.cursors import Cursor
 from clients.database import bulks, flat, marks
 from clients.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
 from clients.tables.ledger import entries as ledger_entries
+from clients.tables.needs import final_status
 
-CALLED_AT = "COALESCE({})".format(
-    ", ".join(
-        f"CASE WHEN YEAR(l.{column}) > 0 THEN l.{column} END" for column in ("updated_time", "planed_time", "call_time")
+CALLED_AT = (
+    "COALESCE("
+    + ", ".join(
+        f"IF(TO_DAYS(l.{column}) IS NULL, NULL, l.{column})" for column in ("updated_time", "planed_time", "call_time")
     )
+    + ")"
 )
-"""The time of a call, wall clock; a zero date is none."""
+"""The time of a call, wall clock; a zero date, or one with a zero month or day, is none."""
 
 
 def moment(value: object) -> datetime | None:
@@ -53,7 +56,8 @@ class FollowUp:
 def default_remark(call_status: str) -> str:
     """What the follow-up of a call without transcript says (SPEC 6)."""
     remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
-    return remarks.get(call_status, f"外呼状态：{call_status}；")
+    status = final_status(call_status) or call_status
+    return remarks.get(status, f"外呼状态：{status}；")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

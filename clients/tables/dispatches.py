@@ -15,7 +15,7 @@ from pymysql.cursors import Cursor
 from clients.database import bulks, flat, marks
 from clients.phones import dialled
 from clients.tables import tasks
-from clients.tables.tasks import FINAL_SQL
+from clients.tables.needs import is_final
 
 NEVER_SENT = "2000-01-01"
 """``attempted_at`` of a batch whose request certainly did not leave, ``accepted_at`` of one that others stand for."""
@@ -335,7 +335,7 @@ def undialled(cursor: Cursor, task_id: int, *, first: int, last: int | None, lim
         "SELECT id, leads_id, COALESCE(leads_name, ''), COALESCE(leads_phone, ''), COALESCE(reference_id, ''),"
         " call_time FROM leads_task_list WHERE task_id = %s AND id >= %s"
         + ("" if last is None else " AND id <= %s")
-        + f" AND COALESCE(call_job_id, '') = '' AND COALESCE(call_status, '') NOT IN {FINAL_SQL} ORDER BY id LIMIT %s",
+        + f" AND COALESCE(call_job_id, '') = '' AND NOT {is_final('')} ORDER BY id LIMIT %s",
         (task_id, first, limit) if last is None else (task_id, first, last, limit),
     )
     return [
@@ -371,6 +371,6 @@ def fail(cursor: Cursor, ids: Sequence[int]) -> None:
     for part in bulks([(row_id,) for row_id in ids]):
         cursor.execute(
             f"UPDATE leads_task_list SET call_status = 'Failed' WHERE id IN ({marks(len(part))})"
-            f" AND COALESCE(call_job_id, '') = '' AND COALESCE(call_status, '') NOT IN {FINAL_SQL}",
+            f" AND COALESCE(call_job_id, '') = '' AND NOT {is_final('')}",
             flat(part),
         )

@@ -14,9 +14,9 @@ from clients.errors import PermanentError
 from clients.tables import ledger
 from clients.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
 from clients.tables.ledger import SAME_CALL, Given
+from clients.tables.needs import CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
-from clients.tables.tasks import FINAL_SQL, TRANSCRIPT_EXPECTED, TRANSCRIPT_RETRY
 
 ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -50,8 +50,6 @@ class LedgerError(PermanentError):
 _CALLS = (
     "SELECT l.id, l.call_job_id, l.call_status, COALESCE(l.call_conversation, ''),"
     f" {CALLED_AT}, COALESCE(a.tries, 0), a.since, COALESCE(a.error_code, '')"
-    " FROM leads_task_list l LEFT JOIN call_retries a ON a.list_id = l.id AND a.step = 'analysis'{join}"
-    f" WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> '' AND l.call_status IN {FINAL_SQL}"
 )
 
 
@@ -77,11 +75,8 @@ def to_follow_up(
     """Of these rows those that wait for a follow-up and no longer for a transcript. ``now`` is UTC, naive."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        _CALLS.format(join=TRANSCRIPT_RETRY)
-        + f" AND {condition} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
-        f" AND NOT ({TRANSCRIPT_EXPECTED})"
-        " AND (a.list_id IS NULL OR a.retry_at <= %s) ORDER BY l.id",
-        (task_id, *parameters, conversation_grace, now),
+        f"{_CALLS}{FOLLOW_UP.rows} AND {condition} AND {FOLLOW_UP.due_now} ORDER BY l.id",
+        (task_id, conversation_grace, *parameters, now),
     )
     return _finished(cursor)
 
@@ -92,9 +87,10 @@ def to_analyse_again(
     """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        f"{_CALLS.format(join=TRANSCRIPT_RETRY)} AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
+        f"{_CALLS} FROM leads_task_list l{FOLLOW_UP.joins} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
+        f" AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
         " WHERE j.list_id = l.id AND j.request_id = %s AND j.settled_at IS NOT NULL)"
-        f" AND (COALESCE(l.leads_follow_id, '') NOT IN ('', '0') OR NOT ({TRANSCRIPT_EXPECTED})) ORDER BY l.id",
+        f" AND NOT {TRANSCRIPT_EXPECTED} ORDER BY l.id",
         (task_id, *parameters, request_id, conversation_grace),
     )
     return _finished(cursor)
@@ -105,10 +101,7 @@ def requested(
 ) -> list[int]:
     """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all."""
     condition, parameters = narrowed.condition()
-    sql = (
-        "SELECT l.id FROM leads_task_list l{join} WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
-        f" AND l.call_status IN {FINAL_SQL}"
-    )
+    sql = f"SELECT l.id FROM leads_task_list l{{join}} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
     if job_ids is not None:
         if not job_ids:
             return []

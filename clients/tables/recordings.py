@@ -9,12 +9,13 @@ from datetime import datetime
 from pymysql.cursors import Cursor
 
 from clients.database import bulks, derived, flat, marks
+from clients.tables.needs import CALLED, HAS_RECORDING_ID, SUCCEEDED
 
 PRUNED = "pruned"
 """``call_retries.error_code`` of a recording that was deleted for its age: nothing fetches it again."""
 _LONG_AGO, _NEVER = datetime(2000, 1, 1), datetime(9999, 12, 31)
 _IN_ARCHIVE = "LEFT(COALESCE(l.recording_url, ''), CHAR_LENGTH(%s)) = %s"
-_CONNECTED = "l.call_status = 'Succeeded' AND COALESCE(l.call_job_id, '') <> '' AND COALESCE(l.call_task_id, '') <> ''"
+_CONNECTED = f"{SUCCEEDED} AND {CALLED} AND {HAS_RECORDING_ID}"
 _UNARCHIVED = (
     " FROM leads_task_list l JOIN call_tasks c ON c.id = l.task_id"
     " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"

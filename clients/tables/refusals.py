@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from clients.database import SERVICE
+import pymysql
+from pymysql.cursors import Cursor
+
+from clients.database import SERVICE, translate
 from clients.errors import PermanentError
 
 T = TypeVar("T")
@@ -52,14 +55,35 @@ async def write_each(write: Callable[[Sequence[T]], Awaitable[object]], items: S
         try:
             await write(portion)
         except PermanentError as error:
-            if not of_row(error):
-                raise
-            if len(portion) == 1:
-                refused.append(Refused(item=portion[0], code=error.code))
-            else:
-                half = len(portion) // 2
-                portions += [portion[half:], portion[:half]]
+            _halve(portion, error, portions, refused)
     return refused
+
+
+def write_each_here(cursor: Cursor, write: Callable[[Sequence[T]], object], items: Sequence[T]) -> list[Refused[T]]:
+    """As :func:`write_each`, in the thread of a cursor on which ``write`` makes transactions of its own."""
+    refused: list[Refused[T]] = []
+    portions = [items] if items else []
+    while portions:
+        portion = portions.pop()
+        try:
+            write(portion)
+        except pymysql.MySQLError as reason:
+            error = translate(reason, "write_each_here")
+            if not isinstance(error, PermanentError):
+                raise
+            cursor.execute("ROLLBACK")
+            _halve(portion, error, portions, refused)
+    return refused
+
+
+def _halve(portion: Sequence[T], error: PermanentError, portions: list[Sequence[T]], refused: list[Refused[T]]) -> None:
+    if not of_row(error):
+        raise error
+    if len(portion) == 1:
+        refused.append(Refused(item=portion[0], code=error.code))
+        return
+    half = len(portion) // 2
+    portions += [portion[half:], portion[:half]]
 
 
 def of_row(error: PermanentError) -> bool:

@@ -10,8 +10,12 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from clients.database import bulks, derived, flat, marks
-from clients.tables.retries import begin_anew
-from clients.tables.tasks import FINAL_SQL, MATCHABLE_SQL
+from clients.tables import needs
+from clients.tables import retries as retry_table
+from clients.tables.needs import CALLED, CONVERSATION, RECORDING, SILENT, UNLINKED, is_final, is_status
+from clients.tables.refusals import write_each_here
+from clients.tables.retries import Retry
+from clients.tables.tasks import MATCHABLE_SQL
 
 Runs = list[list[int]]
 """Row ids as runs: ``[first, last]``, both included, in order."""
@@ -27,6 +31,8 @@ def ids_in(runs: Runs) -> tuple[str, list[int]]:
     return "(" + (" OR ".join(parts) or "FALSE") + ")", [*flat(spans), *singles]
 
 
+ON_REQUEST = 100 * 365 * 86_400.0
+"""A grace within which everything lies that was not given up for good."""
 PORTION_ROWS = 10_000
 """Rows that one statement reads of a whole task."""
 
@@ -136,7 +142,7 @@ def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, st
     """Give rows their job ids, in transactions of its own.
 
     A row that has a job keeps it, a job that a row has meanwhile stays there, and a ``Failed`` of a row that had none
-    is taken back.
+    is taken back. A row whose job id the database does not take is set aside and stops no other.
 
     Args:
         cursor: outside a transaction.
@@ -147,10 +153,17 @@ def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, st
         Those that were saved.
     """
     saved: list[tuple[int, str]] = []
-    for part in bulks(sorted(jobs)):
+
+    def claim(part: Sequence[tuple[int, str]]) -> None:
         cursor.execute("START TRANSACTION")
-        saved += claim_jobs(cursor, tasks, [(int(row_id), str(job_id)) for row_id, job_id in part])
+        claimed = claim_jobs(cursor, tasks, part)
         cursor.execute("COMMIT")
+        saved.extend(claimed)
+
+    for part in bulks(sorted(jobs)):
+        pairs = [(int(row_id), str(job_id)) for row_id, job_id in part]
+        refused = write_each_here(cursor, claim, pairs)
+        retry_table.refuse_jobs(cursor, tasks, [(one.item[0], one.code) for one in refused])
     return saved
 
 
@@ -173,16 +186,18 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
     if free:
         cursor.execute(
             f"UPDATE ({derived(('id', 'job'), len(free))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            " SET t.call_status = IF(t.call_status = 'Failed', NULL, t.call_status), t.call_job_id = v.job",
+            f" SET t.call_status = IF({is_status('Failed', 't')}, NULL, t.call_status), t.call_job_id = v.job",
             flat(free),
         )
-        begin_anew(cursor, [row_id for row_id, _ in free])
+        retry_table.begin_anew(cursor, [row_id for row_id, _ in free])
     return free
 
 
 _TO_FAIL = (
     "task_id = %s AND COALESCE(call_job_id, '') = ''"
-    f" AND COALESCE(call_status, '') NOT IN {FINAL_SQL} AND {MATCHABLE_SQL}"
+    # Whose job is known, though the database did not take its id, has been called.
+    " AND NOT EXISTS (SELECT 1 FROM call_retries x WHERE x.list_id = leads_task_list.id AND x.step = 'job')"
+    f" AND NOT {is_final('')} AND {MATCHABLE_SQL}"
 )
 
 
@@ -203,7 +218,13 @@ def fail_unmatched(cursor: Cursor, task_id: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRow:
-    """A called row, as far as the platform decides it. ``tries`` and ``since`` are of a transcript that lags."""
+    """A called row, as far as the platform decides it.
+
+    Attributes:
+        silent: whether it has no conversation, as the table compares.
+        tries, since: of a transcript that lags.
+        refusals: how often its outcome was not taken by the database, since it last was.
+    """
 
     id: int
     leads_id: Any
@@ -217,18 +238,18 @@ class CallRow:
     calling_number: str
     updated_time: datetime | None
     recording_url: str
+    silent: bool
     followed: bool
     tries: int
     since: datetime | None
+    refusals: int = 0
 
 
 _CALL_COLUMNS = (
     "l.id, l.leads_id, l.call_job_id, COALESCE(l.reference_id, ''), COALESCE(l.leads_phone, ''),"
     " COALESCE(l.call_status, ''), COALESCE(l.call_conversation, ''), l.planed_time, COALESCE(l.call_task_id, ''),"
     " COALESCE(l.calling_number, ''), l.updated_time, COALESCE(l.recording_url, ''),"
-    " COALESCE(l.leads_follow_id, '') NOT IN ('', '0'), COALESCE(r.tries, 0), r.since"
-    " FROM leads_task_list l LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'conversation'"
-    " WHERE l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
+    f" {SILENT}, NOT ({UNLINKED}), COALESCE(c.tries, 0), c.since, COALESCE(o.tries, 0)"
 )
 
 
@@ -247,22 +268,23 @@ def _call_rows(cursor: Cursor) -> list[CallRow]:
             calling_number=str(row[9]),
             updated_time=row[10],
             recording_url=str(row[11]),
-            followed=bool(row[12]),
-            tries=int(row[13]),
-            since=row[14],
+            silent=bool(row[12]),
+            followed=bool(row[13]),
+            tries=int(row[14]),
+            since=row[15],
+            refusals=int(row[16]),
         )
         for row in cursor.fetchall()
     ]
 
 
-def without_outcome(cursor: Cursor, task_id: int, runs: Runs) -> list[CallRow]:
-    """Of these rows those whose outcome is not final, or ``Succeeded`` without transcript and follow-up."""
+def without_outcome(cursor: Cursor, task_id: int, runs: Runs, *, grace: float, now: datetime) -> list[CallRow]:
+    """Of these rows those that have no outcome, or wait for a transcript, and are due. ``grace``: of the transcript,
+    seconds; ``now``: UTC, naive."""
     condition, parameters = ids_in(runs)
     cursor.execute(
-        f"SELECT {_CALL_COLUMNS} AND {condition} AND (COALESCE(l.call_status, '') NOT IN {FINAL_SQL}"
-        " OR (l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
-        " AND COALESCE(l.leads_follow_id, '') IN ('', '0'))) ORDER BY l.id",
-        (task_id, *parameters),
+        f"SELECT {_CALL_COLUMNS}{CONVERSATION.rows} AND {condition} AND {CONVERSATION.due_now} ORDER BY l.id",
+        (task_id, True, grace, *parameters, now),
     )
     return _call_rows(cursor)
 
@@ -278,16 +300,23 @@ class RecordedRow:
     since: datetime | None
 
 
-def without_recording(cursor: Cursor, task_id: int, runs: Runs) -> list[RecordedRow]:
-    """Of these rows those that succeeded, were recorded, and have no URL; without those deleted for their age."""
+def without_recording(
+    cursor: Cursor, task_id: int, runs: Runs, *, grace: float = ON_REQUEST, now: datetime | None = None
+) -> list[RecordedRow]:
+    """Of these rows those that succeeded, were recorded, and have no URL; without those deleted for their age.
+
+    Args:
+        cursor: any.
+        task_id: the rows' task.
+        runs: which rows.
+        grace: seconds that a recording may come late; without it, on request, any is asked for.
+        now: UTC, naive: only what is due; None for all.
+    """
     condition, parameters = ids_in(runs)
     cursor.execute(
-        "SELECT l.id, l.call_job_id, l.call_task_id, COALESCE(r.tries, 0), r.since FROM leads_task_list l"
-        " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"
-        f" WHERE l.task_id = %s AND {condition} AND COALESCE(l.call_job_id, '') <> '' AND l.call_status = 'Succeeded'"
-        " AND COALESCE(l.call_task_id, '') <> '' AND COALESCE(l.recording_url, '') = ''"
-        " AND COALESCE(r.error_code, '') <> 'pruned' ORDER BY l.id",
-        (task_id, *parameters),
+        f"SELECT l.id, l.call_job_id, l.call_task_id, COALESCE(r.tries, 0), r.since{RECORDING.rows}"
+        f" AND {condition} AND (%s OR {RECORDING.due_now}) ORDER BY l.id",
+        (task_id, grace, *parameters, now is None, now),
     )
     return [
         RecordedRow(id=int(row[0]), call_job_id=str(row[1]), call_task_id=str(row[2]), tries=int(row[3]), since=row[4])
@@ -303,7 +332,8 @@ def call_page(cursor: Cursor, task_id: int, *, page: int, page_size: int) -> tup
     row = cursor.fetchone()
     total = int(row[0]) if row else 0
     cursor.execute(
-        f"SELECT {_CALL_COLUMNS} ORDER BY l.id LIMIT %s OFFSET %s",
+        f"SELECT {_CALL_COLUMNS} FROM leads_task_list l{needs.CALL_RETRIES} WHERE l.task_id = %s AND {CALLED}"
+        " ORDER BY l.id LIMIT %s OFFSET %s",
         (task_id, page_size, (page - 1) * page_size),
     )
     return total, _call_rows(cursor)
@@ -316,6 +346,7 @@ class Outcome:
     Attributes:
         call_status, conversation: empty ones leave the row's own.
         transcribed: the answer holds a transcript that is not less than the row's.
+        late: of a transcript that is still expected; saved with the outcome, so that no talk is taken for silence.
     """
 
     id: int
@@ -326,16 +357,19 @@ class Outcome:
     call_task_id: str
     calling_number: str
     updated_time: datetime | None
+    late: Retry | None = None
 
 
 _SET_ATTEMPT = (
-    "t.planed_time = v.planed, t.call_task_id = v.task, t.calling_number = v.number, t.updated_time = v.updated"
+    # A row's own zero date stays: the column may not take NULL.
+    "t.planed_time = COALESCE(v.planed, t.planed_time), t.call_task_id = v.task,"
+    " t.calling_number = v.number, t.updated_time = v.updated"
 )
 _SAVE_OUTCOMES = (
     "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
-    " WHERE NOT (t.call_status <=> 'Succeeded' AND v.is_succeeded = 0)"
-    f" AND NOT (COALESCE(t.call_status, '') IN {FINAL_SQL} AND v.is_final = 0)"
-    f" AND NOT (COALESCE(t.call_status, '') IN {FINAL_SQL}"
+    f" WHERE NOT ({is_status('Succeeded', 't')} AND v.is_succeeded = 0)"
+    f" AND NOT ({is_final('t')} AND v.is_final = 0)"
+    f" AND NOT ({is_final('t')}"
     " AND COALESCE(t.call_conversation, '') <> '' AND v.has_text = 0)"
 )
 _OUTCOME_COLUMNS = (
@@ -344,19 +378,26 @@ _OUTCOME_COLUMNS = (
 )
 
 
-def save_outcomes(cursor: Cursor, outcomes: Iterable[Outcome]) -> int:
+def save_outcomes(cursor: Cursor, task_id: int, outcomes: Iterable[Outcome]) -> int:
     """Write outcomes; whoever comes late with less (an older status, no transcript) changes nothing.
+
+    Args:
+        cursor: inside a transaction, if anything is late.
+        task_id: the rows' task.
+        outcomes: at most one a row.
 
     Returns:
         How many rows were written.
     """
+    outcomes = list(outcomes)
+    retry_table.save(cursor, task_id, [outcome.late for outcome in outcomes if outcome.late])
     kinds: dict[tuple[bool, bool], list[Outcome]] = {}
     for outcome in outcomes:
         kinds.setdefault((bool(outcome.call_status), bool(outcome.conversation)), []).append(outcome)
     saved = 0
-    for (is_final, has_text), alike in kinds.items():
+    for (has_outcome, has_text), alike in kinds.items():
         assignments = _SET_ATTEMPT
-        if is_final:
+        if has_outcome:
             assignments += ", t.call_status = v.status"
         if has_text:
             assignments += ", t.call_conversation = v.conversation"
@@ -377,7 +418,7 @@ def _outcome_values(outcome: Outcome) -> tuple[Any, ...]:
         outcome.calling_number,
         outcome.updated_time,
         int(bool(outcome.call_status)),
-        int(outcome.call_status == "Succeeded"),
+        int(needs.final_status(outcome.call_status) == "Succeeded"),
         int(outcome.transcribed),
     )
 

@@ -10,8 +10,8 @@ from pymysql.cursors import Cursor
 
 from clients.database import bulks, marks
 from clients.tables.ledger import OF_TASK
+from clients.tables.needs import CALLED, HAS_RECORDING_ID, RECORDED, UNLINKED, final_status, folded_sql, is_final
 
-FINAL_SQL = "('Succeeded', 'Failed', 'Cancelled')"
 MATCHABLE_SQL = (
     "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
 )
@@ -41,7 +41,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """How many rows of a task stand alike. Empty text stands for NULL."""
+    """How many rows of a task stand alike. Empty text stands for NULL; final statuses as SPEC 4 spells them."""
 
     called: bool
     matchable: bool
@@ -163,7 +163,7 @@ _OLDEST_UNFINISHED = (
     "   OR CAST(d.job_group_id AS BINARY) = CAST(g.job_group_id AS BINARY))"
     "   AND d.last_id >= l.id AND d.first_id <= l.id ORDER BY d.last_id LIMIT 1) AS handed_over"
     " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
-    f"   AND (COALESCE(u.call_status, '') NOT IN {FINAL_SQL} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"
+    f"   AND (NOT {is_final('u')} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"
     "   ORDER BY u.id LIMIT 1) AS id"
     "  FROM call_tasks t WHERE t.task_type IN (2, 3) AND COALESCE(t.job_group_id, '') <> '') AS firsts"
     " JOIN leads_task_list l ON l.id = firsts.id) AS oldest"
@@ -185,120 +185,25 @@ def oldest_unfinished(cursor: Cursor) -> tuple[datetime | None, datetime | None]
 def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
     """The task's rows, counted by how they stand: one statement."""
     cursor.execute(
-        "SELECT COALESCE(call_job_id, '') <> '',"
-        f" {MATCHABLE_SQL},"
-        " COALESCE(call_status, ''), is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'),"
-        " COALESCE(call_task_id, '') <> '', COALESCE(recording_url, '') <> '', COUNT(*)"
-        " FROM leads_task_list WHERE task_id = %s GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        f"SELECT {CALLED}, {MATCHABLE_SQL},"
+        f" {folded_sql('call_status')}, is_interested, NOT ({UNLINKED}), {HAS_RECORDING_ID}, {RECORDED}, COUNT(*),"
+        " MIN(COALESCE(call_status, ''))"
+        " FROM leads_task_list l WHERE task_id = %s GROUP BY 1, 2, 3, 4, 5, 6, 7",
         (task_id,),
     )
     return [
         RowGroup(
             called=bool(called),
             matchable=bool(matchable),
-            status=str(status),
+            status=final_status(status) or status.strip(),
             interest=None if interest is None else int(interest),
             followed=bool(followed),
             has_recording_id=bool(has_recording_id),
             recorded=bool(recorded),
             count=int(count),
         )
-        for called, matchable, status, interest, followed, has_recording_id, recorded, count in cursor.fetchall()
+        for called, matchable, _, interest, followed, has_recording_id, recorded, count, status in cursor.fetchall()
     ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """Rows between two ids (both included) that a step has something to do with."""
-
-    step: str
-    first: int
-    last: int
-    count: int
-
-
-TRANSCRIPT_RETRY = " LEFT JOIN call_retries c ON c.list_id = l.id AND c.step = 'conversation'"
-TRANSCRIPT_EXPECTED = (
-    "l.call_status = 'Succeeded' AND COALESCE(l.call_conversation, '') = ''"
-    " AND (c.list_id IS NULL OR c.retry_at < c.since + INTERVAL %s SECOND)"
-)
-"""What is not there yet is asked for again while its next try lies within its grace."""
-_RECORDING_EXPECTED = "r.retry_at < r.since + INTERVAL %s SECOND"
-_LAGGING = f"{TRANSCRIPT_EXPECTED} AND COALESCE(l.leads_follow_id, '') IN ('', '0')"
-_CALLED = "l.task_id = %s AND COALESCE(l.call_job_id, '') <> ''"
-_FINAL = f"COALESCE(l.call_status, '') IN {FINAL_SQL}"
-
-_CONVERSATIONS = (
-    f"SELECT 'conversations' AS step, l.id FROM leads_task_list l{TRANSCRIPT_RETRY}"
-    f" WHERE {_CALLED} AND ((%s AND NOT {_FINAL}) OR ({_LAGGING} AND (c.list_id IS NULL OR c.retry_at <= %s)))"
-)
-_FOLLOW_UPS = (
-    f"SELECT 'follow_ups' AS step, l.id FROM leads_task_list l{TRANSCRIPT_RETRY}"
-    " LEFT JOIN call_retries a ON a.list_id = l.id AND a.step = 'analysis'"
-    f" WHERE {_CALLED} AND {_FINAL} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
-    f" AND NOT ({_LAGGING}) AND (a.list_id IS NULL OR a.retry_at <= %s)"
-)
-_RECORDINGS = (
-    "SELECT 'recordings' AS step, l.id FROM leads_task_list l"
-    " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"
-    f" WHERE {_CALLED} AND l.call_status = 'Succeeded' AND COALESCE(l.call_task_id, '') <> ''"
-    f" AND COALESCE(l.recording_url, '') = '' AND (r.list_id IS NULL OR ({_RECORDING_EXPECTED} AND r.retry_at <= %s))"
-)
-_WORK = (
-    "SELECT step, MIN(id), MAX(id), COUNT(*) FROM ("
-    " SELECT step, id, (ROW_NUMBER() OVER (PARTITION BY step ORDER BY id) - 1)"
-    " DIV CASE step WHEN 'conversations' THEN %s WHEN 'follow_ups' THEN %s ELSE %s END AS chunk"
-    f" FROM ({_CONVERSATIONS} UNION ALL {_FOLLOW_UPS} UNION ALL {_RECORDINGS}) w) n"
-    " GROUP BY step, chunk ORDER BY step, chunk"
-)
-_NEXT_DUE = (
-    "SELECT MIN(r.retry_at) FROM call_retries r JOIN leads_task_list l ON l.id = r.list_id"
-    " WHERE r.task_id = %s AND r.retry_at > %s AND ("
-    " (r.step = 'conversation' AND COALESCE(l.leads_follow_id, '') IN ('', '0')"
-    "  AND COALESCE(l.call_conversation, '') = '')"
-    " OR (r.step = 'analysis' AND COALESCE(l.leads_follow_id, '') IN ('', '0'))"
-    " OR (r.step = 'recording' AND COALESCE(l.recording_url, '') = ''"
-    f"  AND {_RECORDING_EXPECTED}))"
-)
-
-
-def work(
-    cursor: Cursor,
-    task_id: int,
-    *,
-    now: datetime,
-    unfinished: bool,
-    sizes: tuple[int, int, int],
-    conversation_grace: float,
-    recording_grace: float,
-) -> list[Chunk]:
-    """What the steps 4 to 6 can do now, as ranges of rows.
-
-    Args:
-        cursor: any.
-        task_id: the task.
-        now: UTC, naive.
-        unfinished: whether calls without an outcome are asked for too, not only what is due for another try.
-        sizes: rows a chunk of conversations, follow-ups and recordings.
-        conversation_grace: seconds that a transcript may come after its call's outcome.
-        recording_grace: seconds that a recording may.
-    """
-    conversations = (task_id, unfinished, conversation_grace, now)
-    follow_ups = (task_id, conversation_grace, now)
-    recordings = (task_id, recording_grace, now)
-    cursor.execute(_WORK, (*sizes, *conversations, *follow_ups, *recordings))
-    return [
-        Chunk(step=str(step), first=int(first), last=int(last), count=int(count))
-        for step, first, last, count in cursor.fetchall()
-    ]
-
-
-def next_due(cursor: Cursor, task_id: int, *, now: datetime, recording_grace: float) -> datetime | None:
-    """When the next set-aside row is due for another try (UTC, naive), or None."""
-    cursor.execute(_NEXT_DUE, (task_id, now, recording_grace))
-    row = cursor.fetchone()
-    due = row[0] if row else None
-    return due if isinstance(due, datetime) else None
 
 
 def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:

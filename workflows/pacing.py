@@ -1,0 +1,58 @@
+"""Work that changed nothing waits before it is done again, longer each time, whatever the reason (SPEC, Always)."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.tasks import Review
+    from workflows.options import Options
+
+GROWTH = 1.5
+
+
+class Pace:
+    """The pace at which reviews hand out one kind of work.
+
+    A round is: a review found work, it was handed out, it is done. If the next review finds the same work on a task
+    that stands the same, the round has changed nothing: the next one begins ``poll_min`` after it did, then later and
+    later, up to ``poll_max``. What was tried and put off by its own retry is not the same work.
+
+    Attributes:
+        until: workflow time before which nothing is handed out.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._seen: object = None
+        self._unchanged = 0
+        self._began = 0.0
+        self.until = 0.0
+
+    def admits(self, seen: object) -> bool:
+        """Whether what a review has seen (the standing and the work, to be compared) is handed out now; None: no work,
+        nothing to wait for."""
+        now = workflow.time()
+        if seen is None:
+            self.until = 0.0
+            return True
+        if seen != self._seen:
+            self._seen, self._unchanged, self.until = seen, 0, 0.0
+        elif not self.until:
+            self._unchanged += 1
+            pause = self._options.poll_min * GROWTH ** min(self._unchanged - 1, 30)
+            self.until = self._began + min(pause, max(self._options.poll_min, self._options.poll_max))
+        if now < self.until:
+            return False
+        self._began, self.until = now, 0.0
+        return True
+
+    def reset(self) -> None:
+        """Somebody asks for it, or the platform tells of a change."""
+        self._seen, self._unchanged, self.until = None, 0, 0.0
+
+
+def standing(review: Review) -> tuple[object, ...]:
+    """What a round changes, if it changes anything."""
+    counts = (review.called, review.unsettled, review.finished, review.unjudged, review.follow_ups, review.recordings)
+    return (*counts, review.analysed, review.analysis_failed, review.over_ceiling)

@@ -12,8 +12,8 @@ from activities.row_runs import pack
 from activities.token_ceiling import TokenCeiling
 from clients.database import Database
 from clients.tables import follow_ups as table
-from clients.tables.analyses import Narrowing, Present, present
-from clients.tables.follow_ups import FinishedCall, FollowUp
+from clients.tables.analyses import FollowUp, Narrowing, Present, present
+from clients.tables.follow_ups import FinishedCall
 
 FIELDS = ("is_interested", "next_follow_time", "leads_remark")
 AT_ONCE = 8
@@ -39,7 +39,7 @@ class Change:
 
     Attributes:
         action: ``update``, ``create``, ``same`` (the judgement is what stands there), ``keep`` (a person's edit),
-            ``failed`` (no judgement).
+            ``failed`` (no judgement, and the old one stays; where there is none, ``create`` makes a basic one).
         edit: what a person did to the follow-up: ``edited``, ``deleted`` or ``""``.
         before: None where there is no follow-up.
         differs: the fields in which ``after`` differs from ``before``.
@@ -173,12 +173,13 @@ def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override
             next_follow_time=there.next_follow_time,
             leads_remark=there.leads_remark,
         )
+    action = there.action(follow_up.outcome, override=override)
     differs = [name for name in FIELDS if getattr(before, name, None) != getattr(after, name)]
     return Change(
         list_id=call.id,
         call_job_id=call.call_job_id,
         called_at=call.called_at,
-        action=_action(there, follow_up, bool(differs), override=override),
+        action="same" if action == "update" and not differs else action,
         edit=there.change,
         before=before,
         after=after,
@@ -186,14 +187,3 @@ def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override
         evidence=follow_up.evidence,
         error_code=follow_up.error_code,
     )
-
-
-def _action(there: Present, follow_up: FollowUp, differs: bool, *, override: bool) -> str:
-    """As :func:`clients.tables.follow_ups.update` decides."""
-    if follow_up.outcome == "failed":
-        return "failed"
-    if there.change and not override:
-        return "keep"
-    if not there.follow_id or there.change == "deleted":
-        return "create"
-    return "update" if differs else "same"

@@ -1,33 +1,34 @@
 """Judge calls and write their follow-ups (SPEC 6, 7). Task queue ``analysis``.
 
-The model is asked outside of any transaction; what it said is written in portions, each with its follow-ups, links and
-ledger entries at once. A worker that dies loses the answers of its last portion only, and those are asked for again.
+The model is asked outside of any transaction. What it said goes into our ledger at once, readable or not, and from
+there into the CRM (:mod:`activities.portions`); whoever comes after takes it from the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from temporalio import activity
 
 from activities.judgement import PROMPT_VERSION, SYSTEM, InvalidAnswerError, fingerprint, question, read_answer, render
 from activities.liveness import heartbeating
+from activities.portions import Portions
 from activities.row_runs import Runs, pack
 from activities.token_ceiling import TokenCeiling
 from clients import telemetry
 from clients.database import SERVICE as DATABASE
 from clients.database import Database
-from clients.errors import PermanentError, ServiceError
+from clients.errors import PermanentError, ServiceError, UnreadableAnswerError
 from clients.tables import analyses as analysis_table
 from clients.tables import follow_ups as table
-from clients.tables import retries as retry_table
-from clients.tables.follow_ups import ROWS_A_TRANSACTION, FinishedCall, FollowUp, Rewritten
+from clients.tables import ledger
+from clients.tables.analyses import FollowUp
+from clients.tables.follow_ups import KNOWN, FinishedCall
 from clients.tables.retries import Retry
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ TRIES = 3
 """Before the model has failed for good (SPEC 6)."""
 AT_ONCE = 50
 """Model calls that one activity has under way."""
-PORTION_SECONDS = 30.0
-"""Judgements are written at least this often, so that few are lost with a worker and sales sees them soon."""
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
 FOLLOW = "dcc_leads_follow"
 OVER_CEILING = "AI 分析未进行：本任务的 token 额度已用完，请人工查看通话记录；"
 LEDGER = "call_analyses"
+Known = dict[tuple[int, str, str, str], FollowUp]
+"""What need not be asked again, by row, hash of the transcript, prompt and model; without these: a lost link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,7 @@ class FollowedUp:
         again: rows whose analysis failed for now.
         kept_edits: rows whose follow-up was left as a person had made it.
         over_ceiling: rows whose call was not judged because the tokens were spent; first follow-ups say so.
+        set_aside: rows whose follow-up the database refused.
     """
 
     written: int
@@ -90,25 +92,7 @@ class FollowedUp:
     error: str = ""
     kept_edits: int = 0
     over_ceiling: int = 0
-
-
-@dataclass(slots=True)
-class _Portions:
-    """Judgements that wait to be written, and what was written so far."""
-
-    ceiling: TokenCeiling
-    waiting: list[FollowUp] = field(default_factory=list)
-    retries: list[Retry] = field(default_factory=list)
-    again: list[int] = field(default_factory=list)
-    written: int = 0
-    by_outcome: Counter[str] = field(default_factory=Counter)
-    by_interest: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    error: str = ""
-    kept_edits: int = 0
-    over_ceiling: int = 0
-    since: float = field(default_factory=monotonic)
+    set_aside: int = 0
 
 
 class FollowUps:
@@ -135,35 +119,36 @@ class FollowUps:
 
         None instead of a follow-up: the ceiling forbids the question. ``request`` is of a re-analysis, its last try.
         """
-        portions = _Portions(ceiling=ceiling)
-        await self._judge(call, request, portions)
-        return next(iter(portions.waiting), None), portions.input_tokens, portions.output_tokens
+        portions = Portions(database=self._database, request=request)
+        follow_up = await self._judge(call, portions, ceiling, {})
+        return follow_up, portions.input_tokens, portions.output_tokens
 
     async def _judge_all(self, request: FollowUpRequest) -> FollowedUp:
-        portions = _Portions(ceiling=await self._ceiling(request))
+        portions = Portions(database=self._database, request=request)
+        ceiling = await self._ceiling(request)
         async with heartbeating():
-            calls = iter(await self._load(request))
-            writing = asyncio.Lock()
+            calls = {call.id: call for call in await self._load(request)}
+            known = await self._known(request, calls)
+            waiting = iter(calls.values())
 
             async def work() -> None:
-                for call in calls:
-                    await self._judge(call, request, portions)
-                    full = len(portions.waiting) >= ROWS_A_TRANSACTION
-                    due = full or monotonic() - portions.since > PORTION_SECONDS
-                    if due and not writing.locked():
-                        async with writing:
-                            await self._write(request, portions)
+                for call in waiting:
+                    try:
+                        follow_up = await self._judge(call, portions, ceiling, known)
+                        await portions.save_answers()
+                        if follow_up is not None:
+                            portions.waiting.append(follow_up)
+                            await portions.write_due(calls)
+                    except ServiceError as error:
+                        # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
+                        portions.failure = portions.failure or error
+                    if portions.failure is not None:
+                        return
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(AT_ONCE):
-                        group.create_task(work())
-            except ExceptionGroup as errors:
-                # Only the database can fail here, a call cannot: the rest was stopped, the first error is ours.
-                raise errors.exceptions[0] from None
-            while portions.waiting:
-                await self._write(request, portions)
-            await self._database.run(retry_table.save, request.task_id, portions.retries)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(work())
+            await portions.finish(calls)
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",
             *(request.task_id, portions.written, dict(portions.by_outcome), len(portions.again)),
@@ -179,7 +164,24 @@ class FollowUps:
             error=portions.error,
             kept_edits=portions.kept_edits,
             over_ceiling=portions.over_ceiling,
+            set_aside=portions.set_aside,
         )
+
+    async def _known(self, request: FollowUpRequest, calls: dict[int, FinishedCall]) -> Known:
+        if not calls:
+            return {}
+        answers = await self._database.run(analysis_table.answers, list(calls), request.request_id)
+        known = {
+            (one.list_id, one.transcript_hash, one.prompt_version, one.model): self._fitted(one) for one in answers
+        }
+        if not request.request_id:
+            for id_ in await self._database.run(ledger.entries, list(calls)):
+                known[id_, "", "", ""] = _basic(calls[id_], KNOWN, "")
+        return known
+
+    def _fitted(self, follow_up: FollowUp) -> FollowUp:
+        """As the CRM can hold it; the ledger keeps what was said."""
+        return replace(follow_up, leads_remark=self._database.fit(FOLLOW, "leads_remark", follow_up.leads_remark))
 
     async def _ceiling(self, request: FollowUpRequest) -> TokenCeiling:
         """The ceiling, less what was spent: of an attempt that died only the ledger knows."""
@@ -205,34 +207,35 @@ class FollowUps:
             now=(await self._database.now()).replace(tzinfo=None),
         )
 
-    async def _judge(self, call: FinishedCall, request: FollowUpRequest, portions: _Portions) -> None:
-        """Judge one call; what it leads to is added to the portions."""
-        transcript = render(call.conversation)
+    async def _judge(
+        self, call: FinishedCall, portions: Portions, ceiling: TokenCeiling, known: Known
+    ) -> FollowUp | None:
+        """The follow-up of a call; None if there is none yet, or (over the ceiling of a re-analysis) no new one."""
+        if lost := known.get((call.id, "", "", "")):
+            return lost
+        transcript, request = render(call.conversation), portions.request
         if not transcript:
-            portions.waiting.append(without_conversation(call))
-            return
-        base = FollowUp(
-            list_id=call.id,
-            call_job_id=call.call_job_id,
-            outcome="analysed",
-            is_interested=0,
-            leads_remark="",
+            return without_conversation(call)
+        base = replace(
+            _basic(call, "analysed", ""),
             model=self._model.name[:80],
             prompt_version=PROMPT_VERSION,
             transcript_hash=fingerprint(call.conversation),
         )
-        called_at = self._called_at(call)
-        if not await portions.ceiling.admits():
+        said = known.get((call.id, base.transcript_hash, base.prompt_version, base.model))
+        if said is not None and said.call_job_id == call.call_job_id:
+            return said
+        if not await ceiling.admits():
             portions.over_ceiling += 1
-            if not request.request_id:
-                portions.waiting.append(_basic(call, "over_ceiling", OVER_CEILING))
-            return
-        tokens = 0
+            return None if request.request_id else _basic(call, "over_ceiling", OVER_CEILING)
+        answer = replace(base, answer_id=uuid4().hex)
         try:
-            answer = await self._model.complete(
-                system=SYSTEM, user=question(transcript, called_at), tenant=request.organization_id
-            )
-            tokens = answer.input_tokens + answer.output_tokens
+            answer = await self._ask(answer, transcript, self._called_at(call), request.organization_id)
+        except UnreadableAnswerError as error:
+            answer = replace(answer, input_tokens=error.input_tokens, output_tokens=error.output_tokens)
+            self._keep(replace(answer, outcome="unreadable", error_code=error.code), portions)
+            portions.error = str(error)
+            return await self._failed(call, base, portions, error.code, for_good=False)
         except ServiceError as error:
             if error.service == DATABASE:
                 # The rate limit is kept in the database: when that fails, the model has not.
@@ -240,50 +243,58 @@ class FollowUps:
             portions.error = str(error)
             refused = isinstance(error, PermanentError)
             telemetry.metrics.asked(request.organization_id, "refused" if refused else "failed")
-            await self._failed(call, request, base, portions, error.code, for_good=refused)
-            return
+            return await self._failed(call, base, portions, error.code, for_good=refused)
         finally:
-            await portions.ceiling.settle(tokens)
-        portions.input_tokens += answer.input_tokens
-        portions.output_tokens += answer.output_tokens
-        telemetry.metrics.spent(request.organization_id, answer.input_tokens, answer.output_tokens)
-        base = replace(base, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
+            await ceiling.settle(answer.input_tokens + answer.output_tokens)
+        self._keep(answer, portions)
+        return self._fitted(answer)
+
+    async def _ask(self, answer: FollowUp, transcript: str, called_at: datetime, tenant: str) -> FollowUp:
+        """``answer`` with what the model says.
+
+        Raises:
+            UnreadableAnswerError: with what it cost.
+            ServiceError: there is no answer.
+        """
+        said = await self._model.complete(system=SYSTEM, user=question(transcript, called_at), tenant=tenant)
         try:
-            judgement = read_answer(answer.text, called_at=called_at, transcript=transcript)
+            judgement = read_answer(said.text, called_at=called_at, transcript=transcript)
         except InvalidAnswerError:
-            portions.error = "DashScope completion: InvalidAnswer"
-            telemetry.metrics.asked(request.organization_id, "unreadable")
-            await self._failed(call, request, base, portions, "InvalidAnswer", for_good=False)
-            return
-        telemetry.metrics.asked(request.organization_id, "answered")
+            raise UnreadableAnswerError(
+                *("DashScope", "completion", "InvalidAnswer"),
+                input_tokens=said.input_tokens,
+                output_tokens=said.output_tokens,
+            ) from None
         next_time = judgement.next_follow_time
-        portions.waiting.append(
-            replace(
-                base,
-                is_interested=judgement.is_interested,
-                leads_remark=self._database.fit(FOLLOW, "leads_remark", judgement.leads_remark),
-                next_follow_time=self._database.wall_clock(next_time) if next_time else None,
-                evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
-            )
+        return replace(
+            answer,
+            is_interested=judgement.is_interested,
+            leads_remark=self._database.fit(LEDGER, "leads_remark", judgement.leads_remark),
+            next_follow_time=self._database.wall_clock(next_time) if next_time else None,
+            evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
+            input_tokens=said.input_tokens,
+            output_tokens=said.output_tokens,
         )
 
+    def _keep(self, answer: FollowUp, portions: Portions) -> None:
+        """An answer was paid for, readable or not: the ledger has it next."""
+        organization_id = portions.request.organization_id
+        telemetry.metrics.asked(organization_id, "answered" if answer.outcome == "analysed" else "unreadable")
+        telemetry.metrics.spent(organization_id, answer.input_tokens, answer.output_tokens)
+        portions.input_tokens += answer.input_tokens
+        portions.output_tokens += answer.output_tokens
+        portions.answers.append(answer)
+
     async def _failed(
-        self,
-        call: FinishedCall,
-        request: FollowUpRequest,
-        base: FollowUp,
-        portions: _Portions,
-        code: str,
-        *,
-        for_good: bool,
-    ) -> None:
+        self, call: FinishedCall, base: FollowUp, portions: Portions, code: str, *, for_good: bool
+    ) -> FollowUp | None:
         """Try again later; or, after the third try and where no retry can mend it, a basic follow-up (SPEC 6)."""
+        request = portions.request
         if for_good or (request.last_try if request.request_id else call.tries + 1 >= TRIES):
-            portions.waiting.append(replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=code))
-            return
+            return replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=code)
         portions.again.append(call.id)
         if request.request_id:
-            return
+            return None
         now = (await self._database.now()).replace(tzinfo=None)
         delay = timedelta(seconds=request.retry_interval * random.uniform(1, 2))
         portions.retries.append(
@@ -296,39 +307,7 @@ class FollowUps:
                 error_code=code,
             )
         )
-
-    async def _write(self, request: FollowUpRequest, portions: _Portions) -> None:
-        """Write one portion; what comes in meanwhile waits for the next one."""
-        portions.since = monotonic()
-        portion = portions.waiting[:ROWS_A_TRANSACTION]
-        del portions.waiting[:ROWS_A_TRANSACTION]
-        rewritten = await self._write_portion(request, portion)
-        portions.written += rewritten.judged
-        portions.kept_edits += len(rewritten.kept)
-        kept = set(rewritten.kept)
-        for follow_up in portion:
-            outcome = "kept" if follow_up.list_id in kept else follow_up.outcome
-            portions.by_outcome[outcome] += 1
-            telemetry.metrics.wrote("follow_ups", outcome)
-            if follow_up.list_id not in kept:
-                portions.by_interest[str(follow_up.is_interested)] += 1
-                telemetry.metrics.followed_up(str(follow_up.is_interested))
-
-    async def _write_portion(self, request: FollowUpRequest, portion: list[FollowUp]) -> Rewritten:
-        now = await self._database.now()
-        wall, utc = self._database.wall_clock(now), now.replace(tzinfo=None)
-        if request.request_id:
-            return await self._database.transaction(
-                table.update,
-                request.task_id,
-                portion,
-                request_id=request.request_id,
-                now=wall,
-                now_utc=utc,
-                override=request.override,
-            )
-        created = await self._database.transaction(table.create, request.task_id, portion, now=wall, now_utc=utc)
-        return Rewritten(judged=created, kept=[])
+        return None
 
     def _called_at(self, call: FinishedCall) -> datetime:
         """The time of the call, aware; a row without any time was called just now."""

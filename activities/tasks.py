@@ -136,6 +136,7 @@ class Review:
     output_tokens: int
     next_due: float | None
     over_ceiling: int = 0
+    set_aside: int = 0
     suppressed: dict[str, int] = field(default_factory=dict)
     conversations: list[Work] = field(default_factory=list)
     to_follow_up: list[Work] = field(default_factory=list)
@@ -328,6 +329,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
         analysed=ledger.get("analysed", 0),
         analysis_failed=ledger.get("failed", 0),
         over_ceiling=ledger.get("over_ceiling", 0),
+        set_aside=ledger["set_aside"],
         suppressed=suppressions.count(cursor, request.task_id),
         reanalysed=ledger["reanalysed"],
         kept_edits=ledger["kept_edits"],

@@ -27,7 +27,7 @@ from clients.limiter import shared
 from clients.outbound_bot import THREADS, OutboundBot
 from clients.platform import IDS_A_CALL
 from clients.tables import follow_ups, rows, tasks
-from clients.tables.follow_ups import FollowUp
+from clients.tables.analyses import FollowUp
 from clients.tables.rows import CallRow, Outcome
 from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pymysql
 from pymysql.constants import FIELD_TYPE
-from pymysql.converters import conversions, convert_datetime
+from pymysql.converters import conversions, convert_datetime, escape_string
 from pymysql.cursors import Cursor
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -314,7 +314,8 @@ def bulks(rows: Iterable[Sequence[Any]], size: int = BULK_ROWS) -> Iterator[list
     portion: list[Sequence[Any]] = []
     weight = 0
     for row in rows:
-        heavy = sum(len(value.encode("utf-8", "replace")) for value in row if isinstance(value, str))
+        # As the statement holds it: quotation marks and line breaks take two bytes there.
+        heavy = sum(len(escape_string(value).encode("utf-8", "replace")) for value in row if isinstance(value, str))
         if portion and (len(portion) >= size or weight + heavy > BULK_BYTES):
             yield portion
             portion, weight = [], 0

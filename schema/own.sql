@@ -45,37 +45,46 @@ CREATE TABLE IF NOT EXISTS call_retries (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- The ledger of follow-ups: one row for each that was ever made, so that none is made twice, nor again after a
--- person deleted it.
+-- person deleted it. One counts for its row only while the row has this job id, and for its task only while the task
+-- has this group: ids come again where a CRM is restored. stored: SHA-256 of remark and next time as the CRM kept them.
 CREATE TABLE IF NOT EXISTS call_follow_ups (
-    list_id       BIGINT      NOT NULL PRIMARY KEY,
-    task_id       BIGINT      NOT NULL,
-    follow_id     BIGINT      NOT NULL,
-    is_interested INT         NOT NULL,
-    outcome       VARCHAR(16) NOT NULL,
-    created_at    DATETIME(6) NOT NULL,
+    list_id       BIGINT       NOT NULL PRIMARY KEY,
+    task_id       BIGINT       NOT NULL,
+    job_group_id  VARCHAR(191) NULL,
+    call_job_id   VARCHAR(191) NOT NULL,
+    follow_id     BIGINT       NOT NULL,
+    is_interested INT          NOT NULL,
+    outcome       VARCHAR(16)  NOT NULL,
+    stored        CHAR(64)     NOT NULL,
+    created_at    DATETIME(6)  NOT NULL,
     KEY idx_task (task_id, outcome),
     KEY idx_follow (follow_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Every judgement of a call: analysed by the model, default (nothing to analyse), failed, or over_ceiling.
+-- Every judgement of a call: analysed by the model, default (nothing to analyse), failed, over_ceiling, or unreadable
+-- (an answer that was paid for and is no judgement). What the model answered is here before the CRM is written:
+-- settled_at is NULL until the CRM has it, or has kept what a person wrote instead.
 CREATE TABLE IF NOT EXISTS call_analyses (
-    id               BIGINT      NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    list_id          BIGINT      NOT NULL,
-    task_id          BIGINT      NOT NULL,
-    call_job_id      VARCHAR(64) NOT NULL,
-    request_id       VARCHAR(64) NOT NULL DEFAULT '',
-    outcome          VARCHAR(16) NOT NULL,
-    is_interested    INT         NOT NULL,
-    leads_remark     TEXT        NOT NULL,
-    next_follow_time DATETIME    NULL,
-    evidence         TEXT        NOT NULL,
-    model            VARCHAR(80) NOT NULL DEFAULT '',
-    prompt_version   VARCHAR(32) NOT NULL DEFAULT '',
-    transcript_hash  CHAR(64)    NOT NULL DEFAULT '',
-    input_tokens     INT         NOT NULL DEFAULT 0,
-    output_tokens    INT         NOT NULL DEFAULT 0,
-    error_code       VARCHAR(80) NOT NULL DEFAULT '',
-    created_at       DATETIME(6) NOT NULL,
+    id               BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    answer_id        CHAR(32)     NULL UNIQUE,
+    list_id          BIGINT       NOT NULL,
+    task_id          BIGINT       NOT NULL,
+    job_group_id     VARCHAR(191) NULL,
+    call_job_id      VARCHAR(191) NOT NULL,
+    request_id       VARCHAR(64)  NOT NULL DEFAULT '',
+    outcome          VARCHAR(16)  NOT NULL,
+    is_interested    INT          NOT NULL,
+    leads_remark     TEXT         NOT NULL,
+    next_follow_time DATETIME     NULL,
+    evidence         TEXT         NOT NULL,
+    model            VARCHAR(80)  NOT NULL DEFAULT '',
+    prompt_version   VARCHAR(32)  NOT NULL DEFAULT '',
+    transcript_hash  CHAR(64)     NOT NULL DEFAULT '',
+    input_tokens     INT          NOT NULL DEFAULT 0,
+    output_tokens    INT          NOT NULL DEFAULT 0,
+    error_code       VARCHAR(80)  NOT NULL DEFAULT '',
+    created_at       DATETIME(6)  NOT NULL,
+    settled_at       DATETIME(6)  NULL,
     KEY idx_list (list_id, id),
     KEY idx_task (task_id, request_id),
     KEY idx_job (call_job_id)

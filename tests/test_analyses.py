@@ -257,7 +257,9 @@ async def test_a_dry_run_changes_nothing_and_says_what_the_real_run_then_does(si
     site.sim.set_faults()
     right = rows[0]["is_interested"]
     wrong = (right + 1) % 3
-    site.sql("UPDATE leads_task_list SET is_interested = %s WHERE id = %s", wrong, rows[0]["id"])
+    # As it was judged before, not as a person set it.
+    for table, key in (("leads_task_list", "id"), ("call_follow_ups", "list_id")):
+        site.sql(f"UPDATE {table} SET is_interested = %s WHERE {key} = %s", wrong, rows[0]["id"])
     site.sql("UPDATE dcc_leads_follow SET leads_remark = '客户已到店' WHERE id = %s", rows[1]["leads_follow_id"])
     site.sql("DELETE FROM dcc_leads_follow WHERE id = %s", rows[2]["leads_follow_id"])
     before = tables(site)

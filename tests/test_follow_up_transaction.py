@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clients.tables import follow_ups as table
 from clients.tables import schema
-from clients.tables.follow_ups import FollowUp
+from clients.tables.analyses import FollowUp
 from devstack.mariadb import EmbeddedMariaDB
 
 ROWS = 6

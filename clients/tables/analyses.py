@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import marks
+from clients.database import bulks, flat, marks
+from clients.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
+from clients.tables.ledger import entries as ledger_entries
 from clients.tables.needs import final_status
 
 CALLED_AT = (
@@ -20,6 +22,35 @@ CALLED_AT = (
     + ")"
 )
 """The time of a call, wall clock; a zero date, or one with a zero month or day, is none."""
+
+
+def moment(value: object) -> datetime | None:
+    """A time as the driver gives it; what is none (``2026-00-00`` comes as text) is None."""
+    return value if isinstance(value, datetime) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """What a row's follow-up shall say. Times are wall clock; ``outcome`` as in ``call_analyses``, or kept.
+
+    Attributes:
+        answer_id: of the answer of the model that it comes from, which is in the ledger already; or empty.
+    """
+
+    list_id: int
+    call_job_id: str
+    outcome: str
+    is_interested: int
+    leads_remark: str
+    next_follow_time: datetime | None = None
+    evidence: str = ""
+    model: str = ""
+    prompt_version: str = ""
+    transcript_hash: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error_code: str = ""
+    answer_id: str = ""
 
 
 def default_remark(call_status: str) -> str:
@@ -55,8 +86,8 @@ class Narrowing:
             parts.append((f"{CALLED_AT} < %s", self.until + timedelta(days=1)))
         if self.prompt_version:
             last = (
-                "(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND j.outcome IN"
-                " ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
+                f"(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND {SAME_CALL.format('j')}"
+                " AND j.outcome IN ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
             )
             parts.append((f"{last} = %s", self.prompt_version))
         return "".join(f" AND {condition}" for condition, _ in parts), [value for _, value in parts]
@@ -70,13 +101,15 @@ class Present:
     """How a row's follow-up stands in the CRM. Times are wall clock.
 
     Attributes:
+        call_job_id: of the row's call.
         follow_id: 0 if the row never had a follow-up.
         linked: whether the row points to it; a lost link is in our ledger still.
-        change: what a person did since we wrote it: ``edited`` (remark or next time), ``deleted``, or ``""``.
+        change: what a person did since we wrote it: ``edited`` (remark, next time or interest), ``deleted``, or ``""``.
     """
 
     list_id: int
     leads_id: Any
+    call_job_id: str
     is_interested: int | None
     follow_id: int
     linked: bool
@@ -84,14 +117,16 @@ class Present:
     next_follow_time: datetime | None
     change: str
 
-
-# A failed re-analysis is not written to the CRM, so of failures the first is the one that was; of others the last.
-_WRITTEN = (
-    "SELECT a.list_id, a.leads_remark, a.next_follow_time FROM call_analyses a JOIN ("
-    " SELECT CASE k.outcome WHEN 'failed' THEN MIN(j.id) ELSE MAX(j.id) END AS id"
-    " FROM call_follow_ups k JOIN call_analyses j ON j.list_id = k.list_id AND j.outcome = k.outcome"
-    " WHERE k.list_id IN ({ids}) GROUP BY k.list_id, k.outcome) w ON w.id = a.id"
-)
+    def action(self, outcome: str, *, override: bool) -> str:
+        """What a new judgement does to it: ``create``, ``update``, ``keep``, or nothing (``failed``)."""
+        if not self.follow_id:
+            return "create"
+        if outcome == "failed":
+            # It is written down, but it does not replace what a customer's call was judged to say.
+            return "failed"
+        if self.change and not override:
+            return "keep"
+        return "create" if self.change == "deleted" else "update"
 
 
 def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[int, Present]:
@@ -109,53 +144,59 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
     some, update = marks(len(ids)), " FOR UPDATE" if lock else ""
     cursor.execute(
         "SELECT id, leads_id, is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'), leads_follow_id,"
-        f" COALESCE(call_status, '') FROM leads_task_list WHERE id IN ({some}) ORDER BY id{update}",
+        f" COALESCE(call_job_id, '') FROM leads_task_list WHERE id IN ({some}) ORDER BY id{update}",
         ids,
     )
     rows = cursor.fetchall()
-    cursor.execute(f"SELECT list_id, follow_id, outcome FROM call_follow_ups WHERE list_id IN ({some})", ids)
-    ledger = {int(row[0]): (int(row[1]), str(row[2])) for row in cursor.fetchall()}
-    cursor.execute(_WRITTEN.format(ids=some), ids)
-    written = {int(row[0]): (str(row[1]), row[2]) for row in cursor.fetchall()}
-    follow_ids = {int(row[0]): int(row[4]) if row[3] else ledger.get(int(row[0]), (0, ""))[0] for row in rows}
+    ledger = ledger_entries(cursor, ids)
+    follow_ids = {int(row[0]): _follow_id(row, ledger) for row in rows}
     there = _follow_ups(cursor, sorted({id_ for id_ in follow_ids.values() if id_}), update)
     found = {}
     for row in rows:
-        id_ = int(row[0])
-        follow_up = there.get(follow_ids[id_])
-        if id_ not in written and ledger.get(id_, (0, ""))[1] == "default":
-            written[id_] = (default_remark(str(row[5])), None)
+        id_, interest = int(row[0]), None if row[2] is None else int(row[2])
+        follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
         remark, next_time = follow_up or ("", None)
+        known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None
         found[id_] = Present(
             list_id=id_,
             leads_id=row[1],
-            is_interested=None if row[2] is None else int(row[2]),
+            call_job_id=str(row[5]),
+            is_interested=interest,
             follow_id=follow_ids[id_],
             linked=bool(row[3]),
             leads_remark=remark,
             next_follow_time=next_time,
-            change=_change(follow_up, written.get(id_)) if follow_ids[id_] else "",
+            change=_change(follow_up, interest, known) if follow_ids[id_] else "",
         )
     return found
 
 
-def _follow_ups(cursor: Cursor, ids: Sequence[int], update: str) -> dict[int, tuple[str, datetime | None]]:
+def _follow_id(row: tuple[Any, ...], ledger: dict[int, Entry]) -> int:
+    if row[3]:
+        return int(row[4])
+    entry = ledger.get(int(row[0]))
+    return entry.follow_id if entry else 0
+
+
+def _follow_ups(cursor: Cursor, ids: Sequence[int], update: str) -> dict[int, tuple[str, Any]]:
     if not ids:
         return {}
     cursor.execute(
-        "SELECT id, COALESCE(leads_remark, ''), next_follow_time FROM dcc_leads_follow"
+        "SELECT id, leads_remark, next_follow_time FROM dcc_leads_follow"
         f" WHERE id IN ({marks(len(ids))}) ORDER BY id{update}",
         ids,
     )
-    return {int(row[0]): (str(row[1]), row[2]) for row in cursor.fetchall()}
+    return {int(row[0]): (str(row[1] or ""), row[2]) for row in cursor.fetchall()}
 
 
-def _change(there: tuple[str, datetime | None] | None, written: tuple[str, datetime | None] | None) -> str:
+def _change(there: tuple[str, Any] | None, interest: int | None, written: Entry | None) -> str:
     if there is None:
         return "deleted"
-    if written is None or (there[0].strip(), there[1]) == (written[0].strip(), written[1]):
+    if written is None:
         return ""
-    return "edited"
+    # An interest that is gone is a lost one, not a person's word.
+    same = interest in (None, written.is_interested) and digest(*there) == written.stored
+    return "" if same else "edited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,8 +246,8 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     cursor.execute(
         "SELECT id, request_id, outcome, is_interested, leads_remark, next_follow_time, evidence, model,"
         " prompt_version, transcript_hash, input_tokens, output_tokens, error_code, created_at"
-        " FROM call_analyses WHERE list_id = %s ORDER BY id",
-        (list_id,),
+        " FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
+        (list_id, call_job_id),
     )
     names = [field.name for field in fields(Analysis)]
     analyses = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
@@ -215,17 +256,83 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
         task_id=int(row[0]),
         list_id=list_id,
         call_status=str(row[2]),
-        called_at=row[3],
+        called_at=moment(row[3]),
         follow_up=present(cursor, [list_id])[list_id],
         analyses=analyses,
     )
 
 
-def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
-    """Tokens that the judgements of a re-analysis, or (without one) all of a task, have cost, as the ledger knows."""
+_ENTRY = (
+    *("answer_id", "list_id", "task_id", "job_group_id", "call_job_id", "request_id", "outcome", "is_interested"),
+    *("leads_remark", "next_follow_time", "evidence", "model", "prompt_version", "transcript_hash", "input_tokens"),
+    *("output_tokens", "error_code", "created_at", "settled_at"),
+)
+
+
+def record(
+    cursor: Cursor,
+    task_id: int,
+    judgements: Sequence[FollowUp],
+    request_id: str,
+    *,
+    now_utc: datetime,
+    settled: datetime | None = None,
+) -> None:
+    """Add judgements to the ledger; one that is there already (by its ``answer_id``) stays as it is."""
+    rows = [
+        (
+            *(f.answer_id or None, f.list_id, task_id, task_id, f.call_job_id, request_id, f.outcome),
+            *(f.is_interested, f.leads_remark, f.next_follow_time, f.evidence, f.model, f.prompt_version),
+            *(f.transcript_hash, f.input_tokens, f.output_tokens, f.error_code, now_utc, settled),
+        )
+        for f in judgements
+    ]
+    for part in bulks(rows):
+        cursor.execute(
+            f"INSERT INTO call_analyses ({', '.join(_ENTRY)}) VALUES "
+            + ", ".join([f"({marks(3)}, {GROUP}, {marks(15)})"] * len(part))
+            + " ON DUPLICATE KEY UPDATE outcome = outcome",
+            flat(part),
+        )
+
+
+def settle(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], request_id: str, *, now_utc: datetime) -> None:
+    """Write down, in the transaction that writes the CRM, what became of judgements."""
+    by_outcome: dict[str, list[str]] = {}
+    for judgement in judgements:
+        if judgement.answer_id:
+            by_outcome.setdefault(judgement.outcome, []).append(judgement.answer_id)
+    for outcome, answers in by_outcome.items():
+        cursor.execute(
+            "UPDATE call_analyses SET outcome = %s, settled_at = COALESCE(settled_at, %s)"
+            f" WHERE answer_id IN ({marks(len(answers))})",
+            (outcome, now_utc, *answers),
+        )
+    others = [judgement for judgement in judgements if not judgement.answer_id]
+    record(cursor, task_id, others, request_id, now_utc=now_utc, settled=now_utc)
+
+
+def answers(cursor: Cursor, ids: Sequence[int], request_id: str) -> list[FollowUp]:
+    """What the model has answered about these rows' calls, for first follow-ups or for this request, oldest first."""
+    if not ids:
+        return []
+    names = [field.name for field in fields(FollowUp)]
     cursor.execute(
-        "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM call_analyses"
-        " WHERE task_id = %s AND (%s = '' OR request_id = %s)",
+        f"SELECT {', '.join(f'a.{name}' for name in names)} FROM call_analyses a"
+        f" JOIN leads_task_list l ON l.id = a.list_id AND {SAME_CALL.format('a')}"
+        f" WHERE a.list_id IN ({marks(len(ids))}) AND a.request_id = %s AND a.outcome IN ('analysed', 'kept')"
+        " AND a.answer_id IS NOT NULL ORDER BY a.id",
+        (*ids, request_id),
+    )
+    found = [FollowUp(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    return [replace(one, outcome="analysed") for one in found]
+
+
+def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
+    """Tokens that a re-analysis, or (without one) all of a task, has cost, unreadable answers included."""
+    cursor.execute(
+        "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM call_analyses a"
+        f" WHERE {OF_TASK.format('a')} AND (%s = '' OR request_id = %s)",
         (task_id, request_id, request_id),
     )
     row = cursor.fetchone()

@@ -9,8 +9,11 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import derived, flat, marks
-from clients.tables.analyses import ALL, CALLED_AT, Narrowing, Present, present
+from clients.database import SERVICE, bulks, derived, flat, marks
+from clients.errors import PermanentError
+from clients.tables import ledger
+from clients.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
+from clients.tables.ledger import SAME_CALL, Given
 from clients.tables.needs import CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
@@ -30,34 +33,23 @@ class FinishedCall:
     called_at: datetime | None
     tries: int
     since: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FollowUp:
-    """What a row's follow-up shall say. Times are wall clock; ``outcome`` as in ``call_analyses``, or kept."""
-
-    list_id: int
-    call_job_id: str
-    outcome: str
-    is_interested: int
-    leads_remark: str
-    next_follow_time: datetime | None = None
-    evidence: str = ""
-    model: str = ""
-    prompt_version: str = ""
-    transcript_hash: str = ""
-    input_tokens: int = 0
-    output_tokens: int = 0
     error_code: str = ""
 
 
-class LedgerError(Exception):
-    """The database did not do what it was asked to; the transaction is given up and run again."""
+KNOWN = "known"
+"""Outcome of a row whose follow-up our ledger knows: the link alone is mended, nothing else is ever written for it."""
+
+
+class LedgerError(PermanentError):
+    """The database did not do what it was asked to; the transaction is given up."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(SERVICE, "follow_up", what)
 
 
 _CALLS = (
     "SELECT l.id, l.call_job_id, l.call_status, COALESCE(l.call_conversation, ''),"
-    f" {CALLED_AT}, COALESCE(a.tries, 0), a.since"
+    f" {CALLED_AT}, COALESCE(a.tries, 0), a.since, COALESCE(a.error_code, '')"
 )
 
 
@@ -68,9 +60,10 @@ def _finished(cursor: Cursor) -> list[FinishedCall]:
             call_job_id=str(row[1]),
             call_status=str(row[2]),
             conversation=str(row[3]),
-            called_at=row[4],
+            called_at=moment(row[4]),
             tries=int(row[5]),
             since=row[6],
+            error_code=str(row[7]),
         )
         for row in cursor.fetchall()
     ]
@@ -96,7 +89,7 @@ def to_analyse_again(
     cursor.execute(
         f"{_CALLS} FROM leads_task_list l{FOLLOW_UP.joins} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
         f" AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
-        " WHERE j.list_id = l.id AND j.request_id = %s)"
+        " WHERE j.list_id = l.id AND j.request_id = %s AND j.settled_at IS NOT NULL)"
         f" AND NOT {TRANSCRIPT_EXPECTED} ORDER BY l.id",
         (task_id, *parameters, request_id, conversation_grace),
     )
@@ -116,7 +109,10 @@ def requested(
     """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all; in
     order of id, ``limit`` of them (None: all) from behind ``after``."""
     condition, parameters = narrowed.condition()
-    join = " JOIN call_follow_ups f ON f.list_id = l.id AND f.outcome IN ('failed', 'over_ceiling')"
+    join = (
+        f" JOIN call_follow_ups f ON f.list_id = l.id AND {SAME_CALL.format('f')}"
+        " AND f.outcome IN ('failed', 'over_ceiling')"
+    )
     if job_ids is not None:
         if not job_ids:
             return []
@@ -160,38 +156,102 @@ def create(
         LedgerError: an id or a count is not what it must be; nothing is written.
     """
     wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
-    ids = sorted(wanted)
+    rows = [row for row in _lock(cursor, sorted(wanted)) if row.call_job_id == wanted[row.id].call_job_id]
+    if not rows:
+        return 0
+    known = ledger.entries(cursor, [row.id for row in rows])
+    word = _persons_word(cursor, rows)
+    relink = [
+        (row.id, known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
+        for row in rows
+        if row.id in known and (not row.follow_id or row.interest is None)
+    ]
+    _link(cursor, relink)
+    open_ = [row for row in rows if row.id not in known and wanted[row.id].outcome != KNOWN]
+    unlinked = [row for row in open_ if not row.follow_id]
+    # A follow-up from before our time, whose row was never judged: the judgement alone is ours to add.
+    found = {row.id: row.follow_id for row in open_ if row.follow_id and row.interest is None}
+    _judge(cursor, [(id_, wanted[id_].is_interested) for id_ in found])
+    orphans = find_orphans(cursor, task_id, [row.id for row in unlinked])
+    new = [(row.id, row.leads_id) for row in unlinked if row.id not in orphans]
+    made = dict(_insert(cursor, new, wanted, now=now))
+    links = orphans | made
+    _link(cursor, [(id_, follow_id, word.get(id_, wanted[id_].is_interested)) for id_, follow_id in links.items()])
+    found |= orphans
+    entries = [
+        replace(one, outcome="kept") if one.outcome == "analysed" else one for one in map(wanted.get, found) if one
+    ]
+    entries += [wanted[id_] for id_ in made]
+    settle(
+        cursor, task_id, [one for one in entries if request_id or one.outcome != "default"], request_id, now_utc=now_utc
+    )
+    kept = [replace(wanted[id_], outcome="kept") for id_ in found]
+    given = [_given(one, (found | made)[one.list_id]) for one in (*kept, *(wanted[id_] for id_ in made))]
+    ledger.save(cursor, task_id, _as_stored(cursor, given, word), now_utc)
+    return len(made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A locked row. ``follow_id``: 0 if it points to no follow-up."""
+
+    id: int
+    leads_id: Any
+    call_job_id: str
+    follow_id: int
+    interest: int | None
+
+
+def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     cursor.execute(
-        "SELECT id, leads_id, COALESCE(leads_follow_id, '') IN ('', '0'), is_interested IS NULL,"
-        f" @@auto_increment_increment FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
+        "SELECT id, leads_id, COALESCE(call_job_id, ''), COALESCE(NULLIF(leads_follow_id, ''), 0), is_interested"
+        f" FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
         ids,
     )
-    locked = cursor.fetchall()
+    return [
+        _Row(
+            id=int(row[0]),
+            leads_id=row[1],
+            call_job_id=str(row[2]),
+            follow_id=int(row[3]),
+            interest=None if row[4] is None else int(row[4]),
+        )
+        for row in cursor.fetchall()
+    ]
+
+
+def _persons_word(cursor: Cursor, rows: Sequence[_Row]) -> dict[int, int]:
+    """Interests that somebody has set before our first follow-up, by row; what the column starts with is nobody's."""
+    said = {row.id: row.interest for row in rows if row.interest is not None and not row.follow_id}
+    if not said:
+        return {}
     cursor.execute(
-        f"SELECT list_id, follow_id, is_interested FROM call_follow_ups WHERE list_id IN ({marks(len(ids))})", ids
+        "SELECT column_default, is_nullable FROM information_schema.columns WHERE table_schema = DATABASE()"
+        " AND table_name = 'leads_task_list' AND column_name = 'is_interested'"
     )
-    known = {int(row[0]): (int(row[1]), int(row[2])) for row in cursor.fetchall()}
-    relink = [(row[0], *known[row[0]]) for row in locked if row[0] in known and (row[2] or row[3])]
-    if relink:
-        _link(cursor, relink)
-    new = [(int(row[0]), row[1]) for row in locked if row[0] not in known and row[2]]
-    orphans = find_orphans(cursor, task_id, [id_ for id_, _ in new])
-    if orphans:
-        _link(cursor, [(id_, follow_id, wanted[id_].is_interested) for id_, follow_id in orphans.items()])
-        new = [(id_, leads_id) for id_, leads_id in new if id_ not in orphans]
-    written_before = [wanted[row[0]] for row in locked if row[0] not in known and not row[2] and row[3]]
-    if written_before:
-        # A follow-up from before our time, whose row was never judged: the judgement alone is ours to add.
-        _judge(cursor, [(follow_up.list_id, follow_up.is_interested) for follow_up in written_before])
-    judged = [*written_before, *(wanted[id_] for id_ in orphans)]
-    entries = [replace(one, outcome="kept") if one.outcome == "analysed" else one for one in judged]
-    if paid := [one for one in entries if one.outcome != "default"]:
-        _insert_analyses(cursor, task_id, paid, request_id, now_utc)
-    if new:
-        links = _insert(cursor, new, wanted, now=now, step=int(locked[0][4]))
-        _link(cursor, [(id_, follow_id, wanted[id_].is_interested) for id_, follow_id in links])
-        _record(cursor, task_id, [(follow_id, wanted[id_]) for id_, follow_id in links], request_id, now_utc)
-    return len(new)
+    default, nullable = cursor.fetchone() or (None, "YES")
+    start = str(default).strip("'") if default is not None else "" if nullable == "YES" else "0"
+    return {id_: interest for id_, interest in said.items() if str(interest) != start}
+
+
+def _as_stored(cursor: Cursor, given: Sequence[Given], word: dict[int, int]) -> list[Given]:
+    """With the interests that the rows hold now: columns may change values. A person's own word is not ours."""
+    if not given:
+        return []
+    ids = [one.list_id for one in given]
+    cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
+    stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] is not None and int(row[0]) not in word}
+    return [replace(one, is_interested=int(stored.get(one.list_id, one.is_interested))) for one in given]
+
+
+def _given(one: FollowUp, follow_id: int) -> Given:
+    return Given(
+        list_id=one.list_id,
+        call_job_id=one.call_job_id,
+        follow_id=follow_id,
+        is_interested=one.is_interested,
+        outcome=one.outcome,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,30 +280,29 @@ def update(
     """
     wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
     ids = sorted(wanted)
-    standing = present(cursor, ids, lock=True)
     cursor.execute(
-        f"SELECT list_id FROM call_analyses WHERE task_id = %s AND request_id = %s AND list_id IN ({marks(len(ids))})",
+        f"SELECT list_id FROM call_analyses WHERE task_id = %s AND request_id = %s AND list_id IN ({marks(len(ids))})"
+        " AND settled_at IS NOT NULL",
         (task_id, request_id, *ids),
     )
     done = {int(row[0]) for row in cursor.fetchall()}
-    todo = [row for row in standing.values() if row.list_id not in done]
-    missing = [wanted[row.list_id] for row in todo if not row.follow_id]
+    todo: dict[str, list[Present]] = {}
+    for row in present(cursor, ids, lock=True).values():
+        one = wanted[row.list_id]
+        if row.list_id not in done and row.call_job_id == one.call_job_id:
+            todo.setdefault(row.action(one.outcome, override=override), []).append(row)
+    missing = [wanted[row.list_id] for row in todo.get("create", []) if not row.follow_id]
     if missing:
         create(cursor, task_id, missing, now=now, now_utc=now_utc, request_id=request_id)
-    # A failed re-analysis is written down, but it does not replace what a customer's call was judged to say.
-    failed = [wanted[row.list_id] for row in todo if row.follow_id and wanted[row.list_id].outcome == "failed"]
-    judged = [row for row in todo if row.follow_id and wanted[row.list_id].outcome != "failed"]
-    kept = [row.list_id for row in judged if row.change and not override]
-    written = [row for row in judged if override or not row.change]
+    written = [row for row in (*todo.get("update", []), *todo.get("create", [])) if row.follow_id]
     if written:
         _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)
+    kept = [row.list_id for row in todo.get("keep", [])]
     entries = [
-        *failed,
-        *(wanted[row.list_id] for row in written),
+        *(wanted[row.list_id] for row in (*todo.get("failed", []), *written)),
         *(replace(wanted[id_], outcome="kept") for id_ in kept),
     ]
-    if entries:
-        _insert_analyses(cursor, task_id, entries, request_id, now_utc)
+    settle(cursor, task_id, entries, request_id, now_utc=now_utc)
     return Rewritten(judged=sum(one.outcome != "failed" for one in missing) + len(written), kept=kept)
 
 
@@ -258,45 +317,47 @@ def _replace(
 ) -> None:
     """Write new judgements where follow-ups are or were: deleted ones are made again, lost links mended."""
     gone = [(row.list_id, row.leads_id) for row in rows if row.change == "deleted"]
-    follow_ids = {row.list_id: row.follow_id for row in rows}
-    if gone:
-        cursor.execute("SELECT @@auto_increment_increment")
-        increment = cursor.fetchone()
-        assert increment is not None
-        follow_ids.update(_insert(cursor, gone, wanted, now=now, step=int(increment[0])))
-    there = [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"]
-    if there:
-        _rewrite(cursor, there, now)
+    follow_ids = {row.list_id: row.follow_id for row in rows} | dict(_insert(cursor, gone, wanted, now=now))
+    _rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"], now)
     relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
-    if relink:
-        _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
+    _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
     _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
-    _upsert_ledger(cursor, task_id, [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows], now_utc)
+    given = [_given(wanted[row.list_id], follow_ids[row.list_id]) for row in rows]
+    ledger.save(cursor, task_id, _as_stored(cursor, given, {}), now_utc)
 
 
 def _insert(
-    cursor: Cursor, rows: Sequence[tuple[int, Any]], wanted: dict[int, FollowUp], *, now: datetime, step: int
+    cursor: Cursor, rows: Sequence[tuple[int, Any]], wanted: dict[int, FollowUp], *, now: datetime
 ) -> list[tuple[int, int]]:
     """Insert one follow-up a row; returns (row id, follow-up id), read back and checked."""
+    made: list[tuple[int, int]] = []
+    if rows:
+        cursor.execute("SELECT @@auto_increment_increment")
+        step = int((cursor.fetchone() or (1,))[0])
     values = [
-        (leads_id, now, wanted[id_].leads_remark, now, now, wanted[id_].next_follow_time) for id_, leads_id in rows
+        (id_, leads_id, now, wanted[id_].leads_remark, now, now, wanted[id_].next_follow_time) for id_, leads_id in rows
     ]
-    cursor.execute(
-        "INSERT INTO dcc_leads_follow"
-        " (leads_id, follow_time, leads_remark, frist_follow_time, new_follow_time, next_follow_time) VALUES "
-        + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(values)),
-        flat(values),
-    )
-    first = int(cursor.lastrowid)
-    follow_ids = [first + step * index for index in range(len(rows))]
-    cursor.execute(f"SELECT id, leads_id FROM dcc_leads_follow WHERE id IN ({marks(len(rows))})", follow_ids)
-    owners = {int(row[0]): row[1] for row in cursor.fetchall()}
-    if [owners.get(id_) for id_ in follow_ids] != [leads_id for _, leads_id in rows]:
-        raise LedgerError("the ids of the inserted follow-ups are not the expected ones")
-    return [(id_, follow_id) for (id_, _), follow_id in zip(rows, follow_ids, strict=True)]
+    for part in bulks(values):
+        cursor.execute(
+            "INSERT INTO dcc_leads_follow"
+            " (leads_id, follow_time, leads_remark, frist_follow_time, new_follow_time, next_follow_time) VALUES "
+            + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(part)),
+            flat(row[1:] for row in part),
+        )
+        first = int(cursor.lastrowid)
+        follow_ids = [first + step * index for index in range(len(part))]
+        cursor.execute(f"SELECT id, leads_id FROM dcc_leads_follow WHERE id IN ({marks(len(part))})", follow_ids)
+        # As text: a lead's id may be a number in one table and a text in the other.
+        owners = {int(row[0]): str(row[1]) for row in cursor.fetchall()}
+        if [owners.get(id_) for id_ in follow_ids] != [str(row[1]) for row in part]:
+            raise LedgerError("UnexpectedIds")
+        made += [(int(row[0]), follow_id) for row, follow_id in zip(part, follow_ids, strict=True)]
+    return made
 
 
 def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
+    if not links:
+        return
     cursor.execute(
         f"UPDATE ({derived(('id', 'follow_id', 'interest'), len(links))}) v"
         " STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
@@ -304,10 +365,12 @@ def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
         flat(links),
     )
     if cursor.rowcount != len(links):
-        raise LedgerError("not every row took its follow-up")
+        raise LedgerError("UnlinkedRows")
 
 
 def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
+    if not judgements:
+        return
     cursor.execute(
         f"UPDATE ({derived(('id', 'interest'), len(judgements))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
         " SET t.is_interested = v.interest",
@@ -317,48 +380,10 @@ def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
 
 def _rewrite(cursor: Cursor, kept: Sequence[tuple[int, FollowUp]], now: datetime) -> None:
     values = [(follow_id, follow_up.leads_remark, now, follow_up.next_follow_time) for follow_id, follow_up in kept]
-    cursor.execute(
-        f"UPDATE ({derived(('id', 'remark', 'renewed', 'next_time'), len(values))}) v"
-        " STRAIGHT_JOIN dcc_leads_follow t ON t.id = v.id"
-        " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time",
-        flat(values),
-    )
-
-
-def _record(
-    cursor: Cursor, task_id: int, written: Sequence[tuple[int, FollowUp]], request_id: str, now_utc: datetime
-) -> None:
-    _upsert_ledger(cursor, task_id, written, now_utc)
-    analysed = [follow_up for _, follow_up in written if request_id or follow_up.outcome != "default"]
-    if analysed:
-        _insert_analyses(cursor, task_id, analysed, request_id, now_utc)
-
-
-def _upsert_ledger(cursor: Cursor, task_id: int, written: Sequence[tuple[int, FollowUp]], now_utc: datetime) -> None:
-    rows = [(f.list_id, task_id, follow_id, f.is_interested, f.outcome, now_utc) for follow_id, f in written]
-    cursor.execute(
-        "INSERT INTO call_follow_ups (list_id, task_id, follow_id, is_interested, outcome, created_at) VALUES "
-        + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(rows))
-        + " ON DUPLICATE KEY UPDATE is_interested = VALUES(is_interested), outcome = VALUES(outcome),"
-        " follow_id = VALUES(follow_id)",
-        flat(rows),
-    )
-
-
-def _insert_analyses(
-    cursor: Cursor, task_id: int, follow_ups: Sequence[FollowUp], request_id: str, now_utc: datetime
-) -> None:
-    rows = [
-        (
-            *(f.list_id, task_id, f.call_job_id, request_id, f.outcome, f.is_interested, f.leads_remark),
-            *(f.next_follow_time, f.evidence, f.model, f.prompt_version, f.transcript_hash),
-            *(f.input_tokens, f.output_tokens, f.error_code, now_utc),
+    for part in bulks(values):
+        cursor.execute(
+            f"UPDATE ({derived(('id', 'remark', 'renewed', 'next_time'), len(part))}) v"
+            " STRAIGHT_JOIN dcc_leads_follow t ON t.id = v.id"
+            " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time",
+            flat(part),
         )
-        for f in follow_ups
-    ]
-    cursor.execute(
-        "INSERT INTO call_analyses (list_id, task_id, call_job_id, request_id, outcome, is_interested, leads_remark,"
-        " next_follow_time, evidence, model, prompt_version, transcript_hash, input_tokens, output_tokens, error_code,"
-        " created_at) VALUES " + ", ".join(["(" + marks(16) + ")"] * len(rows)),
-        flat(rows),
-    )

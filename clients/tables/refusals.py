@@ -18,6 +18,7 @@ OF_STATEMENT = frozenset(
     {
         *(1044, 1045, 1142, 1143, 1227, 1370, 1396, 1449),  # rights
         *(1046, 1049, 1051, 1054, 1146, 1305, 1356),  # what is not there
+        *(1288, 1348, 1364, 1423),  # columns that cannot be written, or would have to be
         *(1064, 1149, 1210, 1235, 1267, 1270, 1271, 1442),  # what cannot be asked
     }
 )
@@ -87,4 +88,4 @@ def _halve(portion: Sequence[T], error: PermanentError, portions: list[Sequence[
 
 def of_row(error: PermanentError) -> bool:
     """Whether the database may have refused because of one row's values."""
-    return error.service == SERVICE and error.code.isdigit() and int(error.code) not in OF_STATEMENT
+    return error.service == SERVICE and not (error.code.isdigit() and int(error.code) in OF_STATEMENT)

@@ -65,6 +65,15 @@ def save(cursor: Cursor, task_id: int, retries: Sequence[Retry]) -> None:
         )
 
 
+def begin_anew(cursor: Cursor, ids: Sequence[int]) -> None:
+    """Calls of these rows begin now: what was tried before was of other rows that had these ids (a restored CRM)."""
+    cursor.execute(
+        "UPDATE call_retries SET tries = 0, since = UTC_TIMESTAMP(6), retry_at = UTC_TIMESTAMP(6), error_code = ''"
+        f" WHERE list_id IN ({marks(len(ids))})",
+        ids,
+    )
+
+
 def refuse_jobs(cursor: Cursor, tasks: Sequence[int], refused: Sequence[tuple[int, str]]) -> None:
     """Write down that the database did not take the job ids of these rows of the tasks (row, error number)."""
     for id_, code in refused:

@@ -189,6 +189,7 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
             f" SET t.call_status = IF({is_status('Failed', 't')}, NULL, t.call_status), t.call_job_id = v.job",
             flat(free),
         )
+        retry_table.begin_anew(cursor, [row_id for row_id, _ in free])
     return free
 
 

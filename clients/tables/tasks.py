@@ -9,6 +9,7 @@ from datetime import datetime
 from pymysql.cursors import Cursor
 
 from clients.database import bulks, marks
+from clients.tables.ledger import OF_TASK
 from clients.tables.needs import CALLED, HAS_RECORDING_ID, RECORDED, UNLINKED, final_status, folded_sql, is_final
 
 MATCHABLE_SQL = (
@@ -238,15 +239,19 @@ def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
 
 
 def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
-    """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens."""
+    """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens, rows that the database refuses."""
+    follow_ups, analyses = OF_TASK.format("f"), OF_TASK.format("a")
     cursor.execute(
-        "SELECT outcome, COUNT(*) FROM call_follow_ups WHERE task_id = %s GROUP BY outcome"
-        " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND outcome IN ('analysed', 'default')), 0)"
-        " FROM call_analyses WHERE task_id = %s"
+        f"SELECT outcome, COUNT(*) FROM call_follow_ups f WHERE {follow_ups} GROUP BY outcome"
+        " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND settled_at IS NOT NULL"
+        f" AND outcome IN ('analysed', 'default')), 0) FROM call_analyses a WHERE {analyses}"
         " UNION ALL SELECT 'kept_edits', COALESCE(SUM(request_id <> '' AND outcome = 'kept'), 0)"
-        " FROM call_analyses WHERE task_id = %s"
-        " UNION ALL SELECT 'input_tokens', COALESCE(SUM(input_tokens), 0) FROM call_analyses WHERE task_id = %s"
-        " UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses WHERE task_id = %s",
-        (task_id, task_id, task_id, task_id, task_id),
+        f" FROM call_analyses a WHERE {analyses}"
+        f" UNION ALL SELECT 'input_tokens', COALESCE(SUM(input_tokens), 0) FROM call_analyses a WHERE {analyses}"
+        f" UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses a WHERE {analyses}"
+        " UNION ALL SELECT 'set_aside', COUNT(*) FROM call_retries r JOIN leads_task_list l ON l.id = r.list_id"
+        " WHERE r.task_id = %s AND l.task_id = r.task_id AND r.step = 'analysis' AND r.error_code LIKE 'MySQL.%%'"
+        " AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)",
+        (task_id,) * 6,
     )
     return {str(name): int(count) for name, count in cursor.fetchall()}

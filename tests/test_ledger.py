@@ -1,0 +1,248 @@
+"""The ledger of judgements: what was paid for is kept, one row never stops the others, a person's word stands, and an
+entry counts for its own call only (SPEC 6, 7)."""
+
+from typing import Any
+
+import pytest
+from pymysql.converters import escape_string
+
+from clients.database import bulks
+from clients.errors import PermanentError
+from simulators import Fault
+from tests.pipeline import Site, Sites
+from tests.test_analyses import CALLS, FICKLE, follow_up, judge, judged_task, ledger, task_of
+
+MANY = CALLS * 3
+
+
+def asked(site: Site) -> int:
+    return int(site.stats()["model_calls"])
+
+
+def linked(site: Site, task_id: int) -> list[bool]:
+    return [bool(row["leads_follow_id"]) for row in site.rows(task_id)]
+
+
+def due_now(site: Site) -> None:
+    site.sql("UPDATE call_retries SET retry_at = since")
+
+
+async def fresh(sites: Sites, *changes: str, **columns: Any) -> tuple[Site, int]:
+    """A task whose calls wait for their first follow-ups, in a CRM with these changes."""
+    site = await sites()
+    for change in changes:
+        site.sql(change)
+    return site, task_of(site, MANY, **columns)
+
+
+# One row never stops the others, and what was paid for is kept
+
+
+async def test_a_row_that_the_crm_refuses_stands_alone_and_is_taken_up_without_a_question(sites: Sites) -> None:
+    site, task_id = await fresh(
+        sites,
+        "ALTER TABLE dcc_leads_follow ADD CONSTRAINT of_lead FOREIGN KEY (leads_id) REFERENCES dcc_leads (leads_id)",
+    )
+    site.add_leads(len(MANY) - 1)
+    done = await judge(site, task_id)
+    assert (done.written, done.set_aside) == (len(MANY) - 1, 1)
+    assert "1452" in done.error and "follow-ups refused: 1, row" in done.error
+    assert linked(site, task_id) == [True] * (len(MANY) - 1) + [False]
+    questions = asked(site)
+    assert questions == len(MANY)
+    retry = site.sql("SELECT * FROM call_retries")[0]
+    assert (retry["step"], retry["error_code"], retry["tries"]) == ("analysis", "MySQL.1452", 0)
+    for _ in range(4):
+        due_now(site)
+        assert (await judge(site, task_id)).set_aside == 1
+    site.sql("UPDATE call_retries SET since = since - INTERVAL 20 MINUTE")
+    due_now(site)
+    await judge(site, task_id)
+    pause = site.sql("SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), retry_at) AS s FROM call_retries")[0]["s"]
+    assert 1190 <= pause <= 1300, "pauses grow with the age"
+    site.add_leads(1, first=len(MANY))
+    due_now(site)
+    assert (await judge(site, task_id)).written == 1
+    assert all(linked(site, task_id)) and asked(site) == questions
+
+
+async def test_a_crm_that_refuses_every_row_alike_is_asked_once_and_written_from_the_ledger(sites: Sites) -> None:
+    site, task_id = await fresh(sites, "ALTER TABLE dcc_leads_follow CHANGE new_follow_time other DATETIME NULL")
+    for _ in range(3):
+        with pytest.raises(PermanentError, match="1054"):
+            await judge(site, task_id)
+    questions = asked(site)
+    assert questions == len(site.sql("SELECT * FROM call_analyses WHERE outcome = 'analysed' AND settled_at IS NULL"))
+    assert questions == len(MANY) and not site.sql("SELECT * FROM call_retries")
+    site.sql("ALTER TABLE dcc_leads_follow CHANGE other new_follow_time DATETIME NULL")
+    assert (await judge(site, task_id)).written == len(MANY)
+    assert asked(site) == questions and not site.sql("SELECT * FROM call_analyses WHERE settled_at IS NULL")
+
+
+async def test_a_reanalysis_that_the_crm_refused_goes_on_from_the_ledger(sites: Sites) -> None:
+    site, task_id, rows = await judged_task(sites)
+    before = asked(site)
+    site.sql("ALTER TABLE dcc_leads_follow CHANGE new_follow_time other DATETIME NULL")
+    with pytest.raises(PermanentError, match="1054"):
+        await judge(site, task_id, "request-1")
+    questions = asked(site) - before
+    site.sql("ALTER TABLE dcc_leads_follow CHANGE other new_follow_time DATETIME NULL")
+    assert (await judge(site, task_id, "request-1")).written == len(rows)
+    assert asked(site) - before == questions == len(rows)
+    assert [ledger(site, row) for row in rows] == [["analysed"] * 2] * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "columns"),
+    [
+        ("ALTER TABLE dcc_leads_follow MODIFY leads_id VARCHAR(64) NOT NULL", {}),
+        ("ALTER TABLE leads_task_list MODIFY leads_id VARCHAR(64) NOT NULL", {}),
+        ("SET sql_mode = ''", {"updated_time": "0000-00-00 00:00:00"}),
+        (
+            "CREATE TRIGGER noted AFTER INSERT ON dcc_leads_follow FOR EACH ROW"
+            " INSERT INTO dcc_leads (leads_id, organization_id) VALUES (NEW.id + 1000, 'trigger')",
+            {},
+        ),
+        ("ALTER TABLE dcc_leads_follow ADD day DATE AS (DATE(follow_time)) STORED, ADD UNIQUE (leads_id, day)", {}),
+    ],
+    ids=["text ids there", "text ids here", "zero dates", "trigger", "generated"],
+)
+async def test_a_crm_of_another_make_gets_its_follow_ups(sites: Sites, change: str, columns: dict[str, Any]) -> None:
+    site, task_id = await fresh(sites, change, **columns)
+    assert (await judge(site, task_id)).written == len(MANY)
+    found = site.follow_ups()
+    for row in site.rows(task_id):
+        assert str(found[row["leads_follow_id"]]["leads_id"]) == str(row["leads_id"])
+
+
+def test_long_remarks_are_written_within_the_smallest_packet() -> None:
+    """Quotation marks take twice their room in a statement."""
+    rows = [(number, "'\"" * 20_000) for number in range(100)]
+    parts = list(bulks(rows))
+    assert sum(map(len, parts)) == len(rows)
+    for part in parts:
+        assert sum(len(escape_string(remark).encode()) for _, remark in part) < 1_000_000
+
+
+async def test_unreadable_answers_are_in_the_ledger_and_under_the_ceiling(sites: Sites) -> None:
+    site, task_id = await fresh(sites)
+    site.sim.set_faults(Fault(target="model", kind="invalid_json"))
+    done = await judge(site, task_id, max_tokens=1500)
+    stats = site.stats()
+    spent = stats["input_tokens"] + stats["output_tokens"]
+    assert done.input_tokens + done.output_tokens == spent >= 1500 and done.over_ceiling
+    entries = site.sql("SELECT * FROM call_analyses WHERE outcome = 'unreadable'")
+    assert len(entries) == stats["model_calls"] < len(MANY)
+    assert sum(entry["input_tokens"] + entry["output_tokens"] for entry in entries) == spent
+    site.sim.set_faults()
+    due_now(site)
+    again = await judge(site, task_id, max_tokens=1500)
+    assert (again.input_tokens, again.over_ceiling) == (0, len(entries)), "what was spent before counts"
+
+
+# A person's word
+
+
+async def test_a_persons_interest_is_kept_unless_told(sites: Sites) -> None:
+    site, task_id, rows = await judged_task(sites, CALLS[:2])
+    said = (rows[0]["is_interested"] + 1) % 3
+    site.sql("UPDATE leads_task_list SET is_interested = %s WHERE id = %s", said, rows[0]["id"])
+    done = await judge(site, task_id, "request-1")
+    assert (done.written, done.kept_edits, done.by_outcome) == (1, 1, {"kept": 1, "analysed": 1})
+    assert site.rows(task_id)[0]["is_interested"] == said
+    assert (await judge(site, task_id, "request-2", override=True)).written == 2
+    last = site.sql("SELECT is_interested FROM call_analyses WHERE list_id = %s ORDER BY id DESC", rows[0]["id"])[0]
+    assert site.rows(task_id)[0]["is_interested"] == last["is_interested"]
+
+
+async def test_an_interest_that_was_said_before_the_first_follow_up_is_kept(sites: Sites) -> None:
+    site, task_id = await fresh(sites)
+    judged = await fresh_interests(site)
+    site.sql("UPDATE leads_task_list SET is_interested = 2")
+    assert (await judge(site, task_id)).written == len(MANY)
+    assert {row["is_interested"] for row in site.rows(task_id)} == {2}
+    site.sim.set_faults(FICKLE)
+    done = await judge(site, task_id, "request-1")
+    assert done.kept_edits == len([one for one in judged if one != 2]) > 0
+    kept = [row["is_interested"] for row, one in zip(site.rows(task_id), judged, strict=True) if one != 2]
+    assert set(kept) == {2}
+
+
+async def fresh_interests(site: Site) -> list[int]:
+    """What the model says of MANY, seen on another task of the same calls."""
+    other = task_of(site, MANY)
+    await judge(site, other)
+    found = [row["is_interested"] for row in site.rows(other)]
+    site.sql("DELETE FROM leads_task_list WHERE task_id = %s", other)
+    return found
+
+
+async def test_what_a_column_starts_with_is_nobodys_word(sites: Sites) -> None:
+    site, task_id = await fresh(sites, "ALTER TABLE leads_task_list MODIFY is_interested TINYINT NOT NULL DEFAULT 1")
+    assert (await judge(site, task_id)).written == len(MANY)
+    assert {row["is_interested"] for row in site.rows(task_id)} == {0}, "as judged"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE dcc_leads_follow MODIFY next_follow_time DATE NULL",
+        "ALTER TABLE dcc_leads_follow MODIFY next_follow_time VARCHAR(32) NULL",
+        "ALTER TABLE dcc_leads_follow MODIFY leads_remark VARCHAR(10) NULL",
+        "CREATE TRIGGER tidy BEFORE INSERT ON dcc_leads_follow FOR EACH ROW"
+        " SET NEW.leads_remark = CONCAT(UPPER(NEW.leads_remark), ' 。')",
+    ],
+    ids=["date", "text", "short", "trigger"],
+)
+async def test_what_a_column_does_to_values_is_no_edit(sites: Sites, change: str) -> None:
+    site, task_id = await fresh(sites, change)
+    assert (await judge(site, task_id)).written == len(MANY)
+    done = await judge(site, task_id, "request-1")
+    assert (done.written, done.kept_edits) == (len(MANY), 0)
+    assert (await judge(site, task_id, "request-2")).kept_edits == 0
+
+
+# Whose entries
+
+
+async def test_entries_of_a_crm_that_was_there_before_count_for_nobody(sites: Sites) -> None:
+    site, task_id, _ = await judged_task(sites)
+    for table in ("call_tasks", "leads_task_list", "dcc_leads_follow"):
+        site.sql(f"TRUNCATE {table}")
+    site.insert("dcc_leads_follow", [{"leads_id": 999, "leads_remark": "别人的"}])
+    again = task_of(site, CALLS)
+    assert again == task_id, "the ids came again"
+    site.sql("UPDATE call_tasks SET job_group_id = 'another-group'")
+    site.sql("UPDATE leads_task_list SET call_job_id = CONCAT('another-', call_job_id)")
+    assert (await judge(site, again, max_tokens=100_000)).written == len(CALLS)
+    found = site.follow_ups()
+    for row in site.rows(again):
+        assert found[row["leads_follow_id"]]["leads_id"] == row["leads_id"]
+    assert found[1]["leads_remark"] == "别人的" and len(found) == len(CALLS) + 1
+    assert [len(ledger_of_call(site, row)) for row in site.rows(again)] == [1, 1, 1, 1]
+
+
+def ledger_of_call(site: Site, row: dict[str, Any]) -> list[dict[str, Any]]:
+    return site.sql("SELECT * FROM call_analyses WHERE call_job_id = %s", row["call_job_id"])
+
+
+async def test_a_follow_up_that_is_another_leads_now_is_not_linked(sites: Sites) -> None:
+    """Rows were restored from before their follow-ups; the ids of these were given to others since."""
+    site, task_id, rows = await judged_task(sites)
+    site.sql("UPDATE leads_task_list SET leads_follow_id = NULL, is_interested = NULL")
+    site.sql("UPDATE dcc_leads_follow SET leads_id = leads_id + 500")
+    questions = asked(site)
+    assert (await judge(site, task_id)).written == len(rows)
+    assert asked(site) == questions
+    for row in site.rows(task_id):
+        assert follow_up(site, row)["leads_id"] == row["leads_id"]
+
+
+async def test_a_lost_link_is_mended_without_a_question_and_a_merged_lead_is_the_same_call(sites: Sites) -> None:
+    site, task_id, rows = await judged_task(sites)
+    site.sql("UPDATE leads_task_list SET leads_follow_id = NULL, leads_id = leads_id + 500")
+    site.sql("UPDATE dcc_leads_follow SET leads_id = leads_id + 500")
+    questions = asked(site)
+    assert (await judge(site, task_id)).written == 0
+    assert [row["leads_follow_id"] for row in site.rows(task_id)] == [row["leads_follow_id"] for row in rows]
+    assert asked(site) == questions and len(site.follow_ups()) == len(rows)

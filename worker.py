@@ -99,7 +99,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
     async with AsyncExitStack() as stack:
         database = Database(load(DatabaseSettings))
         stack.callback(database.close)
-        await database.run(schema.check)
+        await database.run(schema.check, database.zone)
         await database.prepare()
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
         if CALL_TASKS in activities:

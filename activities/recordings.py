@@ -119,6 +119,9 @@ class Recordings:
             late = [self._late(row, now, request, str(found.errors.get(row.id, ""))) for row in begun]
             await self._database.run(retry_table.save, request.task_id, late)
         failed, error = len(found.errors), str(next(iter(found.errors.values()), ""))
+        if too_long := max((len(url) for id_, url in found.urls.items() if id_ not in there), default=0):
+            # A fault of the CRM's, which no waiting mends: it is said, and the recordings count as missing.
+            error = error or f"leads_task_list.recording_url is too short for a URL of {too_long} characters"
         for outcome, count in (("saved", saved), ("missing", len(late) - failed), ("failed", failed)):
             telemetry.metrics.wrote("recordings", outcome, max(0, count))
         activity.logger.info(
@@ -188,7 +191,7 @@ async def find(
 
 def lasting(database: Database, found: Found) -> list[tuple[int, str]]:
     """The URLs to save, by row: those that the column can hold whole."""
-    return [(id_, url) for id_, url in found.urls.items() if url and url == database.fit(TABLE, "recording_url", url)]
+    return [(id_, url) for id_, url in found.urls.items() if database.whole(TABLE, "recording_url", url)]
 
 
 async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:

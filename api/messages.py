@@ -61,6 +61,8 @@ class Whole:
 
 # The specification holds limits as floating-point numbers: this is a round one just below that of a BIGINT.
 Id = Annotated[int, Whole(maximum=9 * 10**18, digits="[1-9][0-9]{0,17}|[1-8][0-9]{18}|90{18}")]
+# Of a CRM whose leads are named by texts.
+LeadId = Annotated[str, StringConstraints(pattern=r"^[0-9_-]*[A-Za-z][A-Za-z0-9_-]{0,63}$", max_length=64, strict=True)]
 Page = Annotated[int, Whole(maximum=10**9 - 1, digits="[1-9][0-9]{0,8}")]
 Tokens = Annotated[int, Whole(maximum=MOST_TOKENS, digits="[1-9][0-9]{0,11}|10{12}")]
 PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
@@ -121,7 +123,7 @@ class CreateRequest(Request):
     )
 
     task_name: TaskName = Field(description="What the campaign is called.")
-    leads_ids: list[Id] = Field(default=[], description="Leads of the organisation; each is called once.")
+    leads_ids: list[Id | LeadId] = Field(default=[], description="Leads of the organisation; each is called once.")
     all_leads: StrictBool = Field(default=False, description="Every lead of the organisation.")
 
     @model_validator(mode="after")

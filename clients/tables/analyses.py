@@ -11,7 +11,9 @@ from pymysql.cursors import Cursor
 
 from clients.database import marks
 
-CALLED_AT = "COALESCE(l.updated_time, l.planed_time, l.call_time)"
+CALLED_AT = "COALESCE({})".format(
+    ", ".join(f"NULLIF(l.{name}, '0000-00-00')" for name in ("updated_time", "planed_time", "call_time"))
+)
 """The time of a call, wall clock."""
 
 
@@ -40,7 +42,7 @@ class Narrowing:
         """`` AND …`` on ``leads_task_list l``, and its parameters."""
         parts: list[tuple[str, Any]] = []
         if self.interest is not None:
-            parts.append(("l.is_interested = %s", self.interest))
+            parts.append(("l.is_interested = %s", str(self.interest)))
         if self.since is not None:
             parts.append((f"{CALLED_AT} >= %s", self.since))
         if self.until is not None and self.until < date.max:
@@ -121,7 +123,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
         found[id_] = Present(
             list_id=id_,
             leads_id=row[1],
-            is_interested=None if row[2] is None else int(row[2]),
+            is_interested=None if row[2] in (None, "") else int(row[2]),
             follow_id=follow_ids[id_],
             linked=bool(row[3]),
             leads_remark=remark,

@@ -9,11 +9,11 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import derived, flat, marks
+from clients.database import derived, flat, marks, unchanged
 from clients.tables.analyses import ALL, CALLED_AT, Narrowing, Present, present
 from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
-from clients.tables.tasks import FINAL_SQL, TRANSCRIPT_EXPECTED, TRANSCRIPT_RETRY
+from clients.tables.tasks import CALL_TIMES, FINAL_SQL, TRANSCRIPT_EXPECTED, TRANSCRIPT_RETRY, UNJUDGED
 
 ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -85,7 +85,7 @@ def to_follow_up(
     condition, parameters = ids_in(runs)
     cursor.execute(
         _CALLS.format(join=TRANSCRIPT_RETRY)
-        + f" AND {condition} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)"
+        + f" AND {condition} AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR {UNJUDGED.format('l')})"
         f" AND NOT ({TRANSCRIPT_EXPECTED})"
         " AND (a.list_id IS NULL OR a.retry_at <= %s) ORDER BY l.id",
         (task_id, *parameters, conversation_grace, now),
@@ -162,8 +162,8 @@ def create(
     wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
     ids = sorted(wanted)
     cursor.execute(
-        "SELECT id, leads_id, COALESCE(leads_follow_id, '') IN ('', '0'), is_interested IS NULL,"
-        f" @@auto_increment_increment FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
+        f"SELECT id, leads_id, COALESCE(leads_follow_id, '') IN ('', '0'), {UNJUDGED.format('l')},"
+        f" @@auto_increment_increment FROM leads_task_list l WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
         ids,
     )
     locked = cursor.fetchall()
@@ -290,8 +290,9 @@ def _insert(
     first = int(cursor.lastrowid)
     follow_ids = [first + step * index for index in range(len(rows))]
     cursor.execute(f"SELECT id, leads_id FROM dcc_leads_follow WHERE id IN ({marks(len(rows))})", follow_ids)
-    owners = {int(row[0]): row[1] for row in cursor.fetchall()}
-    if [owners.get(id_) for id_ in follow_ids] != [leads_id for _, leads_id in rows]:
+    # As texts: the id of a lead may be a number in one table and a text in the other.
+    owners = {int(row[0]): str(row[1]) for row in cursor.fetchall()}
+    if [owners.get(id_) for id_ in follow_ids] != [str(leads_id) for _, leads_id in rows]:
         raise LedgerError("the ids of the inserted follow-ups are not the expected ones")
     return [(id_, follow_id) for (id_, _), follow_id in zip(rows, follow_ids, strict=True)]
 
@@ -300,8 +301,9 @@ def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
     cursor.execute(
         f"UPDATE ({derived(('id', 'follow_id', 'interest'), len(links))}) v"
         " STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-        " SET t.leads_follow_id = v.follow_id, t.is_interested = v.interest",
-        flat(links),
+        f" SET t.leads_follow_id = v.follow_id, t.is_interested = v.interest, {unchanged(CALL_TIMES)}",
+        # As texts: for an ENUM a number would be the place of its label.
+        flat((id_, follow_id, str(interest)) for id_, follow_id, interest in links),
     )
     if cursor.rowcount != len(links):
         raise LedgerError("not every row took its follow-up")
@@ -310,8 +312,8 @@ def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
 def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
     cursor.execute(
         f"UPDATE ({derived(('id', 'interest'), len(judgements))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-        " SET t.is_interested = v.interest",
-        flat(judgements),
+        f" SET t.is_interested = v.interest, {unchanged(CALL_TIMES)}",
+        flat((id_, str(interest)) for id_, interest in judgements),
     )
 
 
@@ -320,7 +322,8 @@ def _rewrite(cursor: Cursor, kept: Sequence[tuple[int, FollowUp]], now: datetime
     cursor.execute(
         f"UPDATE ({derived(('id', 'remark', 'renewed', 'next_time'), len(values))}) v"
         " STRAIGHT_JOIN dcc_leads_follow t ON t.id = v.id"
-        " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time",
+        " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time,"
+        f" {unchanged(['follow_time', 'frist_follow_time'])}",
         flat(values),
     )
 

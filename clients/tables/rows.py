@@ -9,8 +9,8 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, derived, flat, marks
-from clients.tables.tasks import FINAL_SQL
+from clients.database import bulks, derived, flat, marks, unchanged
+from clients.tables.tasks import CALL_TIMES, FINAL_SQL
 
 Runs = list[list[int]]
 """Row ids as runs: ``[first, last]``, both included, in order."""
@@ -78,7 +78,8 @@ def save_jobs(cursor: Cursor, jobs: Sequence[tuple[int, str]]) -> int:
     for part in bulks(sorted(jobs)):
         cursor.execute(
             f"UPDATE ({derived(('id', 'job'), len(part))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            " SET t.call_status = IF(t.call_status = 'Failed', NULL, t.call_status), t.call_job_id = v.job"
+            " SET t.call_status = IF(t.call_status = 'Failed', DEFAULT(t.call_status), t.call_status),"
+            f" t.call_job_id = v.job, {unchanged(CALL_TIMES)}"
             " WHERE COALESCE(t.call_job_id, '') = ''",
             flat(part),
         )
@@ -89,7 +90,8 @@ def save_jobs(cursor: Cursor, jobs: Sequence[tuple[int, str]]) -> int:
 def fail_unmatched(cursor: Cursor, task_id: int) -> int:
     """Rows that could have had a job and got none have failed (SPEC 3). Returns how many."""
     cursor.execute(
-        "UPDATE leads_task_list SET call_status = 'Failed' WHERE task_id = %s AND COALESCE(call_job_id, '') = ''"
+        f"UPDATE leads_task_list t SET t.call_status = 'Failed', {unchanged(CALL_TIMES)}"
+        " WHERE task_id = %s AND COALESCE(call_job_id, '') = ''"
         f" AND COALESCE(call_status, '') NOT IN {FINAL_SQL}"
         " AND (COALESCE(reference_id, '') <> '' OR COALESCE(leads_phone, '') <> '')",
         (task_id,),
@@ -228,7 +230,8 @@ class Outcome:
 
 
 _SET_ATTEMPT = (
-    "t.planed_time = v.planed, t.call_task_id = v.task, t.calling_number = v.number, t.updated_time = v.updated"
+    "t.planed_time = v.planed, t.call_task_id = v.task, t.calling_number = v.number, t.updated_time = v.updated, "
+    + unchanged(["call_time"])
 )
 _SAVE_OUTCOMES = (
     "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
@@ -290,7 +293,7 @@ def save_recordings(cursor: Cursor, urls: Sequence[tuple[int, str]]) -> int:
     for part in bulks(sorted(urls)):
         cursor.execute(
             f"UPDATE ({derived(('id', 'url'), len(part))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            " SET t.recording_url = v.url WHERE COALESCE(t.recording_url, '') = ''",
+            f" SET t.recording_url = v.url, {unchanged(CALL_TIMES)} WHERE COALESCE(t.recording_url, '') = ''",
             flat(part),
         )
         saved += cursor.rowcount

@@ -102,34 +102,42 @@ _ROW_BY_ROW = ({"id"}, {"call_job_id"}, {"reference_id"}, {"leads_follow_id"}, {
 
 def of_worker(tables: Mapping[str, Table]) -> list[str]:
     """What a worker cannot live with, each with what to do."""
-    found = [problem for name, needs in NEEDS.items() for problem in _columns(tables[name], needs)]
-    found += _inserts(tables[_INSERTED_BY_WORKER])
-    found += _unique(tables["leads_task_list"], "worker")
+    found = [problem for name, needs in NEEDS.items() for problem in _columns(tables[name], needs, "worker")]
+    follow_ups, rows = tables[_INSERTED_BY_WORKER], tables["leads_task_list"]
+    found += _inserts(follow_ups)
+    found += _unique(rows, "worker")
+    lead, followed = rows.columns["leads_id"], follow_ups.columns["leads_id"]
+    if followed.kind in NUMBERS and lead.kind in CHARACTERS:
+        found.append(
+            f"{followed.table}.leads_id is {_type(followed)}, {lead.table}.leads_id {_type(lead)}; make both the same"
+        )
     return found
 
 
 def of_creation(tables: Mapping[str, Table]) -> list[str]:
     """What no task can be created with, each with what to do."""
     named = ("call_tasks", "leads_task_list")
-    found = [_generated(tables[name].columns[c]) for name in named for c, need in NEEDS[name].items() if need.create]
+    found = [problem for name in named for problem in _columns(tables[name], NEEDS[name], "create")]
     found += [problem for name in named for problem in _inserts(tables[name])]
-    return [problem for problem in found if problem] + _unique(tables["leads_task_list"], "create")
+    return found + _unique(tables["leads_task_list"], "create")
 
 
-def _columns(table: Table, needs: Mapping[str, Need]) -> Iterator[str]:
+def _columns(table: Table, needs: Mapping[str, Need], who: str) -> Iterator[str]:
     for name, need in needs.items():
         column = table.columns[name]
-        what = f"{table.name}.{name} is {_type(column)}"
+        what, writes = f"{table.name}.{name} is {_type(column)}", getattr(need, who)
         if need.kinds and column.kind not in need.kinds:
             yield f"{what}; it must be {HINTS[need.kinds]}"
+        elif not writes:
+            continue
+        elif column.generated:
+            yield f"{table.name}.{name} is generated, but is written; make it a plain column"
         elif need.labels and column.kind == "enum" and (lacking := _lacking(column, need.labels)):
             yield f"{what}; it must know {', '.join(lacking)}"
         elif (room := _room(column, words=need.words)) is not None and room < need.least:
             yield f"{what}, too short for what is written; it must hold {need.least} characters"
         elif need.words and column.charset and not _chinese(column):
             yield f"{table.name}.{name} is in {column.charset}, which has no Chinese; convert it to utf8mb4"
-        elif need.worker and (problem := _generated(column)):
-            yield problem
         elif need.empties and not (column.nullable or (column.default and name == "call_status")):
             yield f"{table.name}.{name} is NOT NULL, but may be empty; let it be NULL"
 
@@ -168,10 +176,6 @@ def _unique(table: Table, who: str) -> list[str]:
                 f"{table.name} has a unique key {key} on {', '.join(columns)}, whose values repeat; make it a plain one"
             )
     return found
-
-
-def _generated(column: Column) -> str:
-    return f"{column.table}.{column.name} is generated, but is written; make it a plain column" * column.generated
 
 
 def _type(column: Column) -> str:

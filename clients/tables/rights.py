@@ -75,13 +75,9 @@ def _missing(cursor: Cursor, table: str, rights: Rights, columns: Sequence[str])
         if not _may(cursor, f"INSERT INTO {table} ({given}) SELECT {given} FROM {table} WHERE FALSE"):
             yield f"INSERT on {table}"
     wanted = columns if rights.update == ("*",) else rights.update
-    lacking = (
-        wanted
-        and not _may_update(cursor, table, wanted)
-        and [column for column in wanted if not _may_update(cursor, table, [column])]
-    )
-    if lacking:
-        yield f"UPDATE ({', '.join(lacking)}) on {table}"
+    if wanted and not _may_update(cursor, table, wanted):
+        lacking = [column for column in wanted if not _may_update(cursor, table, [column])]
+        yield f"UPDATE on {table}" if lacking == list(columns) else f"UPDATE ({', '.join(lacking)}) on {table}"
     if rights.delete and not _may(cursor, f"DELETE FROM {table} WHERE FALSE"):
         yield f"DELETE on {table}"
 

@@ -192,7 +192,7 @@ def check(cursor: Cursor, zone: ZoneInfo) -> None:
     lacking = rights.missing(cursor, rights.WORKER, own | {name: list(columns) for name, columns in NEEDS.items()})
     if lacking:
         raise SchemaError(
-            f"the user lacks {'; '.join(lacking)}; docs/security.md has the GRANT statements of call-worker"
+            f"the user may not write as a worker does, it lacks {'; '.join(lacking)}; docs/security.md has the GRANTs"
         )
 
 

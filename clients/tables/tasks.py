@@ -123,7 +123,7 @@ def _leads(cursor: Cursor, organization_id: str, named: Sequence[int | str] | No
                 f"{select} organization_id = %s AND leads_id IN ({marks(len(part))})", (organization_id, *flat(part))
             )
             found += cursor.fetchall()
-    # The collation may take "ORG" for "org", and a number "7x" for 7; the exact text decides whose and which lead it is.
+    # The collation may take "ORG" for "org", and a number "7x" for 7: the exact text decides which lead of whom it is.
     there = {str(lead): (lead, person, phone) for owner, lead, person, phone in found if str(owner) == organization_id}
     wanted = list(there) if named is None else sorted({str(lead) for lead in named}, key=_by_number)
     if unknown := [lead for lead in wanted if lead not in there]:

@@ -17,9 +17,9 @@ from pymysql.cursors import Cursor
 CODECS = {
     **{"utf8mb4": "utf-8", "utf8mb3": "utf-8", "utf8": "utf-8", "utf16": "utf-16-be", "utf16le": "utf-16-le"},
     **{"utf32": "utf-32-be", "ucs2": "utf-16-be", "gbk": "gbk", "gb2312": "gb2312", "gb18030": "gb18030"},
-    **{"big5": "big5", "ascii": "ascii", "latin1": "cp1252"},
+    **{"ascii": "ascii", "latin1": "cp1252"},
 }
-"""Python's names of MySQL's character sets. Where two maps differ, Python's holds less (see the test)."""
+"""Python's names of MySQL's character sets; what Python's hold, the server's hold. Of others only ASCII is used."""
 BASIC_PLANE = frozenset({"utf8mb3", "utf8", "ucs2"})
 """Character sets without emoji and rare characters."""
 _ASTRAL = re.compile("[\U00010000-\U0010ffff]")

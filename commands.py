@@ -20,7 +20,7 @@ from temporalio.service import RPCError
 
 import screens
 from clients.errors import ServiceError, explain, is_setting
-from clients.tables.tasks import UnknownLeadsError
+from clients.tables.tasks import NoLeadIdError, UnknownLeadsError
 from monitor_schedule import CHECK_ID
 from settings import SettingsError
 from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
@@ -51,7 +51,7 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
 
     try:
         return asyncio.run(opened())
-    except (SettingsError, WrongUseError) as error:
+    except (SettingsError, WrongUseError, NoLeadIdError) as error:
         fail(str(error), 2)
     except ServiceError as error:
         fail(explain(error), 2 if is_setting(error) else 1)
@@ -94,10 +94,9 @@ def create_task(
     """Create a call task; prints its id."""
     if bool(leads) == all_leads:
         fail("give either --leads 1,2,3 or --all-leads", 2)
-    try:
-        ids = None if all_leads else [int(lead) for lead in leads.split(",")]
-    except ValueError:
-        fail("--leads must be numbers separated by commas, for example 1,2,3", 2)
+    ids = None if all_leads else [lead.strip() for lead in leads.split(",")]
+    if ids is not None and not all(ids):
+        fail("--leads must be ids separated by commas, for example 1,2,3", 2)
     task_id = run(lambda calls: calls.create_task(organization, name, ids), temporal=False)
     show({"task_id": task_id}, as_json, str(task_id))
 

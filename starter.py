@@ -122,12 +122,14 @@ class CallTasks:
         """Create missing tables and indexes; returns what was created."""
         return await self.database.run(schema.apply)
 
-    async def create_task(self, organization_id: str, name: str, leads: Sequence[int] | None = None) -> int:
+    async def create_task(self, organization_id: str, name: str, leads: Sequence[int | str] | None = None) -> int:
         """Create a call task of these leads (None: all of the organisation) and return its id.
 
         Raises:
             UnknownLeadsError: a lead does not exist in the organisation; nothing is created.
+            SchemaError: the CRM's tables do not take such rows.
         """
+        tables = await self.database.run(schema.creating)
         now = self.database.wall_clock(await self.database.now())
         tried = False
 
@@ -136,7 +138,11 @@ class CallTasks:
             nonlocal tried
             created = tasks.find_created(cursor, name=name, organization_id=organization_id, now=now) if tried else None
             tried = True
-            return created or tasks.create(cursor, name=name, organization_id=organization_id, leads=leads, now=now)[0]
+            if not created:
+                created, _ = tasks.create(
+                    cursor, tables=tables, name=name, organization_id=organization_id, leads=leads, now=now
+                )
+            return created
 
         return await self.database.transaction(create)
 

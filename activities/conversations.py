@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +13,10 @@ from temporalio import activity
 
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
+from activities.transcripts import length, transcript, turns_of
 from clients import telemetry
 from clients.database import SERVICE as DATABASE
-from clients.database import Database, bulks, to_json
+from clients.database import Database, bulks
 from clients.errors import PermanentError, ServiceError
 from clients.phones import comparable
 from clients.platform import IDS_A_CALL, Attempt, Bot, Job, PlatformSession, moment
@@ -309,16 +309,17 @@ def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Out
     final = bool(final_status(status))
     attempt = attempt or Attempt()
     turns = attempt.conversation if final else []
-    planed, actual = moment(attempt.planed_time), moment(attempt.actual_time)
+    planed = database.moment(TABLE, "planed_time", moment(attempt.planed_time))
+    actual = database.moment(TABLE, "updated_time", moment(attempt.actual_time))
     return Outcome(
         id=row.id,
         call_status=status if final else "",
         conversation=transcript(turns, row.conversation, database),
-        transcribed=bool(turns) and len(turns) >= len(_turns(row.conversation)),
-        planed_time=database.wall_clock(planed) if planed else row.planed_time,
-        call_task_id=database.fit(TABLE, "call_task_id", attempt.task_id) or row.call_task_id,
-        calling_number=database.fit(TABLE, "calling_number", attempt.calling_number) or row.calling_number,
-        updated_time=database.wall_clock(actual or now),
+        transcribed=bool(turns) and len(turns) >= length(turns_of(row.conversation)),
+        planed_time=planed or row.planed_time,
+        call_task_id=database.whole(TABLE, "call_task_id", attempt.task_id) or row.call_task_id,
+        calling_number=database.whole(TABLE, "calling_number", attempt.calling_number) or row.calling_number,
+        updated_time=actual or database.wall_clock(now),
     )
 
 
@@ -330,31 +331,3 @@ def changed(row: CallRow, outcome: Outcome) -> bool:
         or (outcome.planed_time, outcome.call_task_id, outcome.calling_number)
         != (row.planed_time, row.call_task_id, row.calling_number)
     )
-
-
-def transcript(turns: list[Any], known: str, database: Database) -> str:
-    """The transcript as the column can hold it; ``""`` if there is nothing new or only less than is known."""
-    old = _turns(known)
-    if not turns or turns == old or len(turns) < len(old):
-        return ""
-    try:
-        text = to_json(turns)
-    except ValueError:
-        # What JSON has no form for (NaN, which Python reads) becomes null.
-        turns = json.loads(json.dumps(turns), parse_constant=lambda _: None)
-        text = to_json(turns)
-    fitted = database.fit(TABLE, "call_conversation", text)
-    while len(fitted) < len(text) and len(turns) > 1:
-        # Longer than the column: a transcript without its end is still JSON, and still says what was said first.
-        turns = turns[: len(turns) // 2]
-        text = to_json(turns)
-        fitted = database.fit(TABLE, "call_conversation", text)
-    return fitted if len(fitted) == len(text) else ""
-
-
-def _turns(text: str) -> list[Any]:
-    try:
-        turns = json.loads(text) if text else []
-    except ValueError:
-        return []
-    return turns if isinstance(turns, list) else []

@@ -102,7 +102,9 @@ class Executions:
             runs = [[row.id, row.id] for row in rows]
             recorded: list[RecordedRow] = await self._database.run(table.without_recording, task_id, runs)
             found = await find(session, task_id, recorded, self._archive)
-            _, there = await save_urls(lambda urls: self._database.run(table.save_recordings, urls), found)
+            _, there = await save_urls(
+                self._database, lambda urls: self._database.run(table.save_recordings, urls), found
+            )
             saved += sum(id_ not in outcomes for id_ in there)
         return saved
 

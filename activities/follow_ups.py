@@ -270,7 +270,7 @@ class FollowUps:
             answer,
             is_interested=judgement.is_interested,
             leads_remark=self._database.fit(LEDGER, "leads_remark", judgement.leads_remark),
-            next_follow_time=self._database.wall_clock(next_time) if next_time else None,
+            next_follow_time=self._database.moment(FOLLOW, "next_follow_time", next_time),
             evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
             input_tokens=said.input_tokens,
             output_tokens=said.output_tokens,

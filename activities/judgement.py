@@ -17,6 +17,7 @@ from typing import Any
 
 from activities.answers import UnreadableTextError, objects, plain_name, same
 from activities.follow_up_times import resolve
+from activities.transcripts import omitted
 
 _VERSION, _, SYSTEM = (Path(__file__).parent / "prompts" / "judgement.zh.md").read_text("utf-8").partition("\n\n")
 PROMPT_VERSION = _VERSION.removeprefix("version:").strip()
@@ -142,7 +143,9 @@ def render(conversation: str) -> str:
         if not isinstance(turn, dict):
             continue
         script = turn.get("Script")
-        if isinstance(script, str) and script.strip():
+        if omitted(turn):
+            lines.append("……")
+        elif isinstance(script, str) and script.strip():
             # Angle brackets could imitate the marks around the transcript, a line break another speaker.
             said = " ".join(script.replace("<", "＜").replace(">", "＞").split())
             lines.append(("机器人：" if turn.get("Speaker") == "Robot" else "客户：") + said)

@@ -98,7 +98,9 @@ async def archive_older(
         for (task, organization), alike in groupby(rows, lambda row: (row.task_id, row.organization_id)):
             session = bot().session(organization, PRIORITY)
             found = await find(session, task, [_recorded(row) for row in alike], archive)
-            saved, _ = await save_urls(lambda urls: database.run(table.save_lasting, archive.root, urls), found)
+            saved, _ = await save_urls(
+                database, lambda urls: database.run(table.save_lasting, archive.root, urls), found
+            )
             so_far = replace(
                 so_far,
                 archived=so_far.archived + saved,

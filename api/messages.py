@@ -40,19 +40,25 @@ def _integer(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """A whole number from 1 to ``maximum``, as a JSON number or, as old front ends send it, as text of ``digits``."""
+    """A whole number from 1 to ``maximum``, as a JSON number or, as old front ends send it, as text of ``digits``.
+
+    A text of ``names`` is taken as it is.
+    """
 
     maximum: int
     digits: str
+    names: str = ""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._read)
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         number = {"type": "integer", "minimum": 1, "maximum": self.maximum}
-        return {"anyOf": [number, {"type": "string", "pattern": f"^({self.digits})$"}]}
+        return {"anyOf": [number, {"type": "string", "pattern": f"^({self.digits}{self.names and '|' + self.names})$"}]}
 
-    def _read(self, value: Any) -> int:
+    def _read(self, value: Any) -> int | str:
+        if self.names and isinstance(value, str) and re.fullmatch(self.names, value):
+            return value
         number = int(value) if isinstance(value, str) and re.fullmatch(self.digits, value) else _integer(value)
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= self.maximum:
             raise PydanticCustomError("whole_number", "must be a whole number from 1 to {maximum}", asdict(self))
@@ -60,7 +66,12 @@ class Whole:
 
 
 # The specification holds limits as floating-point numbers: this is a round one just below that of a BIGINT.
-Id = Annotated[int, Whole(maximum=9 * 10**18, digits="[1-9][0-9]{0,17}|[1-8][0-9]{18}|90{18}")]
+DIGITS = "[1-9][0-9]{0,17}|[1-8][0-9]{18}|90{18}"
+Id = Annotated[int, Whole(maximum=9 * 10**18, digits=DIGITS)]
+# Not in every CRM are leads numbers.
+LeadId = Annotated[
+    int | str, Whole(maximum=9 * 10**18, digits=DIGITS, names="[0-9_-]{0,20}[A-Za-z][A-Za-z0-9_-]{0,40}")
+]
 Page = Annotated[int, Whole(maximum=10**9 - 1, digits="[1-9][0-9]{0,8}")]
 Tokens = Annotated[int, Whole(maximum=MOST_TOKENS, digits="[1-9][0-9]{0,11}|10{12}")]
 PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
@@ -121,7 +132,7 @@ class CreateRequest(Request):
     )
 
     task_name: TaskName = Field(description="What the campaign is called.")
-    leads_ids: list[Id] = Field(default=[], description="Leads of the organisation; each is called once.")
+    leads_ids: list[LeadId] = Field(default=[], description="Leads of the organisation; each is called once.")
     all_leads: StrictBool = Field(default=False, description="Every lead of the organisation.")
 
     @model_validator(mode="after")

@@ -173,7 +173,7 @@ class Floor:
             outcome="analysed",
             is_interested=judgement.is_interested,
             leads_remark=self._database.fit(FOLLOW, "leads_remark", judgement.leads_remark),
-            next_follow_time=self._database.wall_clock(next_time) if next_time else None,
+            next_follow_time=self._database.moment(FOLLOW, "next_follow_time", next_time),
             evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
             model=self._model.name,
             prompt_version=PROMPT_VERSION,

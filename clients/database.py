@@ -16,14 +16,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
 
 import pymysql
-from pymysql.constants import FIELD_TYPE
-from pymysql.converters import conversions, convert_datetime, escape_string
+from pymysql.converters import escape_string
 from pymysql.cursors import Cursor
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from clients.clock import elapsed
+from clients.columns import Column, Table, read
 from clients.errors import LONGEST_WISH, PassingError, PermanentError, ServiceError
+from clients.session import CONVERSIONS, prepare
 from clients.tls import without_tls
 from settings import DatabaseSettings
 
@@ -46,21 +47,8 @@ PASSING = frozenset(
 """Error numbers after which the same work may succeed. 0 is PyMySQL's own "connection closed"."""
 CLOCK_SECONDS = 60
 """How long one comparison of the database's clock with ours is trusted."""
-SESSION = (
-    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00',"
-    " autocommit = 1, innodb_lock_wait_timeout = 10, wait_timeout = 90, {isolation} = 'READ-COMMITTED'"
-)
-"""``wait_timeout``: a worker that was frozen within a transaction holds its locks no longer than that."""
-
-
-def _datetime(text: str | bytes) -> datetime | None:
-    """A DATETIME or TIMESTAMP; None for a zero date, and for one with a zero month or day."""
-    moment = convert_datetime(text)
-    return moment if isinstance(moment, datetime) else None
-
-
 CONNECTION: dict[str, Any] = {
-    "conv": conversions | {FIELD_TYPE.DATETIME: _datetime, FIELD_TYPE.TIMESTAMP: _datetime},
+    "conv": CONVERSIONS,
     "charset": "utf8mb4",
     "autocommit": None,
     "connect_timeout": 5,
@@ -93,10 +81,10 @@ class Database:
             pool_reset_on_return=None,
             connect_args=CONNECTION | tls,
         )
-        event.listen(self._engine, "connect", _prepare_session)
+        event.listen(self._engine, "connect", lambda connection, _record: prepare(connection, self.zone))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mysql")
         self._clock: tuple[float, datetime] | None = None
-        self._limits: dict[tuple[str, str], int] = {}
+        self._tables: dict[str, Table] = {}
 
     async def run(self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(cursor, …)`` in a thread, each of its statements committed by itself.
@@ -136,15 +124,28 @@ class Database:
 
     def wall_clock(self, moment: datetime) -> datetime:
         """A moment as the CRM's columns hold it: naive, in the configured zone, whole seconds."""
-        return moment.astimezone(self.zone).replace(tzinfo=None, microsecond=0)
+        # By way of UTC: an hour that summer time leaves out is nobody's wall-clock time.
+        return moment.astimezone(UTC).astimezone(self.zone).replace(tzinfo=None, microsecond=0)
+
+    def moment(self, table: str, column: str, moment: datetime | None) -> datetime | None:
+        """As :meth:`wall_clock`; None for what the column's type does not reach (a TIMESTAMP ends in 2038)."""
+        if moment is None or not self.column(table, column).holds_moment(moment):
+            return None
+        return self.wall_clock(moment)
 
     def fit(self, table: str, column: str, text: str) -> str:
-        """``text`` as the column can hold it: no lone surrogates, no NUL, no longer than the column's type allows."""
-        if not self._limits:
-            self._limits = self.run_sync(_column_limits)
-        clean = text.encode("utf-8", "replace").decode().replace("\0", "")
-        limit = self._limits.get((table, column), 0)
-        return clean if not limit or len(clean.encode()) <= limit else _cut(clean, limit)
+        """What is said, as the column can hold it: cut with a mark, what its character set lacks replaced."""
+        return self.column(table, column).fit(text)
+
+    def whole(self, table: str, column: str, text: str) -> str:
+        """What names something (an id, a number, a URL), if the column can hold all of it; else ``""``."""
+        return self.column(table, column).whole(text)
+
+    def column(self, table: str, name: str) -> Column:
+        """The column as the database had it at the start."""
+        if not self._tables:
+            self._tables = self.run_sync(read)
+        return self._tables[table].columns[name]
 
     async def reserve(self, name: str, seconds: float) -> float:
         """Book ``seconds`` of the shared time line of the rate limit ``name``.
@@ -164,9 +165,9 @@ class Database:
         await self.run(_push_back, name, round(seconds * 1_000_000))
 
     async def prepare(self) -> None:
-        """Open the connections, and read what every use needs: the sizes of text columns, the database's clock."""
+        """Open the connections, and read what every use needs: what the columns are, the database's clock."""
         await self._in_thread(self._fill_pool)
-        self._limits = await self.run(_column_limits)
+        self._tables = await self.run(read)
         await self.now()
 
     async def open_limit(self, name: str) -> None:
@@ -231,12 +232,6 @@ def translate(error: BaseException, operation: str) -> ServiceError:
     return kind(SERVICE, operation.strip("_"), str(number) if number >= 0 else type(error).__name__)
 
 
-def _prepare_session(connection: pymysql.Connection[Cursor], _record: object) -> None:
-    isolation = "tx_isolation" if "MariaDB" in connection.get_server_info() else "transaction_isolation"  # type: ignore[no-untyped-call]
-    with connection.cursor() as cursor:
-        cursor.execute(SESSION.format(isolation=isolation))
-
-
 def _utc_now(cursor: Cursor) -> datetime:
     cursor.execute("SELECT UTC_TIMESTAMP(6)")
     row = cursor.fetchone()
@@ -246,7 +241,8 @@ def _utc_now(cursor: Cursor) -> datetime:
     return moment.replace(tzinfo=UTC)
 
 
-_MICROSECONDS = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
+_MICROSECONDS = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+"""Since 1970. UNIX_TIMESTAMP would have an hour twice where the session's zone has summer time."""
 _FREE = f"IF(next_at > {_MICROSECONDS} + %s, {_MICROSECONDS}, GREATEST(next_at, {_MICROSECONDS}))"
 """From when on the time line is free. Further ahead than this is no booking."""
 WORKERS = 32
@@ -285,28 +281,16 @@ def _push_back(cursor: Cursor, name: str, microseconds: int) -> None:
     )
 
 
-def _column_limits(cursor: Cursor) -> dict[tuple[str, str], int]:
-    """Bytes that each text column holds."""
-    cursor.execute(
-        "SELECT table_name, column_name, data_type, character_maximum_length, character_octet_length"
-        " FROM information_schema.columns WHERE table_schema = DATABASE() AND character_octet_length IS NOT NULL"
-    )
-    # A VARCHAR counts characters and a TEXT counts bytes; characters taken as bytes are never too many.
-    return {
-        (table, column): int(characters if kind == "varchar" else octets)
-        for table, column, kind, characters, octets in cursor.fetchall()
-    }
-
-
-def _cut(text: str, limit: int) -> str:
-    return text.encode()[: max(limit, 0)].decode("utf-8", "ignore")
-
-
 def derived(columns: Sequence[str], rows: int) -> str:
     """``SELECT %s AS a, %s AS b UNION ALL SELECT %s, %s …``: rows of values as a table that both dialects take."""
     first = "SELECT " + ", ".join(f"%s AS {column}" for column in columns)
     other = " UNION ALL SELECT " + ", ".join(["%s"] * len(columns))
     return first + other * (rows - 1)
+
+
+def unchanged(columns: Iterable[str], alias: str = "t") -> str:
+    """``t.a = t.a, …`` for an UPDATE: a column of the CRM that has ``ON UPDATE CURRENT_TIMESTAMP`` stays as it is."""
+    return ", ".join(f"{alias}.{column} = {alias}.{column}" for column in columns)
 
 
 def bulks(rows: Iterable[Sequence[Any]], size: int = BULK_ROWS) -> Iterator[list[Sequence[Any]]]:

@@ -1,4 +1,10 @@
--- Our own tables, beside the CRM's. Times are UTC. list_id is leads_task_list.id.
+-- Our own tables, beside the CRM's: version 1. Times are UTC. list_id is leads_task_list.id.
+
+-- Which versions of our tables init-db has made here.
+CREATE TABLE IF NOT EXISTS call_schema (
+    version    INT         NOT NULL PRIMARY KEY,
+    applied_at DATETIME(6) NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- What was handed to the platform, or may have been: one row a batch, one with first_id = 0 for the job group.
 -- A row is written before its request leaves and accepted_at after its answer, so that a lost answer is known.

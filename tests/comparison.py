@@ -115,7 +115,7 @@ def assert_one_follow_up_a_row(site: Site, task_id: int) -> None:
         for column in ("follow_time", "frist_follow_time", "new_follow_time"):
             assert isinstance(follow_up[column], datetime), column
             assert abs((datetime.now(ZONE).replace(tzinfo=None) - follow_up[column]).total_seconds()) < 600, column
-    everywhere = {row["leads_follow_id"] for row in site.sql("SELECT leads_follow_id FROM leads_task_list")}
+    everywhere = {int(row["leads_follow_id"] or 0) for row in site.sql("SELECT leads_follow_id FROM leads_task_list")}
     assert set(follow_ups) <= everywhere, "a follow-up without a row"
 
 

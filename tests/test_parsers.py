@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from activities.conversations import chosen_attempt, outcome_of, status_of, transcript
+from activities.conversations import chosen_attempt, outcome_of, status_of
 from activities.follow_up_times import resolve
 from activities.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
 from activities.pairing import lead_of
 from activities.row_runs import count, pack, take, unpack
+from activities.transcripts import transcript
 from clients import analysis_errors, outbound_bot, platform
+from clients.columns import Column
 from clients.database import bulks, to_json, translate
 from clients.errors import ServiceError
 from clients.platform import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
@@ -52,12 +54,17 @@ class Columns:
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
-    def fit(self, table: str, column: str, text: str) -> str:
-        clean = text.encode("utf-8", "replace").decode().replace("\0", "")
-        return clean.encode()[: self._limit].decode("utf-8", "ignore")
+    def column(self, table: str, name: str) -> Column:
+        return Column(table=table, name=name, kind="text", declared="text", octets=self._limit, charset="utf8mb4")
+
+    def whole(self, table: str, name: str, text: str) -> str:
+        return self.column(table, name).whole(text)
 
     def wall_clock(self, value: datetime) -> datetime:
         return value.astimezone(ZONE).replace(tzinfo=None, microsecond=0)
+
+    def moment(self, table: str, name: str, value: datetime | None) -> datetime | None:
+        return None if value is None else self.wall_clock(value)
 
 
 def row(status: str = "", conversation: str = "") -> CallRow:

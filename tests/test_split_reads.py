@@ -90,13 +90,13 @@ Split = Any
 @pytest.fixture
 def split(pair: tuple[EmbeddedMariaDB, EmbeddedMariaDB], monkeypatch: pytest.MonkeyPatch) -> Split:
     """`split(mode)`: from now on the product's connections go through such an address; how much was read elsewhere."""
-    query, prepare = Connection.query, clients.database._prepare_session
+    query, prepare = Connection.query, clients.database.prepare
 
     def begin(mode: str) -> Counter[str]:
         routed: Counter[str] = Counter()
 
-        def prepared(connection: Any, record: object) -> None:
-            prepare(connection, record)
+        def prepared(connection: Any, zone: Any) -> None:
+            prepare(connection, zone)
             connection.splitter = Splitter(connection, pair[1], mode, routed)
 
         def asking(connection: Any, statement: Any, unbuffered: bool = False) -> int:
@@ -109,7 +109,7 @@ def split(pair: tuple[EmbeddedMariaDB, EmbeddedMariaDB], monkeypatch: pytest.Mon
             connection._result = there._result
             return count
 
-        monkeypatch.setattr(clients.database, "_prepare_session", prepared)
+        monkeypatch.setattr(clients.database, "prepare", prepared)
         monkeypatch.setattr(Connection, "query", asking)
         return routed
 

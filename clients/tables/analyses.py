@@ -79,7 +79,7 @@ class Narrowing:
         """`` AND …`` on ``leads_task_list l``, and its parameters."""
         parts: list[tuple[str, Any]] = []
         if self.interest is not None:
-            parts.append(("l.is_interested = %s", self.interest))
+            parts.append(("l.is_interested = %s", str(self.interest)))
         if self.since is not None:
             parts.append((f"{CALLED_AT} >= %s", self.since))
         if self.until is not None and self.until < date.max:

@@ -12,10 +12,10 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, flat, marks
+from clients.database import bulks, flat, marks, unchanged
 from clients.phones import dialled
 from clients.tables import tasks
-from clients.tables.needs import is_final
+from clients.tables.needs import CALL_TIMES, CALLED, is_final
 
 NEVER_SENT = "2000-01-01"
 """``attempted_at`` of a batch whose request certainly did not leave, ``accepted_at`` of one that others stand for."""
@@ -370,7 +370,7 @@ def fail(cursor: Cursor, ids: Sequence[int]) -> None:
     """Rows that the platform does not take: ``Failed``, like those for which it lists no job (SPEC 3)."""
     for part in bulks([(row_id,) for row_id in ids]):
         cursor.execute(
-            f"UPDATE leads_task_list SET call_status = 'Failed' WHERE id IN ({marks(len(part))})"
-            f" AND COALESCE(call_job_id, '') = '' AND NOT {is_final('')}",
+            f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')}"
+            f" WHERE l.id IN ({marks(len(part))}) AND NOT ({CALLED}) AND NOT {is_final()}",
             flat(part),
         )

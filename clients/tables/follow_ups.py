@@ -9,12 +9,12 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import SERVICE, bulks, derived, flat, marks
+from clients.database import SERVICE, bulks, derived, flat, marks, unchanged
 from clients.errors import PermanentError
 from clients.tables import ledger
 from clients.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
 from clients.tables.ledger import SAME_CALL, Given
-from clients.tables.needs import CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
+from clients.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from clients.tables.orphans import find as find_orphans
 from clients.tables.rows import Runs, ids_in
 
@@ -361,8 +361,9 @@ def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
     cursor.execute(
         f"UPDATE ({derived(('id', 'follow_id', 'interest'), len(links))}) v"
         " STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-        " SET t.leads_follow_id = v.follow_id, t.is_interested = v.interest",
-        flat(links),
+        f" SET t.leads_follow_id = v.follow_id, t.is_interested = v.interest, {unchanged(CALL_TIMES)}",
+        # As texts: for an ENUM a number would be the place of its label.
+        flat((id_, follow_id, str(interest)) for id_, follow_id, interest in links),
     )
     if cursor.rowcount != len(links):
         raise LedgerError("UnlinkedRows")
@@ -373,8 +374,8 @@ def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
         return
     cursor.execute(
         f"UPDATE ({derived(('id', 'interest'), len(judgements))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-        " SET t.is_interested = v.interest",
-        flat(judgements),
+        f" SET t.is_interested = v.interest, {unchanged(CALL_TIMES)}",
+        flat((id_, str(interest)) for id_, interest in judgements),
     )
 
 
@@ -384,6 +385,7 @@ def _rewrite(cursor: Cursor, kept: Sequence[tuple[int, FollowUp]], now: datetime
         cursor.execute(
             f"UPDATE ({derived(('id', 'remark', 'renewed', 'next_time'), len(part))}) v"
             " STRAIGHT_JOIN dcc_leads_follow t ON t.id = v.id"
-            " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time",
+            " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time,"
+            f" {unchanged(['follow_time', 'frist_follow_time'])}",
             flat(part),
         )

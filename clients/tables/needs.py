@@ -56,6 +56,10 @@ def _is(statuses: tuple[str, ...], column: str) -> str:
 
 # --- what holds of a row ----------------------------------------------------------------------------------------
 
+CALL_TIMES = ("call_time", "planed_time", "updated_time")
+"""Of ``leads_task_list``: an UPDATE that does not write one says that it is unchanged, for ``ON UPDATE`` would."""
+UNJUDGED = "COALESCE(l.is_interested, '') = ''"
+"""Whatever the column's type is: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
 SUCCEEDED = is_status("Succeeded")
 SILENT = "COALESCE(l.call_conversation, '') = ''"
@@ -117,7 +121,7 @@ CONVERSATION = Need(
 FOLLOW_UP = Need(
     step="follow_ups",
     joins=CALL_RETRIES + _retry("a", "analysis"),
-    condition=f"({is_final()} AND ({UNLINKED} OR l.is_interested IS NULL) AND NOT {TRANSCRIPT_EXPECTED})",
+    condition=f"({is_final()} AND ({UNLINKED} OR {UNJUDGED}) AND NOT {TRANSCRIPT_EXPECTED})",
     due="a.retry_at",
     tries="COALESCE(a.tries, 0)",
 )

@@ -54,17 +54,18 @@ def find(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[int, int]:
 
 def _unlinked(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[str, list[tuple[int, datetime, str]]]:
     """Follow-ups that nothing points to, with time and remark, by lead; locked, so that one row alone takes each."""
-    some = marks(len(ids))
+    cursor.execute(f"SELECT DISTINCT leads_id FROM leads_task_list WHERE id IN ({marks(len(ids))})", tuple(ids))
+    # As texts: a number in one table may be a text in the other, and the two texts may be of two collations.
+    leads = [str(row[0]) for row in cursor.fetchall()]
     # Without locks: where the CRM has no index on the lead, this reads the whole table.
     cursor.execute(
-        "SELECT f.id FROM dcc_leads_follow f"
-        f" WHERE f.leads_id IN (SELECT l.leads_id FROM leads_task_list l WHERE l.id IN ({some}))"
+        f"SELECT f.id FROM dcc_leads_follow f WHERE f.leads_id IN ({marks(len(leads))})"
         " AND f.follow_time = f.frist_follow_time AND f.follow_time = f.new_follow_time"
         " AND NOT EXISTS (SELECT 1 FROM call_dispatches d JOIN call_tasks t ON t.id = d.task_id"
         "  WHERE d.task_id = %s AND (d.job_group_id IS NULL"
         "  OR CAST(d.job_group_id AS BINARY) = CAST(t.job_group_id AS BINARY)))"
         " AND NOT EXISTS (SELECT 1 FROM call_follow_ups k WHERE k.follow_id = f.id)",
-        (*ids, task_id),
+        (*leads, task_id),
     )
     candidates = [int(row[0]) for row in cursor.fetchall()]
     if not candidates:
@@ -84,7 +85,7 @@ def _unlinked(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[str, lis
     cursor.execute(
         f"SELECT leads_follow_id FROM leads_task_list WHERE leads_follow_id IN ({some})"
         f" UNION SELECT follow_id FROM call_follow_ups WHERE follow_id IN ({some})",
-        (*follow_ids, *follow_ids),
+        (*map(str, follow_ids), *follow_ids),
     )
     linked = {int(row[0]) for row in cursor.fetchall()}
     unlinked: dict[str, list[tuple[int, datetime, str]]] = defaultdict(list)

@@ -8,8 +8,9 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, derived, flat, marks
-from clients.tables.needs import CALLED, HAS_RECORDING_ID, SUCCEEDED
+from clients.database import bulks, derived, flat, marks, unchanged
+from clients.tables.analyses import CALLED_AT
+from clients.tables.needs import CALL_TIMES, CALLED, HAS_RECORDING_ID, SUCCEEDED
 
 PRUNED = "pruned"
 """``call_retries.error_code`` of a recording that was deleted for its age: nothing fetches it again."""
@@ -83,7 +84,7 @@ def save_lasting(cursor: Cursor, root: str, urls: Sequence[tuple[int, str]]) -> 
     for part in bulks(sorted(urls)):
         cursor.execute(
             f"UPDATE ({derived(('id', 'url'), len(part))}) v STRAIGHT_JOIN leads_task_list l ON l.id = v.id"
-            f" SET l.recording_url = v.url WHERE NOT ({_IN_ARCHIVE})",
+            f" SET l.recording_url = v.url, {unchanged(CALL_TIMES, 'l')} WHERE NOT ({_IN_ARCHIVE})",
             [*flat(part), f"{root}/", f"{root}/"],
         )
         saved += cursor.rowcount
@@ -93,7 +94,7 @@ def save_lasting(cursor: Cursor, root: str, urls: Sequence[tuple[int, str]]) -> 
 def connected(cursor: Cursor, root: str, task_id: int) -> list[ConnectedRow]:
     """The task's calls that may have been recorded."""
     cursor.execute(
-        f"SELECT l.id, l.call_job_id, l.call_task_id, COALESCE(l.updated_time, l.call_time), {_IN_ARCHIVE}"
+        f"SELECT l.id, l.call_job_id, l.call_task_id, {CALLED_AT}, {_IN_ARCHIVE}"
         f" FROM leads_task_list l WHERE l.task_id = %s AND {_CONNECTED}",
         (f"{root}/", f"{root}/", task_id),
     )
@@ -124,7 +125,8 @@ def forget(cursor: Cursor, root: str, task_id: int, ids: Sequence[int]) -> int:
             [value for (id_,) in part for value in (id_, task_id, _LONG_AGO, _NEVER, PRUNED)],
         )
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.recording_url = '' WHERE l.id IN ({marks(len(part))}) AND {_IN_ARCHIVE}",
+            f"UPDATE leads_task_list l SET l.recording_url = '', {unchanged(CALL_TIMES, 'l')}"
+            f" WHERE l.id IN ({marks(len(part))}) AND {_IN_ARCHIVE}",
             [*flat(part), f"{root}/", f"{root}/"],
         )
         emptied += cursor.rowcount

@@ -9,10 +9,10 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, derived, flat, marks
+from clients.database import bulks, derived, flat, marks, unchanged
 from clients.tables import needs
 from clients.tables import retries as retry_table
-from clients.tables.needs import CALLED, CONVERSATION, RECORDING, SILENT, UNLINKED, is_final, is_status
+from clients.tables.needs import CALL_TIMES, CALLED, CONVERSATION, RECORDING, SILENT, UNLINKED, is_final, is_status
 from clients.tables.refusals import write_each_here
 from clients.tables.retries import Retry
 from clients.tables.tasks import MATCHABLE_SQL
@@ -186,7 +186,8 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
     if free:
         cursor.execute(
             f"UPDATE ({derived(('id', 'job'), len(free))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            f" SET t.call_status = IF({is_status('Failed', 't')}, NULL, t.call_status), t.call_job_id = v.job",
+            f" SET t.call_status = IF({is_status('Failed', 't')}, DEFAULT(t.call_status), t.call_status),"
+            f" t.call_job_id = v.job, {unchanged(CALL_TIMES)}",
             flat(free),
         )
         retry_table.begin_anew(cursor, [row_id for row_id, _ in free])
@@ -196,20 +197,23 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
 _TO_FAIL = (
     "task_id = %s AND COALESCE(call_job_id, '') = ''"
     # Whose job is known, though the database did not take its id, has been called.
-    " AND NOT EXISTS (SELECT 1 FROM call_retries x WHERE x.list_id = leads_task_list.id AND x.step = 'job')"
-    f" AND NOT {is_final('')} AND {MATCHABLE_SQL}"
+    " AND NOT EXISTS (SELECT 1 FROM call_retries x WHERE x.list_id = l.id AND x.step = 'job')"
+    f" AND NOT {is_final()} AND {MATCHABLE_SQL}"
 )
 
 
 def any_to_fail(cursor: Cursor, task_id: int) -> bool:
     """Whether :func:`fail_unmatched` would find a row."""
-    cursor.execute(f"SELECT 1 FROM leads_task_list WHERE {_TO_FAIL} LIMIT 1", (task_id,))
+    cursor.execute(f"SELECT 1 FROM leads_task_list l WHERE {_TO_FAIL} LIMIT 1", (task_id,))
     return cursor.fetchone() is not None
 
 
 def fail_unmatched(cursor: Cursor, task_id: int) -> int:
     """Rows that could have had a job and got none have failed (SPEC 3). Returns how many."""
-    cursor.execute(f"UPDATE leads_task_list SET call_status = 'Failed' WHERE {_TO_FAIL}", (task_id,))
+    cursor.execute(
+        f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
+        (task_id,),
+    )
     return int(cursor.rowcount)
 
 
@@ -363,7 +367,7 @@ class Outcome:
 _SET_ATTEMPT = (
     # A row's own zero date stays: the column may not take NULL.
     "t.planed_time = COALESCE(v.planed, t.planed_time), t.call_task_id = v.task,"
-    " t.calling_number = v.number, t.updated_time = v.updated"
+    " t.calling_number = v.number, t.updated_time = v.updated, " + unchanged(["call_time"])
 )
 _SAVE_OUTCOMES = (
     "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
@@ -432,7 +436,7 @@ def save_recordings(cursor: Cursor, urls: Sequence[tuple[int, str]]) -> int:
     for part in bulks(sorted(urls)):
         cursor.execute(
             f"UPDATE ({derived(('id', 'url'), len(part))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            " SET t.recording_url = v.url WHERE COALESCE(t.recording_url, '') = ''",
+            f" SET t.recording_url = v.url, {unchanged(CALL_TIMES)} WHERE COALESCE(t.recording_url, '') = ''",
             flat(part),
         )
         saved += cursor.rowcount

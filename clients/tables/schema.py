@@ -1,28 +1,29 @@
-"""Creates what is missing of the tables, and says what is wrong with what is there."""
+"""Makes what is missing of the tables, and says in one line what a program cannot live with."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from pymysql.cursors import Cursor
-from pymysql.err import OperationalError, ProgrammingError
+from pymysql.err import MySQLError
+
+from clients.columns import Table, read
+from clients.session import is_steady
+from clients.tables import requirements, rights
+from clients.tables.requirements import NEEDS
+from settings import SettingsError
 
 SCHEMA = Path(__file__).resolve().parent.parent.parent / "schema"
-COLUMNS = {
-    "call_tasks": ("id", "task_name", "organization_id", "task_type", "job_group_id", "create_time"),
-    "dcc_leads": ("leads_id", "organization_id", "leads_user_name", "leads_user_phone"),
-    "leads_task_list": (
-        *("id", "task_id", "leads_id", "leads_name", "leads_phone", "call_time", "call_job_id", "reference_id"),
-        *("call_conversation", "call_status", "planed_time", "call_task_id", "calling_number", "recording_url"),
-        *("leads_follow_id", "is_interested", "updated_time"),
-    ),
-    "dcc_leads_follow": (
-        *("id", "leads_id", "follow_time", "leads_remark", "frist_follow_time", "new_follow_time"),
-        "next_follow_time",
-    ),
-}
-"""The CRM's tables as SPEC names them; none of them is ever altered."""
+VERSIONS = ("own.sql",)
+"""What makes each version of our tables from the one before, in ``schema/``. A file that has shipped is never changed:
+a change is a file more. Its statements must do no harm when they are run again, for a run may end between two."""
+DONE_BEFORE = frozenset({1050, 1060, 1061, 1091})
+"""Errors of a statement that was run before: the table, column or index is there, or gone."""
+LOCK_SECONDS = 60
 INDEXES = {
     "idx_task": ("task_id", "id"),
     "idx_task_reference": ("task_id", "reference_id"),
@@ -31,30 +32,19 @@ INDEXES = {
     "idx_follow": ("leads_follow_id",),
 }
 """Of ``leads_task_list``: without them everything works, slower."""
-_INSERT = "INSERT INTO {0} SELECT * FROM {0} WHERE FALSE"
-RIGHTS = {
-    "call_tasks": ("UPDATE {0} SET task_type = task_type WHERE FALSE",),
-    "leads_task_list": ("UPDATE {0} SET call_status = call_status WHERE FALSE",),
-    "dcc_leads_follow": (
-        "INSERT INTO {0} (leads_id) SELECT leads_id FROM {0} WHERE FALSE",
-        "UPDATE {0} SET leads_remark = leads_remark WHERE FALSE",
-    ),
-    "call_follow_ups": (_INSERT, "UPDATE {0} SET stored = stored, call_job_id = call_job_id WHERE FALSE"),
-    "call_analyses": (_INSERT, "UPDATE {0} SET outcome = outcome, settled_at = settled_at WHERE FALSE"),
-    "call_task_options": (_INSERT, "UPDATE {0} SET options = options WHERE FALSE"),
-    "call_retries": (_INSERT, "UPDATE {0} SET tries = tries WHERE FALSE"),
-    "call_dispatches": (
-        *(_INSERT, "UPDATE {0} SET accepted_at = accepted_at WHERE FALSE"),
-        "DELETE FROM {0} WHERE FALSE",
-    ),
-    "call_suppressions": (_INSERT, "UPDATE {0} SET reason = reason WHERE FALSE"),
-    "call_rate_limits": (_INSERT, "UPDATE {0} SET next_at = next_at WHERE FALSE"),
-}
-"""Statements that do nothing but need the rights that the worker needs."""
+_LONG_INDEX = 1071
+_TEXT_INDEX = frozenset({_LONG_INDEX, 1170, 3152})
+"""Errors of an index on a column that is too long, or a TEXT, or JSON."""
 
 
-class SchemaError(Exception):
+class SchemaError(SettingsError):
     """The database is not as the program needs it; ``str()`` is one line that says what to do."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"database: {problem}")
+
+
+# --- init-db ------------------------------------------------------------------------------------------------------
 
 
 def statements(name: str) -> list[str]:
@@ -63,82 +53,190 @@ def statements(name: str) -> list[str]:
     return [statement.strip() for statement in text.split(";") if statement.strip()]
 
 
-def own_tables() -> dict[str, list[str]]:
-    """Our own tables and their columns, read from ``schema/own.sql``."""
-    tables = {}
-    for statement in statements("own.sql"):
-        name, body = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*)\)", statement, re.DOTALL).groups()  # type: ignore[union-attr]
-        lines = (line.split() for line in body.splitlines())
-        tables[name] = [words[0] for words in lines if words and words[0] not in ("PRIMARY", "KEY")]
+def own_tables() -> dict[str, dict[str, str]]:
+    """Our own tables: each column, and each key as ``KEY name``, with its definition, from the files that make them."""
+    tables: dict[str, dict[str, str]] = {}
+    for statement in (statement for name in VERSIONS for statement in statements(name)):
+        made = re.match(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*)\)", statement, re.DOTALL)
+        if made is None:
+            continue
+        for line in (line.strip().rstrip(",") for line in made[2].splitlines() if line.strip()):
+            name = re.match(r"(?:UNIQUE )?KEY \w+|\w+", line)
+            assert name is not None
+            tables.setdefault(made[1], {})[name[0]] = line
     return tables
 
 
+def own_columns() -> dict[str, list[str]]:
+    """Our own tables and their columns."""
+    return {
+        table: [name for name in parts if not name.startswith(("PRIMARY", "KEY", "UNIQUE"))]
+        for table, parts in own_tables().items()
+    }
+
+
 def apply(cursor: Cursor) -> list[str]:
-    """Create missing tables and indexes; no existing column is touched. Returns what was created."""
-    existing = _columns(cursor)
-    for statement in (*statements("crm.sql"), *statements("own.sql")):
-        cursor.execute(statement)
-    created = [f"table {name}" for name in (*COLUMNS, *own_tables()) if name not in existing]
+    """Create missing tables and indexes, and bring our own tables up to date; no column of the CRM is touched.
+
+    Returns:
+        What was created.
+
+    Raises:
+        SchemaError: our tables are of a newer version, or somebody else is at it for more than a minute.
+    """
+    with _alone(cursor):
+        existing = read(cursor)
+        there = _version(cursor, existing)
+        _not_newer(there)
+        for statement in statements("crm.sql"):
+            cursor.execute(statement)
+        if not own_columns().keys() <= existing.keys():
+            there = 0
+        for version, name in list(enumerate(VERSIONS, 1))[there:]:
+            for statement in statements(name):
+                _execute(cursor, statement, DONE_BEFORE)
+            cursor.execute(
+                "INSERT IGNORE INTO call_schema (version, applied_at) VALUES (%s, UTC_TIMESTAMP(6))", (version,)
+            )
+        created = [f"table {name}" for name in (*NEEDS, *own_tables()) if name not in existing]
+        return [*created, *_complete(cursor, existing), *_create_indexes(cursor)]
+
+
+def _complete(cursor: Cursor, tables: Mapping[str, Table]) -> Iterator[str]:
+    """Add what our own tables lack that were there before: columns and keys."""
+    for table, parts in own_tables().items():
+        if table not in tables:
+            continue
+        for name, definition in parts.items():
+            if name.startswith("KEY "):
+                if _execute(cursor, f"ALTER TABLE {table} ADD {definition}", DONE_BEFORE):
+                    yield f"index {name.removeprefix('KEY ')} on {table}"
+            elif name in own_columns()[table] and name not in tables[table].columns:
+                cursor.execute(f"ALTER TABLE {table} ADD COLUMN {definition}")
+                yield f"column {table}.{name}"
+
+
+@contextmanager
+def _alone(cursor: Cursor) -> Iterator[None]:
+    """Let no other ``init-db`` of this database run meanwhile."""
+    cursor.execute("SELECT GET_LOCK(LEFT(CONCAT('call_schema ', DATABASE()), 64), %s)", (LOCK_SECONDS,))
+    row = cursor.fetchone()
+    if row is None or row[0] != 1:
+        raise SchemaError("another init-db is at work; try again when it is done")
+    try:
+        yield
+    finally:
+        cursor.execute("SELECT RELEASE_LOCK(LEFT(CONCAT('call_schema ', DATABASE()), 64))")
+
+
+def _create_indexes(cursor: Cursor) -> list[str]:
     cursor.execute(
         "SELECT index_name, column_name FROM information_schema.statistics"
         " WHERE table_schema = DATABASE() AND table_name = 'leads_task_list' ORDER BY index_name, seq_in_index"
     )
     present: dict[str, tuple[str, ...]] = {}
     for index, column in cursor.fetchall():
-        present[index] = (*present.get(index, ()), column)
+        present[index] = (*present.get(index, ()), str(column).lower())
+    created = []
     for name, columns in INDEXES.items():
         if not any(index[: len(columns)] == columns for index in present.values()):
             free = name if name not in present else f"call_{name}"
-            cursor.execute(f"CREATE INDEX {free} ON leads_task_list ({', '.join(columns)})")
-            created.append(f"index {free} on leads_task_list")
+            if _execute(cursor, f"CREATE INDEX {free} ON leads_task_list ({', '.join(columns)})", _TEXT_INDEX):
+                created.append(f"index {free} on leads_task_list")
     return created
 
 
-def check(cursor: Cursor) -> None:
-    """See that tables, columns, engine and rights are there.
-
-    Raises:
-        SchemaError: what is missing.
-    """
-    existing = _columns(cursor)
-    wanted = {**COLUMNS, **{name: tuple(columns) for name, columns in own_tables().items()}}
-    tables = [name for name in wanted if name not in existing]
-    if tables:
-        raise SchemaError(f"database: no table {', '.join(tables)}; create what is missing with: starter.py init-db")
-    columns = [
-        f"{name}.{c}" for name, wanted_columns in wanted.items() for c in wanted_columns if c not in existing[name]
-    ]
-    if columns:
-        raise SchemaError(
-            f"database: no column {', '.join(columns)}; these tables are not those of the CRM (SPEC, Tables)"
-        )
-    cursor.execute("SELECT table_name, engine FROM information_schema.tables WHERE table_schema = DATABASE()")
-    engines = {str(name).lower(): str(engine) for name, engine in cursor.fetchall()}
-    wrong = [name for name in wanted if engines.get(name, "").lower() != "innodb"]
-    if wrong:
-        raise SchemaError(f"database: {', '.join(wrong)} must be InnoDB tables: follow-ups are written in transactions")
-    denied = [
-        name for name, needed in RIGHTS.items() if not all(_may(cursor, statement.format(name)) for statement in needed)
-    ]
-    if denied:
-        raise SchemaError(
-            f"database: the user may not write {', '.join(denied)}; its rights are listed in docs/operations.md"
-        )
-
-
-def _may(cursor: Cursor, statement: str) -> bool:
+def _execute(cursor: Cursor, statement: str, harmless: frozenset[int]) -> bool:
     try:
         cursor.execute(statement)
-    except (OperationalError, ProgrammingError) as error:
-        if error.args[0] in (1142, 1143, 1227):
-            return False
-        raise
+    except MySQLError as error:
+        if error.args[0] not in harmless:
+            raise
+        return False
     return True
 
 
-def _columns(cursor: Cursor) -> dict[str, set[str]]:
-    cursor.execute("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()")
-    tables: dict[str, set[str]] = {}
-    for table, column in cursor.fetchall():
-        tables.setdefault(str(table), set()).add(str(column))
+def _version(cursor: Cursor, tables: Mapping[str, Table]) -> int:
+    """Of our tables as they are; 0 if there are none."""
+    if "call_schema" not in tables:
+        return 0
+    cursor.execute("SELECT COALESCE(MAX(version), 0) FROM call_schema")
+    row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def _not_newer(version: int) -> None:
+    if version > len(VERSIONS):
+        raise SchemaError(
+            f"our tables are of version {version}, and this program knows {len(VERSIONS)}; run the newer program"
+        )
+
+
+# --- at the start -------------------------------------------------------------------------------------------------
+
+
+def check(cursor: Cursor, zone: ZoneInfo) -> None:
+    """See that a worker can do all its work in this database; ``zone``: of the wall-clock columns.
+
+    Raises:
+        SchemaError: what it cannot live with, and what to do.
+    """
+    own = own_columns()
+    tables = _there(cursor, (*NEEDS, *own))
+    _not_newer(version := _version(cursor, tables))
+    if version < len(VERSIONS) or not all(set(columns) <= tables[name].columns.keys() for name, columns in own.items()):
+        raise SchemaError("our own tables are older than this program; bring them up to date with: starter.py init-db")
+    problems = requirements.of_worker(tables) or _zone(cursor, tables, zone)
+    if problems:
+        raise SchemaError("; ".join(problems))
+    lacking = rights.missing(cursor, rights.WORKER, own | {name: list(columns) for name, columns in NEEDS.items()})
+    if lacking:
+        raise SchemaError(
+            f"the user may not write as a worker does, it lacks {'; '.join(lacking)}; docs/security.md has the GRANTs"
+        )
+
+
+def creating(cursor: Cursor) -> dict[str, Table]:
+    """The tables, seen to be such that tasks can be created in them.
+
+    Raises:
+        SchemaError: what stands against it, and what to do.
+    """
+    tables = _there(cursor, ("call_tasks", "dcc_leads", "leads_task_list"))
+    if problems := requirements.of_creation(tables):
+        raise SchemaError("; ".join(problems))
     return tables
+
+
+def _there(cursor: Cursor, names: Sequence[str]) -> dict[str, Table]:
+    """The database's tables, of which these are there, with their columns, and in InnoDB."""
+    tables = read(cursor)
+    if missing := [name for name in names if name not in tables]:
+        raise SchemaError(
+            f"no table {', '.join(missing)}, or no right to see it; create what is missing with: starter.py init-db"
+        )
+    columns = [f"{name}.{c}" for name in names for c in NEEDS.get(name, ()) if c not in tables[name].columns]
+    if columns:
+        raise SchemaError(f"no column {', '.join(columns)}; these tables are not those of the CRM (SPEC, Tables)")
+    if views := [name for name in names if "VIEW" in tables[name].kind]:
+        raise SchemaError(f"{', '.join(views)} must be tables, not views: rows are locked in them")
+    if wrong := [name for name in names if tables[name].engine != "innodb"]:
+        raise SchemaError(f"{', '.join(wrong)} must be InnoDB tables: follow-ups are written in transactions")
+    return tables
+
+
+def _zone(cursor: Cursor, tables: Mapping[str, Table], zone: ZoneInfo) -> list[str]:
+    """TIMESTAMP columns need a server that knows the zone's summer time."""
+    cursor.execute("SELECT @@SESSION.time_zone")
+    row = cursor.fetchone()
+    if is_steady(zone) or (row is not None and row[0] == zone.key):
+        return []
+    moments = (f"{name}.{column}" for name, known in NEEDS.items() for column in known)
+    stamps = [
+        name for name in moments if tables[name.partition(".")[0]].columns[name.partition(".")[2]].kind == "timestamp"
+    ]
+    return [
+        f"{name} is TIMESTAMP, and the server does not know TIME_ZONE {zone.key} with its summer time; load its time"
+        " zone tables (mysql_tzinfo_to_sql), or make it DATETIME"
+        for name in stamps[:1]
+    ]

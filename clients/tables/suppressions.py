@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, flat, marks
+from clients.database import bulks, flat, marks, unchanged
+from clients.tables.needs import CALL_TIMES
 
 NO_NUMBER = "no_number"
 """What the row has for a phone number is none."""
@@ -17,8 +18,8 @@ def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reas
     for part in bulks([(row_id, task_id, leads_id[:191], reason) for row_id, leads_id in rows]):
         ids = [row[0] for row in part]
         cursor.execute(
-            "UPDATE leads_task_list SET call_status = 'Cancelled'"
-            f" WHERE id IN ({marks(len(ids))}) AND COALESCE(call_job_id, '') = ''",
+            f"UPDATE leads_task_list t SET t.call_status = 'Cancelled', {unchanged(CALL_TIMES)}"
+            f" WHERE t.id IN ({marks(len(ids))}) AND COALESCE(t.call_job_id, '') = ''",
             ids,
         )
         # The row of an earlier task may have had the same id.

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pymysql.cursors import Cursor
 
-from clients.database import bulks, marks
+from clients.columns import Table
+from clients.database import bulks, flat, marks, unchanged
 from clients.tables.ledger import OF_TASK
-from clients.tables.needs import CALLED, HAS_RECORDING_ID, RECORDED, UNLINKED, final_status, folded_sql, is_final
+from clients.tables.needs import (
+    CALLED,
+    HAS_RECORDING_ID,
+    RECORDED,
+    UNLINKED,
+    final_status,
+    folded_sql,
+    is_final,
+)
+from clients.tables.requirements import NUMBERS
+from clients.tables.schema import SchemaError
 
 MATCHABLE_SQL = (
     "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
@@ -22,10 +34,18 @@ for nothing (SPEC 3)."""
 class UnknownLeadsError(Exception):
     """Leads that were named do not exist in the organisation. ``leads`` are the first of their ids."""
 
-    def __init__(self, leads: Sequence[int]) -> None:
+    def __init__(self, leads: Sequence[int | str]) -> None:
         self.leads = list(leads)
         named = ", ".join(str(lead) for lead in leads[:20])
         super().__init__(f"unknown leads of this organisation: {named}" if leads else "the organisation has no leads")
+
+
+class NoLeadIdError(UnknownLeadsError):
+    """What was named cannot be the id of a lead: in this CRM they are numbers."""
+
+    def __init__(self, leads: Sequence[str]) -> None:
+        super().__init__(leads)
+        self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +74,19 @@ class RowGroup:
 
 
 def create(
-    cursor: Cursor, *, name: str, organization_id: str, leads: Sequence[int] | None, now: datetime
+    cursor: Cursor,
+    *,
+    tables: Mapping[str, Table],
+    name: str,
+    organization_id: str,
+    leads: Sequence[int | str] | None,
+    now: datetime,
 ) -> tuple[int, int]:
     """Insert a task and its rows (SPEC 1), inside a transaction.
 
     Args:
         cursor: inside a transaction.
+        tables: as ``schema.creating`` has seen them.
         name: ``task_name``.
         organization_id: whose leads.
         leads: ids of ``dcc_leads``; None for all of the organisation.
@@ -70,36 +97,83 @@ def create(
 
     Raises:
         UnknownLeadsError: a named lead does not exist, or there is none at all.
+        NoLeadIdError: a named lead cannot exist.
+        SchemaError: a row's reference does not fit its column.
     """
+    lead_id = tables["dcc_leads"].columns["leads_id"]
+    if lead_id.kind in NUMBERS and (wrong := [str(lead) for lead in leads or () if not str(lead).strip().isdecimal()]):
+        raise NoLeadIdError(wrong)
     cursor.execute(
         "INSERT INTO call_tasks (task_name, organization_id, task_type, job_group_id, create_time)"
-        " VALUES (%s, %s, 1, '', %s)",
-        (name, organization_id, now),
+        " VALUES (%s, %s, '1', %s, %s)",
+        (name, organization_id, _empty(tables["call_tasks"], "job_group_id"), now),
     )
     task_id = int(cursor.lastrowid)
-    insert = (
-        "INSERT INTO leads_task_list"
-        " (task_id, leads_id, leads_name, leads_phone, call_time, call_job_id, reference_id)"
-        " SELECT %s, leads_id, leads_user_name, leads_user_phone, %s, '', CONCAT(%s, leads_id)"
-        # The collation may take "ORG" for "org"; the exact text decides whose lead it is.
-        " FROM dcc_leads WHERE organization_id = %s AND CAST(organization_id AS BINARY) = CAST(%s AS BINARY)"
-    )
-    values = (task_id, now, f"{task_id}{organization_id}", organization_id, organization_id)
-    if leads is None:
-        count = cursor.execute(insert + " ORDER BY leads_id", values)
+    found = _leads(cursor, organization_id, leads)
+    for part in bulks(_rows(tables["leads_task_list"], task_id, organization_id, found, now)):
+        cursor.execute(
+            "INSERT INTO leads_task_list"
+            " (task_id, leads_id, leads_name, leads_phone, call_time, call_job_id, reference_id) VALUES "
+            + ", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(part)),
+            flat(part),
+        )
+    return task_id, len(found)
+
+
+def _leads(cursor: Cursor, organization_id: str, named: Sequence[int | str] | None) -> list[tuple[Any, Any, Any]]:
+    """Id, name and phone of the leads, in order."""
+    select = "SELECT organization_id, leads_id, leads_user_name, leads_user_phone FROM dcc_leads WHERE"
+    found: list[Any] = []
+    if named is None:
+        cursor.execute(f"{select} organization_id = %s ORDER BY leads_id", (organization_id,))
+        found += cursor.fetchall()
     else:
-        wanted = sorted(set(leads))
-        count = 0
-        for part in bulks([(lead,) for lead in wanted], 1000):
-            ids = [row[0] for row in part]
-            count += cursor.execute(f"{insert} AND leads_id IN ({marks(len(ids))}) ORDER BY leads_id", (*values, *ids))
-        if count < len(wanted):
-            cursor.execute("SELECT leads_id FROM leads_task_list WHERE task_id = %s", (task_id,))
-            known = {int(row[0]) for row in cursor.fetchall()}
-            raise UnknownLeadsError([lead for lead in wanted if lead not in known])
-    if not count:
+        for part in bulks([(str(lead),) for lead in named], 1000):
+            cursor.execute(
+                f"{select} organization_id = %s AND leads_id IN ({marks(len(part))})", (organization_id, *flat(part))
+            )
+            found += cursor.fetchall()
+    # The collation may take "ORG" for "org", and a number "7x" for 7: the exact text decides which lead of whom it is.
+    there = {str(lead): (lead, person, phone) for owner, lead, person, phone in found if str(owner) == organization_id}
+    wanted = list(there) if named is None else sorted({str(lead) for lead in named}, key=_by_number)
+    if unknown := [lead for lead in wanted if lead not in there]:
+        raise UnknownLeadsError(unknown)
+    if not wanted:
         raise UnknownLeadsError([])
-    return task_id, count
+    return [there[lead] for lead in wanted]
+
+
+def _by_number(lead: str) -> tuple[int, int, str]:
+    return (0, int(lead), lead) if lead.isdecimal() and lead.isascii() else (1, 0, lead)
+
+
+def _rows(
+    table: Table, task_id: int, organization_id: str, leads: Sequence[tuple[Any, Any, Any]], now: datetime
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of a new task. A phone number that the column does not hold whole is none: it would be another's."""
+    names, phones, references = (table.columns[name] for name in ("leads_name", "leads_phone", "reference_id"))
+    waiting = _empty(table, "call_job_id")
+    for lead, person, phone in leads:
+        reference = f"{task_id}{organization_id}{lead}"
+        if not references.whole(reference):
+            raise SchemaError(
+                f"leads_task_list.reference_id does not hold the reference of a row; it must hold {len(reference)}"
+                " characters"
+            )
+        yield (
+            task_id,
+            lead,
+            None if person is None else names.fit(str(person)),
+            None if phone is None else phones.whole(str(phone)),
+            now,
+            waiting,
+            reference,
+        )
+
+
+def _empty(table: Table, column: str) -> str | None:
+    """What a row holds that waits for a value; many do, so where the column is in a unique key it is NULL."""
+    return None if any(column in columns for columns in table.unique.values()) else ""
 
 
 def find_created(cursor: Cursor, *, name: str, organization_id: str, now: datetime) -> int | None:
@@ -134,16 +208,20 @@ def load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow | None:
 def save_group(cursor: Cursor, task_id: int, group_id: str) -> None:
     """Save the job group's id, unless the task has one."""
     cursor.execute(
-        "UPDATE call_tasks SET job_group_id = %s WHERE id = %s AND COALESCE(job_group_id, '') = ''",
+        f"UPDATE call_tasks t SET t.job_group_id = %s, {unchanged(['create_time'])}"
+        " WHERE t.id = %s AND COALESCE(t.job_group_id, '') = ''",
         (group_id, task_id),
     )
 
 
 def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
     """Raise ``task_type``: it never falls (SPEC 8)."""
+    lower = ["", *map(str, range(task_type))]
     cursor.execute(
-        "UPDATE call_tasks SET task_type = %s WHERE id = %s AND COALESCE(task_type, 0) < %s",
-        (task_type, task_id, task_type),
+        # As texts: for an ENUM a number would be the place of its label.
+        f"UPDATE call_tasks t SET t.task_type = %s, {unchanged(['create_time'])}"
+        f" WHERE t.id = %s AND COALESCE(t.task_type, '') IN ({marks(len(lower))})",
+        (str(task_type), task_id, *lower),
     )
 
 
@@ -151,8 +229,8 @@ def open_tasks(cursor: Cursor) -> dict[int, bool]:
     """Tasks that are dialling or being followed up (SPEC 9): whether a look at them is due, or they are at rest."""
     cursor.execute(
         "SELECT t.id, COALESCE(o.look_after <= UTC_TIMESTAMP(6), 1) FROM call_tasks t LEFT JOIN call_task_options o"
-        " ON o.task_id = t.id AND o.create_time <=> t.create_time AND t.task_type = 2"
-        " WHERE t.task_type IN (2, 3) AND COALESCE(t.job_group_id, '') <> '' ORDER BY t.id"
+        " ON o.task_id = t.id AND o.create_time <=> t.create_time AND t.task_type = '2'"
+        " WHERE t.task_type IN ('2', '3') AND COALESCE(t.job_group_id, '') <> '' ORDER BY t.id"
     )
     return {int(row[0]): bool(row[1]) for row in cursor.fetchall()}
 
@@ -180,7 +258,8 @@ def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tup
     """
     for first, last in (*unsent, (after + 1, None)):
         cursor.execute(
-            "UPDATE leads_task_list l SET l.call_status = 'Cancelled' WHERE l.task_id = %s AND l.id >= %s"
+            f"UPDATE leads_task_list l SET l.call_status = 'Cancelled', {unchanged(CALL_TIMES, 'l')}"
+            " WHERE l.task_id = %s AND l.id >= %s"
             + ("" if last is None else " AND l.id <= %s")
             + f" AND NOT ({CALLED}) AND NOT {is_final()}",
             (task_id, first) if last is None else (task_id, first, last),
@@ -197,7 +276,7 @@ _OLDEST_UNFINISHED = (
     " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
     f"   AND (NOT {is_final('u')} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"
     "   ORDER BY u.id LIMIT 1) AS id"
-    "  FROM call_tasks t WHERE t.task_type IN (2, 3) AND COALESCE(t.job_group_id, '') <> '') AS firsts"
+    "  FROM call_tasks t WHERE t.task_type IN ('2', '3') AND COALESCE(t.job_group_id, '') <> '') AS firsts"
     " JOIN leads_task_list l ON l.id = firsts.id) AS oldest"
 )
 
@@ -228,7 +307,7 @@ def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
             called=bool(called),
             matchable=bool(matchable),
             status=final_status(status) or status.strip(),
-            interest=None if interest is None else int(interest),
+            interest=None if interest in (None, "") else int(interest),
             followed=bool(followed),
             has_recording_id=bool(has_recording_id),
             recorded=bool(recorded),

@@ -4,19 +4,32 @@ import asyncio
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
+import httpx
 import pymysql
 import pytest
+from pymysql.cursors import Cursor
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 import settings
+from clients.database import THREADS
+from clients.tables import rights, schema
+from clients.tables.rights import Rights
+from clients.tables.schema import SchemaError
 from devstack import audit
 from devstack.mariadb import EmbeddedMariaDB
-from simulators import SimulatorOptions
+from devstack.processes import wait_until
+from simulators import Contact, SimulatorOptions
 from starter import CallTasks
-from tests.pipeline import QUICK, LogLines, Site, Sites, assert_finished, decoded
+from tests.api_site import TOKEN, api_settings, serving
+from tests.pipeline import PATIENCE, QUICK, LogLines, Site, Sites, assert_finished, decoded, eventually
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -76,32 +89,43 @@ class Users:
     database: str
     password: str
 
-    def url(self, user: str) -> str:
-        name = f"{user}-{self.database[-6:]}"
-        return f"mysql+pymysql://{name}:{self.password}@127.0.0.1:{self.server.port}/{self.database}"
+    def name(self, user: str) -> str:
+        return f"{user}-{self.database[-6:]}"
 
-    def grant(self, user: str) -> None:
-        """Make the user, by the statements of the document."""
-        text = (PROJECT / "docs/security.md").read_text("utf-8")
-        blocks = "\n".join(re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-        mine = [statement.strip() for statement in blocks.split(";") if f"'{user}'@" in statement]
-        assert len(mine) >= 2
+    def account(self, user: str) -> str:
+        """As `CURRENT_USER()` says it."""
+        return f"{self.name(user)}@127.0.0.1"
+
+    def url(self, user: str) -> str:
+        return f"mysql+pymysql://{self.name(user)}:{self.password}@127.0.0.1:{self.server.port}/{self.database}"
+
+    def grant(self, *users: str) -> None:
+        """Make the users, by the statements of the document."""
+        for user in users:
+            mine = documented(user)
+            assert len(mine) >= 2
+            self.as_root(f"DROP USER IF EXISTS '{self.name(user)}'@'127.0.0.1'", *mine)
+
+    def as_root(self, *statements: str) -> None:
         with self.server.connect(root=True) as root, root.cursor() as cursor:
-            for statement in mine:
-                here = statement.replace(f"'{user}'@'%'", f"'{user}-{self.database[-6:]}'@'127.0.0.1'")
+            for statement in statements:
+                here = re.sub(r"'(call-[a-z]+)'@'%'", rf"'\1-{self.database[-6:]}'@'127.0.0.1'", statement)
                 here = re.sub(r"BY '[^']*'", f"BY '{self.password}'", here).replace("crm.", f"`{self.database}`.")
                 cursor.execute(here)
 
-    def refused(self, user: str, statement: str) -> bool:
-        link = pymysql.connect(
+    def connect(self, user: str) -> "pymysql.Connection[Cursor]":
+        return pymysql.connect(
             host="127.0.0.1",
             port=self.server.port,
-            user=urlsplit(self.url(user)).username,
+            user=self.name(user),
             password=self.password,
             database=self.database,
             ssl_disabled=True,
+            autocommit=True,
         )
-        with link, link.cursor() as cursor:
+
+    def refused(self, user: str, statement: str) -> bool:
+        with self.connect(user) as link, link.cursor() as cursor:
             try:
                 cursor.execute(statement)
             except pymysql.MySQLError as error:
@@ -109,47 +133,154 @@ class Users:
         return False
 
 
+def documented(user: str) -> list[str]:
+    """The statements of docs/security.md about a user, each in one line."""
+    text = (PROJECT / "docs/security.md").read_text("utf-8")
+    blocks = "\n".join(re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    return [" ".join(statement.split()) for statement in blocks.split(";") if f"'{user}'@" in statement]
+
+
+def grants(user: str, needed: dict[str, Rights]) -> list[str]:
+    """The GRANT statements that give a user what it needs."""
+    return [f"GRANT {', '.join(parts(one))} ON crm.{table} TO '{user}'@'%'" for table, one in needed.items()]
+
+
+def parts(one: Rights) -> list[str]:
+    """The rights on one table, as GRANT names them."""
+    update = ["UPDATE" if one.update == ("*",) else f"UPDATE ({', '.join(one.update)})"] if one.update else []
+    return ["SELECT", *["INSERT"] * one.insert, *update, *["DELETE"] * one.delete]
+
+
+@pytest.fixture
+def accounts() -> Iterator[list[str]]:
+    """As whom each connection of the product was opened, by the server's own word."""
+    opened: list[str] = []
+
+    def note(connection: "pymysql.Connection[Cursor]", _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT CURRENT_USER()")
+            opened.append(str(cursor.fetchall()[0][0]))
+
+    event.listen(Pool, "connect", note)
+    yield opened
+    event.remove(Pool, "connect", note)
+
+
+@pytest.mark.parametrize(("user", "needed"), [("call-worker", rights.WORKER), ("call-backend", rights.BACKEND)])
+def test_the_page_grants_what_is_needed_and_nothing_else(user: str, needed: dict[str, Rights]) -> None:
+    given = [text for text in documented(user) if text.startswith("GRANT") and "REFERENCES" not in text]
+    assert given == grants(user, needed)
+
+
+def test_init_db_may_alter_each_of_our_tables_by_the_page() -> None:
+    given = " ".join(documented("call-setup"))
+    assert [table for table in schema.own_columns() if f" ON crm.{table} " not in given] == []
+
+
 async def test_least_rights_are_enough_and_nothing_beyond_is_allowed(
-    sites: Sites, mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch
+    sites: Sites, mariadb: EmbeddedMariaDB, accounts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = await sites(SimulatorOptions(calls_over=True, transcript_never=0.1))
+    site = await sites(SimulatorOptions(calls_over=True))
     users = Users(mariadb, urlsplit(os.environ["DATABASE_URL"]).path[1:], secrets.token_hex(8))
 
     def become(user: str) -> None:
-        monkeypatch.setenv("DATABASE_URL", users.url(user))
+        """Whatever is opened from now on is opened as this user."""
+        site.environment["DATABASE_URL"] = users.url(user)
+        accounts.clear()
 
-    site.sql("DROP TABLE call_retries, call_analyses")
+    site.sql("DROP TABLE call_schema, call_retries, call_analyses")
+    site.sql("ALTER TABLE call_follow_ups DROP COLUMN created_at")
     site.sql("DROP INDEX idx_job ON leads_task_list")
     users.grant("call-setup")
     become("call-setup")
-    async with CallTasks.connect(temporal=False) as calls:
+    async with site.calls() as calls:
         created = await calls.init_db()
-    assert sorted(created) == ["index idx_job on leads_task_list", "table call_analyses", "table call_retries"]
+    assert sorted(created) == [
+        "column call_follow_ups.created_at",
+        "index idx_job on leads_task_list",
+        *("table call_analyses", "table call_retries", "table call_schema"),
+    ]
+    assert set(accounts) == {users.account("call-setup")}
 
-    users.grant("call-worker")
-    users.grant("call-backend")
+    users.grant("call-worker", "call-backend")
     site.add_leads(40)
     become("call-backend")
     task_id = await site.create_task()
+    assert set(accounts) == {users.account("call-backend")}
     become("call-worker")
     async with site.working():
+        assert accounts == [users.account("call-worker")] * THREADS, "all connections that the worker ever has"
         become("call-backend")
         result = await site.run(task_id)
-        async with CallTasks.connect() as calls:
+        async with site.calls() as calls:
             await calls.force_analyze(task_id, every=True)
-            async with asyncio.timeout(150):
-                while (await calls.progress(task_id))["reanalysed"] < 40:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
+            assert (await calls.analysed_again(task_id, every=0.1))["reanalysed"] == 40
             # What the platform still knows is written again, a recording too.
             site.sql("UPDATE leads_task_list SET recording_url = NULL, call_conversation = NULL, updated_time = NULL")
             page = await calls.query_task_execution(task_id, skip_recording=False)
             judged = await calls.analyses(page.jobs_data[0]["JobId"])
-    assert judged is not None
-    assert page.updated_count > 0 and result["outcome"] == "complete" and result["recordings"] > 0
+            await taken_up(site, calls)
+        for name, value in api_settings().items():
+            monkeypatch.setenv(name, value)
+        await asyncio.to_thread(by_http)
+        assert set(accounts) == {users.account("call-backend")}
+    assert judged is not None and page.updated_count > 0
+    assert (result["outcome"], result["last_error"]) == ("complete", "") and result["recordings"] > 0
     assert site.task(task_id)["task_type"] == 4
 
     allowed = [f"{user}: {text}" for user, texts in DENIED.items() for text in texts if not users.refused(user, text)]
     assert allowed == []
+
+
+async def taken_up(site: Site, calls: CallTasks) -> None:
+    """The monitor finds an open task that nothing works on, and the task is brought to its end."""
+    task_id = site.old_task([{"leads_id": 1, "leads_phone": "13900000001"}], [Contact(phone="13900000001")])
+    await calls.monitor("check")
+
+    async def complete() -> bool:
+        return bool(site.task(task_id)["task_type"] == 4)
+
+    await eventually(complete)
+
+
+def by_http() -> None:
+    """A task over HTTP, from its creation to a fresh look at its calls."""
+    headers = {"access-token": TOKEN}
+    with serving() as url, httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=PATIENCE) as http:
+
+        def ask(method: str, path: str, **body: Any) -> Any:
+            answer = http.request(method, path, json=body or None)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["data"]
+
+        task_id = int(ask("POST", "/create-autoCall-tasks", task_name="by http", all_leads=True)["task_id"])
+        ask("POST", "/start-call-task", task_id=task_id)
+        wait_until(
+            lambda: bool(ask("GET", f"/call-tasks/{task_id}/progress")["phase"] == "complete"), PATIENCE, "complete"
+        )
+        assert ask("POST", "/query-task-execution", task_id=task_id)["total"] == 40
+        ask("POST", "/force-analyze", task_id=task_id, failed=True)
+
+
+def test_a_worker_names_each_right_that_it_lacks(database_url: str, mariadb: EmbeddedMariaDB) -> None:
+    users = Users(mariadb, urlsplit(database_url).path[1:], secrets.token_hex(8))
+    users.grant("call-worker")
+    with users.connect("call-worker") as link, link.cursor() as cursor:
+        schema.check(cursor, ZoneInfo("Asia/Shanghai"))
+        for table, one in rights.WORKER.items():
+            for part in singly(one):
+                users.as_root(f"REVOKE {part} ON crm.{table} FROM 'call-worker'@'%'")
+                with pytest.raises(SchemaError) as refused:
+                    schema.check(cursor, ZoneInfo("Asia/Shanghai"))
+                assert f"it lacks {part} on {table};" in str(refused.value)
+                users.as_root(f"GRANT {part} ON crm.{table} TO 'call-worker'@'%'")
+        schema.check(cursor, ZoneInfo("Asia/Shanghai"))
+
+
+def singly(one: Rights) -> list[str]:
+    """Each right on one table by itself."""
+    columns = [] if one.update == ("*",) else [f"UPDATE ({column})" for column in one.update]
+    return [*columns, *(part for part in parts(one) if not part.startswith("UPDATE ("))]
 
 
 # --- no secret in a history -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from pymysql.connections import Connection
 
 import clients.database
+import clients.session
 import worker
 from clients.database import Database
 from clients.tables import endpoint
@@ -90,7 +91,7 @@ Split = Any
 @pytest.fixture
 def split(pair: tuple[EmbeddedMariaDB, EmbeddedMariaDB], monkeypatch: pytest.MonkeyPatch) -> Split:
     """`split(mode)`: from now on the product's connections go through such an address; how much was read elsewhere."""
-    query, prepare = Connection.query, clients.database.prepare
+    query, prepare = Connection.query, clients.session.prepare
 
     def begin(mode: str) -> Counter[str]:
         routed: Counter[str] = Counter()

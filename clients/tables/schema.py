@@ -15,6 +15,7 @@ from clients.columns import Table, read
 from clients.session import is_steady
 from clients.tables import requirements, rights
 from clients.tables.requirements import NEEDS
+from clients.tables.rights import Rights
 from settings import SettingsError
 
 SCHEMA = Path(__file__).resolve().parent.parent.parent / "schema"
@@ -183,14 +184,18 @@ def check(cursor: Cursor, zone: ZoneInfo) -> None:
     """
     own = own_columns()
     tables = _there(cursor, (*NEEDS, *own))
+    _may(cursor, {"call_schema": rights.WORKER["call_schema"]}, own)
     _not_newer(version := _version(cursor, tables))
     if version < len(VERSIONS) or not all(set(columns) <= tables[name].columns.keys() for name, columns in own.items()):
         raise SchemaError("our own tables are older than this program; bring them up to date with: starter.py init-db")
     problems = requirements.of_worker(tables) or _zone(cursor, tables, zone)
     if problems:
         raise SchemaError("; ".join(problems))
-    lacking = rights.missing(cursor, rights.WORKER, own | {name: list(columns) for name, columns in NEEDS.items()})
-    if lacking:
+    _may(cursor, rights.WORKER, own | {name: list(columns) for name, columns in NEEDS.items()})
+
+
+def _may(cursor: Cursor, needed: Mapping[str, Rights], columns: Mapping[str, Sequence[str]]) -> None:
+    if lacking := rights.missing(cursor, needed, columns):
         raise SchemaError(
             f"the user may not write as a worker does, it lacks {'; '.join(lacking)}; docs/security.md has the GRANTs"
         )

@@ -13,6 +13,7 @@ from clients.columns import Table
 from clients.database import bulks, flat, marks, unchanged
 from clients.tables.ledger import OF_TASK
 from clients.tables.needs import (
+    CALL_TIMES,
     CALLED,
     HAS_RECORDING_ID,
     RECORDED,

@@ -64,7 +64,7 @@ class CallTaskWorkflow:
         self._look = True
         self._refreshed = False
         self._wake = False
-        self._asking, self._leaving = Pace(self._options), Pace(self._options)
+        self._asking, self._judging, self._recording = (Pace(self._options) for _ in range(3))
         self._quiet = 0
         """Looks in a row that found nothing new."""
 
@@ -221,9 +221,9 @@ class CallTaskWorkflow:
                 if self._asking.admits(found if look or review.conversations else None):
                     self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
-                left = (review.to_follow_up, review.to_record, standing(review))
-                if self._leaving.admits(left if review.to_follow_up or review.to_record else None):
-                    pipeline.leftovers(review)
+                to_follow_up = review.to_follow_up if self._judging.admits(review.to_follow_up or None) else []
+                to_record = review.to_record if self._recording.admits(review.to_record or None) else []
+                pipeline.leftovers(to_follow_up, to_record)
             if workflow.info().is_continue_as_new_suggested():
                 await self._restart_as_new(pipeline)
             await self._rest(review, pipeline, steps)
@@ -305,7 +305,8 @@ class CallTaskWorkflow:
         due = [now + REVIEW_SECONDS] if busy else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))
-        due += [at for at in (pipeline.paused_until, self._asking.until, self._leaving.until) if at > now]
+        held = (pipeline.paused_until, self._asking.until, self._judging.until, self._recording.until)
+        due += [at for at in held if at > now]
         until = min(looks + due, default=None)
         self._show(review, busy, None if until is None else until - now)
         try:
@@ -385,8 +386,8 @@ class CallTaskWorkflow:
 
     def _hurry(self) -> None:
         """Somebody has asked, or something has changed: what waits because nothing did is done at once."""
-        self._asking.reset()
-        self._leaving.reset()
+        for pace in (self._asking, self._judging, self._recording):
+            pace.reset()
 
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""

@@ -5,6 +5,9 @@ UV_COMPILE := $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --python-v
 # Four at once, because most of them wait. Other arguments for pytest: `make test PYTEST="-k follow_ups -x"`.
 PARALLEL := -n 4 --dist worksteal
 PYTEST ?= $(PARALLEL) --cov --cov-report=term
+# The database server that everything here installs and starts: mariadb or mysql.
+DATABASE ?= mariadb
+export DATABASE
 
 .PHONY: help setup demo up test faults lint types lock audit
 
@@ -17,6 +20,7 @@ help:
 	@echo 'make lint, make types   ruff, mypy'
 	@echo 'make audit   pins, hashes and age of the requirements, and known weaknesses where the network allows'
 	@echo 'make lock    pin the requirements anew (UPGRADE=1: to the newest versions)'
+	@echo 'with DATABASE=mysql behind it, each takes MySQL itself in place of MariaDB (on Debian)'
 
 setup:
 	@sh devstack/setup.sh

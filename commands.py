@@ -26,7 +26,9 @@ from settings import SettingsError
 from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
 from workflows.options import MOST_TOKENS, Options
 
-app = typer.Typer(help="Start and steer call tasks.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Start and steer call tasks.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 monitor = typer.Typer(help="The schedule that takes up what nothing is working on.", no_args_is_help=True)
 app.add_typer(monitor, name="monitor")
 

@@ -26,7 +26,8 @@ CHECK_ID = f"{MONITOR_SCHEDULE}-check"
 async def steer(client: Client, action: str) -> bool:
     """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
 
-    ``check`` looks once, now, whether or not the monitor is running; one that is under way is not started twice.
+    ``check`` looks once, now, whether or not the monitor is running, also at tasks that the schedule leaves at rest for
+    a while; one that is under way is not started twice.
     """
     handle = client.get_schedule_handle(MONITOR_SCHEDULE)
     if action == "start":
@@ -36,6 +37,7 @@ async def steer(client: Client, action: str) -> bool:
     elif action == "check":
         await client.start_workflow(
             MONITOR_WORKFLOW,
+            True,
             id=CHECK_ID,
             task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

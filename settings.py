@@ -24,15 +24,35 @@ class SettingsError(Exception):
     """A setting is missing or wrong. ``str()`` is one line for the user that names the variable, never its value."""
 
 
+_SAFE = re.compile(r"[^A-Za-z0-9_]")
+URL_PARAMETERS = (
+    *("charset", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key"),
+    *("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"),
+)
+"""Of DATABASE_URL (docs/security.md). The character set is utf8mb4 whatever it says."""
+
+
 def _mysql_url(value: SecretStr) -> SecretStr:
+    """The URL with its scheme in lower case."""
+    # Who needs no database does not wait for it.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    scheme, _, rest = value.get_secret_value().partition("://")
     try:
-        parts = urlsplit(value.get_secret_value())
-        right = parts.scheme == "mysql+pymysql" and parts.hostname and len(parts.path) > 1 and parts.port != 0
-    except ValueError:
+        parts = urlsplit(f"{scheme.lower()}://{rest}")
+        url = make_url(parts.geturl())
+        (url.host or "").encode("idna")
+        right = url.drivername == "mysql+pymysql" and url.host and url.database and url.port != 0
+        right = right and ((url.host or "").lower(), url.port) == (parts.hostname, parts.port)
+    except (ValueError, ArgumentError):
         right = False
     if not right:
-        raise ValueError("must look like mysql+pymysql://user:password@host:port/database")
-    return value
+        raise ValueError("must look like mysql+pymysql://user:password@host:port/database, odd characters as %XX")
+    unknown = sorted(set(url.query) - set(URL_PARAMETERS))
+    if unknown:
+        raise ValueError(f"knows no parameter {_SAFE.sub('_', unknown[0])[:40]}, only {', '.join(URL_PARAMETERS)}")
+    return SecretStr(parts.geturl())
 
 
 def _endpoint(value: str) -> str:
@@ -44,7 +64,7 @@ def _endpoint(value: str) -> str:
 def _zone(value: str) -> str:
     try:
         ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, IsADirectoryError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError("must be a time zone of the IANA database, for example Asia/Shanghai") from None
     return value
 

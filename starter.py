@@ -13,8 +13,9 @@ Settings come from the environment (README, Settings). Everything here is asynch
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = timedelta(seconds=10)
 CONTROL_SECONDS = timedelta(seconds=30)
 _STATUS = WorkflowExecutionStatus
+MOST_NAMED_BYTES = 1_000_000
+"""Of one request: a payload of Temporal holds twice as much."""
 ENDED_BADLY = (_STATUS.FAILED, _STATUS.TERMINATED, _STATUS.CANCELED, _STATUS.TIMED_OUT)
 
 
@@ -151,17 +154,22 @@ class CallTasks:
     async def start_call(self, task_id: int, options: Options | None = None) -> bool:
         """Start the task's workflow; False if it is running already.
 
+        One that runs for something else, a re-analysis or a check, is told to make the calls.
+
         Raises:
             UnknownTaskError: there is no such task.
         """
         await self.task(task_id)
-        try:
-            await self._temporal.start_workflow(
-                WORKFLOW, _input(task_id, options), id=workflow_id(task_id), task_queue=CALL_TASKS
-            )
-        except WorkflowAlreadyStartedError:
-            return False
-        return True
+        given = _input(task_id, options)
+        while True:
+            try:
+                await self._temporal.start_workflow(WORKFLOW, given, id=workflow_id(task_id), task_queue=CALL_TASKS)
+                return True
+            except WorkflowAlreadyStartedError:
+                # It may end at this moment: then it is started after all.
+                with suppress(NotRunningError), _answers(task_id):
+                    await self._handle(task_id).signal("start_call", given.get("options"), rpc_timeout=ANSWER_SECONDS)
+                    return False
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
@@ -225,19 +233,27 @@ class CallTasks:
         Raises:
             UnknownTaskError: there is no such task.
             NotStartedError: its calls were never started; a request to analyse must not be what dials people.
-            ValueError: not exactly one of the three is asked for.
+            ValueError: not exactly one of the three is asked for, or more calls are named than a request holds.
         """
         if [bool(call_job_ids), every, failed].count(True) != 1:
             raise ValueError("name call job ids, or all, or failed: exactly one of them")
-        row = await self.task(task_id)
-        if row.task_type < 2 and not row.job_group_id:
-            raise NotStartedError(task_id)
+        await self.task(task_id)
         named: dict[str, Any] = {"call_job_ids": list(call_job_ids)} if call_job_ids else {}
         given = named | {"all": every, "failed": failed, "override": override, "max_tokens": max_tokens}
         request = Force.model_validate(given | asdict(narrowed)).model_dump(mode="json", exclude_defaults=True)
+        if len(json.dumps(request)) > MOST_NAMED_BYTES:
+            raise ValueError(
+                f"{len(call_job_ids or [])} call job ids are more than one request holds; name them in several, or ask"
+                " for all, narrowed by day, interest or prompt version"
+            )
+        if not await self.database.run(tasks.was_started, task_id):
+            # A run that is under way takes it; none is begun, which people could think dials.
+            with _answers(task_id, NotStartedError):
+                await self._handle(task_id).signal("force_analyze", request, rpc_timeout=ANSWER_SECONDS)
+            return
         await self._temporal.start_workflow(
             WORKFLOW,
-            _input(task_id, None),
+            {"task_id": task_id, "dial": False},
             id=workflow_id(task_id),
             task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -369,17 +385,18 @@ class CallTasks:
 
 
 def _input(task_id: int, options: Options | None) -> dict[str, Any]:
-    return {"task_id": task_id} | ({"options": options.model_dump(exclude_none=True)} if options else {})
+    given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
+    return {"task_id": task_id} | ({"options": given} if given else {})
 
 
 @contextmanager
-def _answers(task_id: int) -> Iterator[None]:
+def _answers(task_id: int, missing: type[Exception] = NotRunningError) -> Iterator[None]:
     """Turns what Temporal says of a missing run, or of a missing worker, into an error of this module."""
     try:
         yield
     except RPCError as error:
         if error.status == RPCStatusCode.NOT_FOUND:
-            raise NotRunningError(task_id) from None
+            raise missing(task_id) from None
         if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
             raise NoWorkerError from None
         raise

@@ -104,12 +104,12 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         await database.prepare()
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
         if CALL_TASKS in activities:
-            tasks = Tasks(database, await registered_search_attributes(client))
+            tasks = Tasks(database, await registered_search_attributes(client), client)
             activities[CALL_TASKS] = [
                 tasks.open_task,
                 tasks.review_task,
                 tasks.mark_dispatched,
-                tasks.limit_tokens,
+                tasks.keep,
                 tasks.select_for_analysis,
                 Monitoring(database, client).take_up_tasks,
             ]

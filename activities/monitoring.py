@@ -21,11 +21,13 @@ QUEUE = "call-tasks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What a check found: open tasks, those of them that were taken up, and those that could not be."""
+    """What a check found: open tasks, those of them that were taken up, those that could not be, and how many were left
+    at rest because the looks before found nothing."""
 
     open_tasks: int
     taken_up: list[int]
     failed: int
+    at_rest: int = 0
 
 
 class Monitoring:
@@ -36,16 +38,19 @@ class Monitoring:
         self._client = client
 
     @activity.defn
-    async def take_up_tasks(self) -> Checked:
-        """Start the workflow of every task of type 2 or 3 with a job group; those that run are left alone."""
+    async def take_up_tasks(self, every: bool) -> Checked:
+        """Start the workflow of every task of type 2 or 3 with a job group; those that run are left alone, and, unless
+        ``every`` one is wanted, those that are at rest."""
         taken_up: list[int] = []
         failed = 0
         async with heartbeating():
             tasks = await self._database.run(table.open_tasks)
-            for task_id in tasks:
+            wanted = [task_id for task_id, due in tasks.items() if due or every]
+            for task_id in wanted:
                 try:
+                    # A check dials nobody, whatever has become of the task meanwhile.
                     await self._client.start_workflow(
-                        WORKFLOW, {"task_id": task_id}, id=f"call-task-{task_id}", task_queue=QUEUE
+                        WORKFLOW, {"task_id": task_id, "dial": False}, id=f"call-task-{task_id}", task_queue=QUEUE
                     )
                     taken_up.append(task_id)
                 except WorkflowAlreadyStartedError:
@@ -55,7 +60,8 @@ class Monitoring:
                     activity.logger.warning("task %d could not be taken up: %s", task_id, error.status.name)
             telemetry.metrics.checked(len(tasks), await self._oldest_unfinished())
         activity.logger.info("%d open tasks, %d taken up, %d failed", len(tasks), len(taken_up), failed)
-        return Checked(open_tasks=len(tasks), taken_up=taken_up, failed=failed)
+        at_rest = len(tasks) - len(wanted)
+        return Checked(open_tasks=len(tasks), taken_up=taken_up, failed=failed, at_rest=at_rest)
 
     async def _oldest_unfinished(self) -> float:
         """Seconds since the oldest unfinished call was handed over, or created where another program did that."""

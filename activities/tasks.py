@@ -9,18 +9,26 @@ from datetime import date, datetime
 
 from pymysql.cursors import Cursor
 from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from activities.liveness import heartbeating
 from activities.row_runs import Runs, pack
 from clients.database import Database
-from clients.tables import analyses as analysis_table
-from clients.tables import dispatches, needs, suppressions
+from clients.tables import dispatches, needs, suppressions, task_options
 from clients.tables import follow_ups as follow_up_table
 from clients.tables import tasks as table
 from clients.tables.analyses import Narrowing
 from clients.tables.needs import FINAL, Chunk
+from clients.tables.task_options import Kept
 from clients.tables.tasks import RowGroup, TaskRow
+
+START_CALL = "start_call"
+"""The signal that tells a run that its calls are to be made."""
+SELECTED_ROWS = 10_000
+"""Of a re-analysis at once: however scattered their ids, they are far from what a payload may hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +37,9 @@ class Task:
 
     Attributes:
         dispatched: every lead is with the platform already.
+        asked: this run came into being by a start-call, not by another signal that started it.
         search_attributes: those that the namespace knows.
-        token_ceiling: what its judgements may cost; None for no ceiling.
+        kept: what earlier runs were told.
     """
 
     task_id: int
@@ -38,16 +47,28 @@ class Task:
     task_type: int
     job_group_id: str
     dispatched: bool
+    asked: bool = True
     search_attributes: list[str] = field(default_factory=list)
-    token_ceiling: int | None = None
+    kept: Kept = field(default_factory=Kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """What the judgements of a task may cost, in tokens."""
+class Keep:
+    """What shall stay with a task: its options (a JSON object), or whether its calls are paused, or that nothing of it
+    was called though its group lists so many jobs. None: as it was."""
 
     task_id: int
-    token_ceiling: int
+    options: str | None = None
+    paused: bool | None = None
+    jobs_at_rest: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver:
+    """Dispatch is over. ``cancelled``: by operators, so that leads may be left."""
+
+    task_id: int
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +157,17 @@ class Selection:
     since: str | None = None
     until: str | None = None
     prompt_version: str = ""
+    after: int = 0
+    limit: int = SELECTED_ROWS
 
 
 class Tasks:
     """The activities on a task as a whole."""
 
-    def __init__(self, database: Database, search_attributes: list[str]) -> None:
+    def __init__(self, database: Database, search_attributes: list[str], client: Client) -> None:
         self._database = database
         self._search_attributes = search_attributes
+        self._client = client
 
     @activity.defn
     async def open_task(self, task_id: int) -> Task:
@@ -153,31 +177,59 @@ class Tasks:
             ApplicationError: ``UnknownTask``, not to be retried.
         """
 
-        def read(cursor: Cursor) -> tuple[TaskRow | None, bool, int | None]:
+        def read(cursor: Cursor) -> tuple[TaskRow, bool, Kept]:
             # Locked: whether anybody is to be dialled is not asked of a copy of the database that may be late.
-            row = table.load(cursor, task_id, lock=True)
-            ceiling = analysis_table.token_ceiling(cursor, task_id)
-            return row, row is not None and _dispatched(cursor, row), ceiling
+            row = _load(cursor, task_id, lock=True)
+            return row, _dispatched(cursor, row), task_options.kept(cursor, row)
 
         async with heartbeating():
-            row, dispatched, ceiling = await self._database.transaction(read)
-        if row is None:
-            raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
+            row, dispatched, kept = await self._database.transaction(read)
+            asked = dispatched or await self._by_start_call()
         return Task(
             task_id=row.task_id,
             organization_id=row.organization_id,
             task_type=row.task_type,
             job_group_id=row.job_group_id,
             dispatched=dispatched,
+            asked=asked,
             search_attributes=self._search_attributes,
-            token_ceiling=ceiling,
+            kept=kept,
         )
 
+    async def _by_start_call(self) -> bool:
+        """Whether a start brought this run into being, and not a signal that starts what does not run.
+
+        Its history tells, whoever started it: the signal of a signal-with-start stands right behind the start, before
+        the first workflow task. A signal that arrives after a start, however soon, comes behind that.
+        """
+        info = activity.info()
+        history = await self._client.workflow_service.get_workflow_execution_history(
+            GetWorkflowExecutionHistoryRequest(
+                namespace=self._client.namespace,
+                execution=WorkflowExecution(workflow_id=info.workflow_id or "", run_id=info.workflow_run_id or ""),
+                maximum_page_size=2,
+            )
+        )
+        second = history.history.events[1]
+        if not second.HasField("workflow_execution_signaled_event_attributes"):
+            return True
+        return second.workflow_execution_signaled_event_attributes.signal_name == START_CALL
+
     @activity.defn
-    async def limit_tokens(self, limit: Limit) -> None:
-        """Write down what the task's judgements may cost: it holds for every later run too."""
+    async def keep(self, keep: Keep) -> None:
+        """Write down what holds for every later run of the task too."""
+
+        def write(cursor: Cursor) -> None:
+            row = _load(cursor, keep.task_id)
+            if keep.options is not None:
+                task_options.keep_options(cursor, row, keep.options)
+            if keep.paused is not None:
+                task_options.keep_paused(cursor, row, keep.paused)
+            if keep.jobs_at_rest is not None:
+                task_options.rest(cursor, row, keep.jobs_at_rest)
+
         async with heartbeating():
-            await self._database.run(analysis_table.save_token_ceiling, limit.task_id, limit.token_ceiling)
+            await self._database.transaction(write)
 
     @activity.defn
     async def review_task(self, request: ReviewRequest) -> Review:
@@ -187,14 +239,24 @@ class Tasks:
             return await self._database.run(_review, request, now)
 
     @activity.defn
-    async def mark_dispatched(self, task_id: int) -> None:
-        """Every lead is with the platform: ``task_type`` 2."""
+    async def mark_dispatched(self, over: HandedOver) -> None:
+        """Every lead is with the platform, or nobody more is handed over: ``task_type`` 2."""
+
+        def mark(cursor: Cursor) -> None:
+            row = _load(cursor, over.task_id, lock=True)
+            if over.cancelled:
+                after = dispatches.started(cursor, row.task_id, row.job_group_id)
+                open_ = dispatches.unresolved(cursor, row.task_id, row.job_group_id)
+                unsent = [(batch.first_id, batch.last_id) for batch in open_ if batch.unsent]
+                table.cancel_unsent(cursor, row.task_id, after, unsent)
+            table.raise_type(cursor, row.task_id, 2)
+
         async with heartbeating():
-            await self._database.run(table.raise_type, task_id, 2)
+            await self._database.transaction(mark)
 
     @activity.defn
     async def select_for_analysis(self, request: Selection) -> list[Work]:
-        """The rows that a re-analysis names, in pieces of at most ``size``."""
+        """The next rows that a re-analysis names, in pieces of at most ``size``."""
         ids = await self._database.run(
             follow_up_table.requested,
             request.task_id,
@@ -206,11 +268,20 @@ class Tasks:
                 until=date.fromisoformat(request.until) if request.until else None,
                 prompt_version=request.prompt_version,
             ),
+            after=request.after,
+            limit=request.limit,
         )
         return [
             Work(rows=pack(part), count=len(part))
             for part in (ids[start : start + request.size] for start in range(0, len(ids), request.size))
         ]
+
+
+def _load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow:
+    row = table.load(cursor, task_id, lock=lock)
+    if row is None:
+        raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
+    return row
 
 
 def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
@@ -227,9 +298,7 @@ def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
 
 
 def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
-    row = table.load(cursor, request.task_id)
-    if row is None:
-        raise ApplicationError(f"call task {request.task_id} was deleted", type="UnknownTask", non_retryable=True)
+    row = _load(cursor, request.task_id)
     groups = table.standing(cursor, request.task_id)
     task_type = _raise_type(cursor, row, groups)
     chunks: list[Chunk] = []

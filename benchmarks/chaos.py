@@ -240,7 +240,7 @@ class Chaos:
 
     async def _drop_connections(self) -> None:
         self.figures["connections_dropped"] += 1
-        await self._as_root(f"KILL USER '{self._stack.mariadb.user}'@'127.0.0.1'")
+        await asyncio.to_thread(self._stack.mariadb.disconnect)
 
     async def _read_only(self) -> None:
         self.figures["read_only_times"] += 1

@@ -16,12 +16,13 @@ from typing import Any
 import httpx
 from dashscope import AsyncClient
 from dashscope.v2.errors import check_response
-from httpx_aiohttp import HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 
 from clients import telemetry
 from clients.analysis_errors import SERVICE, is_sure, translate
 from clients.errors import AccountError, PassingError, ThrottledError, UnreadableAnswerError
 from clients.limiter import RateLimiter
+from clients.proxies import proxy_for
 from settings import AnalysisSettings
 
 TIMEOUT_SECONDS = 60.0
@@ -70,6 +71,7 @@ class AnalysisModel:
         self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
+        proxy = proxy_for(base_url)
         limits = httpx.Limits(
             max_connections=settings.analysis_concurrency, max_keepalive_connections=settings.analysis_concurrency
         )
@@ -79,6 +81,8 @@ class AnalysisModel:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
             limits=limits,
+            # Of the environment's proxies only the one for this address: another one's form is no matter of ours.
+            transport=AiohttpTransport(limits=limits, proxy=httpx.Proxy(proxy) if proxy else None),
         )
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
 

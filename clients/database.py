@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from clients.clock import elapsed
-from clients.errors import PassingError, PermanentError, ServiceError
+from clients.errors import LONGEST_WISH, PassingError, PermanentError, ServiceError
 from clients.tls import without_tls
 from settings import DatabaseSettings
 
@@ -154,8 +154,8 @@ class Database:
         """
 
         def book() -> float:
-            end = self.run_sync(_reserve, name, round(seconds * 1_000_000))
-            return end / 1_000_000 - seconds - self.now_sync().timestamp()
+            asked, wait = self.run_sync(_reserve, name, round(seconds * 1_000_000))
+            return asked + wait - time.monotonic()
 
         return await self._in_thread(book)
 
@@ -247,21 +247,33 @@ def _utc_now(cursor: Cursor) -> datetime:
 
 
 _MICROSECONDS = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
+_FREE = f"IF(next_at > {_MICROSECONDS} + %s, {_MICROSECONDS}, GREATEST(next_at, {_MICROSECONDS}))"
+"""From when on the time line is free. Further ahead than this is no booking."""
+WORKERS = 32
+"""So many workers may each have booked a block ahead."""
 
 
 def _open_limit(cursor: Cursor, name: str) -> None:
     cursor.execute("INSERT IGNORE INTO call_rate_limits (name, next_at) VALUES (%s, 0)", (name,))
 
 
-def _reserve(cursor: Cursor, name: str, microseconds: int) -> int:
+def _reserve(cursor: Cursor, name: str, microseconds: int) -> tuple[float, float]:
+    """When the database was asked (``time.monotonic()``), and how many seconds after that the booked part begins.
+
+    Both ends are taken from one reading of the database's clock, so it does not matter if that is set meanwhile. A time
+    line that is further ahead than bookings can make it was written before the clock was set back: it begins anew.
+    """
+    ahead = round(LONGEST_WISH * 1_000_000) + WORKERS * microseconds
     for _ in range(2):
+        asked = time.monotonic()
         cursor.execute(
-            f"UPDATE call_rate_limits SET next_at = LAST_INSERT_ID(GREATEST(next_at, {_MICROSECONDS}) + %s)"
+            # What LAST_INSERT_ID() is given comes back with the answer.
+            f"UPDATE call_rate_limits SET next_at = {_FREE} + %s + 0 * LAST_INSERT_ID({_FREE} - {_MICROSECONDS})"
             " WHERE name = %s",
-            (microseconds, name),
+            (ahead, microseconds, ahead, name),
         )
         if cursor.rowcount:
-            return int(cursor.lastrowid)
+            return asked, int(cursor.lastrowid) / 1_000_000
         _open_limit(cursor, name)
     raise AssertionError("the row was just inserted")
 

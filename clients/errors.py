@@ -16,9 +16,13 @@ a phone number or a transcript.
 
 from __future__ import annotations
 
+import math
 import re
 
 _SAFE = re.compile(r"[^A-Za-z0-9._:-]")
+LONGEST_WISH = 300.0
+"""Seconds; a service that asks for a longer silence is asked again after this: its wish stops every worker, and may be
+a slip of units."""
 
 
 class ServiceError(Exception):
@@ -53,13 +57,15 @@ class PassingError(ServiceError):
 
 
 class ThrottledError(PassingError):
-    """The service asks for fewer calls; ``retry_after`` is its wish in seconds, or None."""
+    """The service asks for fewer calls; ``retry_after`` is its wish in seconds (at most ``LONGEST_WISH``), or None."""
 
     def __init__(
         self, service: str, operation: str, code: str, *, request_id: str = "", retry_after: float | None = None
     ) -> None:
         super().__init__(service, operation, code, request_id=request_id, sent=False)
-        self.retry_after = retry_after
+        # Not a number is no wish.
+        wish = None if retry_after is None or math.isnan(retry_after) else retry_after
+        self.retry_after = None if wish is None else max(0.0, min(wish, LONGEST_WISH))
 
 
 class DeclinedError(PassingError):

@@ -16,6 +16,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from clients.errors import LONGEST_WISH
+
 if TYPE_CHECKING:
     from clients.database import Database
 
@@ -98,9 +100,9 @@ class RateLimiter:
             self._release()
 
     async def slow_down(self, seconds: float) -> None:
-        """Keep every worker from calling for ``seconds``, because the service asked for it."""
+        """Keep every worker from calling for ``seconds``, because the service asks for it, at most ``LONGEST_WISH``."""
         self._slots = 0
-        await self._push_back(seconds)
+        await self._push_back(min(seconds, LONGEST_WISH))
 
     def _release(self) -> None:
         self._free += 1

@@ -7,6 +7,7 @@ objects cost twice the CPU and swallow a body of the wrong shape, which here is 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,7 @@ from urllib3.exceptions import NewConnectionError
 from clients.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
 from clients.limiter import RateLimiter
 from clients.platform import SERVICE, Envelope, PlatformSession, read
+from clients.proxies import proxy_for
 from clients.send_deadline import TooLateError, leaving_before, watched
 from settings import PlatformSettings
 
@@ -44,6 +46,7 @@ class OutboundBot:
 
     def __init__(self, settings: PlatformSettings, limiter: RateLimiter) -> None:
         scheme, host = _endpoint(settings)
+        proxy_for(f"{scheme}://{host}/")
         token = settings.alibaba_cloud_security_token
         self._client = Client(
             utils_models.Config(
@@ -158,8 +161,15 @@ def translate(error: Exception, action: str) -> ServiceError:
         return _refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
     # The SDK keeps the text of a transport's error only; the error itself is still its context.
     cause = inner.__context__
-    unsent = isinstance(cause, requests.exceptions.ConnectTimeout) or (
-        isinstance(cause, requests.exceptions.ConnectionError)
-        and isinstance(getattr(cause.args[0] if cause.args else None, "reason", None), NewConnectionError)
-    )
-    return PassingError(SERVICE, action, type(cause or inner).__name__, sent=not unsent)
+    return PassingError(SERVICE, action, type(cause or inner).__name__, sent=not _never_left(cause))
+
+
+def _never_left(error: BaseException | None) -> bool:
+    """Whether a request certainly did not reach the platform: nobody answered, no proxy did, or not with its own
+    certificate."""
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
+        return True
+    reason = getattr(error.args[0] if error and error.args else None, "reason", None)
+    if isinstance(error, requests.exceptions.SSLError):
+        return isinstance(reason.args[0] if reason and reason.args else None, ssl.SSLCertVerificationError)
+    return isinstance(error, requests.exceptions.ConnectionError) and isinstance(reason, NewConnectionError)

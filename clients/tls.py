@@ -22,13 +22,10 @@ def without_tls(url: URL) -> tuple[URL, dict[str, Any]]:
     here. Any parameter but ``ssl_disabled`` makes TLS a must: nothing is sent to a server that has none.
 
     Raises:
-        SettingsError: a parameter is unknown, or a file cannot be used.
+        SettingsError: a switch is neither true nor false, or a file cannot be used.
     """
     given = {name: str(value) for name, value in url.query.items() if name.startswith("ssl")}
     bare = url.difference_update_query(given)
-    unknown = sorted(set(given) - {*_FILES, *_SWITCHES})
-    if unknown:
-        raise SettingsError(f"settings: DATABASE_URL: unknown {', '.join(unknown)}")
     switches = {name: _switch(name, given[name]) for name in _SWITCHES if name in given}
     if switches.get("ssl_disabled", not given and url.host in LOCAL):
         # PyMySQL would make a context for every connection, 20 ms each, to talk to this very machine.

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from devstack.database_programs import chosen_program
 from devstack.processes import StackError
 from devstack.stack import Stack, ended_by_signals
 from devstack.up import watch
@@ -60,7 +61,7 @@ def main() -> int:
     console = Console(highlight=False)
     started = time.monotonic()
     try:
-        console.print("Starting MariaDB, Temporal, the simulators and a worker …")
+        console.print(f"Starting {chosen_program().name}, Temporal, the simulators and a worker …")
         with ended_by_signals(), Stack(simulator_arguments=SIMULATION) as stack:
             console.print(f"Running after {time.monotonic() - started:.1f} s. Temporal UI: {stack.temporal.ui_url}")
             complete = run_campaign(stack, console)

@@ -1,4 +1,4 @@
-"""A private MariaDB server: own data directory, free port, gone without a trace."""
+"""A private MariaDB or MySQL server: own data directory, free port, gone without a trace."""
 
 import contextlib
 import fcntl
@@ -14,6 +14,7 @@ from typing import Any
 
 import pymysql
 
+from devstack.database_programs import DatabaseProgram, chosen_program
 from devstack.processes import Child, StackError, free_port, keep_at_exit, remove_at_exit
 
 _FLAGS = (
@@ -22,9 +23,6 @@ _FLAGS = (
     "--skip-log-bin",
     "--performance-schema=OFF",
     "--innodb-buffer-pool-size=64M",
-    "--innodb-log-file-size=48M",
-    "--character-set-server=utf8mb4",
-    "--collation-server=utf8mb4_unicode_ci",
 )
 # Commits are lost with the machine, and with the server too: for tests that kill neither.
 _RELAXED_FLAGS = ("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF", "--innodb-flush-method=nosync")
@@ -32,13 +30,15 @@ _SOCKET_PATH_LIMIT = 100  # Bytes; the kernels' own limits are 107 on Linux and 
 
 
 class EmbeddedMariaDB:
-    """One MariaDB server below `directory`, which is created and keeps its data until the caller removes it.
+    """One server below `directory`, which is created and keeps its data until the caller removes it.
 
+    The variable `DATABASE` says whether it is MariaDB or MySQL; that the data were made by the other is not seen.
     `start`, `stop`, `kill` and `restart` work on the same data and port. `relaxed` trades durability for speed.
     `options` are further flags of the server, for instance `--max-connections=5`; they may be changed between starts.
     """
 
     def __init__(self, directory: Path, *, relaxed: bool = False, options: Sequence[str] = ()) -> None:
+        self.program = chosen_program()
         self.directory = directory.absolute()
         self.options = list(options)
         self.port = free_port()
@@ -60,7 +60,7 @@ class EmbeddedMariaDB:
     @property
     def process(self) -> Child:
         if self._child is None:
-            raise StackError("MariaDB was not started")
+            raise StackError(f"{self.program.name} was not started")
         return self._child
 
     def start(self) -> None:
@@ -74,12 +74,12 @@ class EmbeddedMariaDB:
             if not self._datadir.exists():
                 copy = self.directory / "data.new"
                 shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(_template(), copy)
+                shutil.copytree(_template(self.program), copy)
                 copy.rename(self._datadir)
             self._child = Child(
-                "MariaDB",
+                self.program.name,
                 self._command(),
-                log=self.directory / "mariadb.log",
+                log=self.directory / "database.log",
                 environment=_environment(),
                 ready=self._answers,
                 grace=30,
@@ -110,6 +110,14 @@ class EmbeddedMariaDB:
             host="127.0.0.1", port=self.port, user=user, password=password, database=database, **(defaults | options)
         )
 
+    def disconnect(self) -> None:
+        """Cut every connection of the application's user, as an administrator does."""
+        with self.connect(root=True) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s", (self.user,))
+            for (number,) in cursor.fetchall():
+                with contextlib.suppress(pymysql.MySQLError):  # It has ended by itself in between.
+                    cursor.execute("KILL %s", (number,))
+
     @contextlib.contextmanager
     def _lock(self) -> Iterator[int]:
         lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -117,7 +125,7 @@ class EmbeddedMariaDB:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield lock
         except BlockingIOError:
-            raise StackError(f"another MariaDB server uses {self._datadir}") from None
+            raise StackError(f"another {self.program.name} server uses {self._datadir}") from None
         finally:
             os.close(lock)
 
@@ -132,15 +140,15 @@ class EmbeddedMariaDB:
         temporary = self.directory / "tmp"
         temporary.mkdir(exist_ok=True)
         command = [
-            find_program("mariadbd", "mysqld"),
-            "--no-defaults",
+            *self.program.server(),
             f"--datadir={self._datadir}",
             f"--port={self.port}",
             f"--socket={self._socket()}",
-            f"--pid-file={self.directory / 'mariadb.pid'}",
+            f"--pid-file={self.directory / 'database.pid'}",
             f"--tmpdir={temporary}",
             f"--init-file={self._init_file()}",
             *_FLAGS,
+            *self.program.flags,
         ]
         if self._relaxed:
             command += _RELAXED_FLAGS
@@ -166,25 +174,15 @@ class EmbeddedMariaDB:
         """SQL that the server runs before it takes connections: each statement stands on a line of its own."""
         path = self.directory / "init.sql"
         path.touch(mode=0o600)
-        path.write_text(
-            f"CREATE DATABASE IF NOT EXISTS `{self.database}`;\n"
-            f"CREATE OR REPLACE USER 'root'@'127.0.0.1' IDENTIFIED BY '{self._root_password}';\n"
-            "GRANT ALL ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;\n"
-            "DELETE FROM mysql.global_priv WHERE user = 'root' AND host <> '127.0.0.1';\n"
-            "FLUSH PRIVILEGES;\n"
-            f"CREATE OR REPLACE USER '{self.user}'@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
-            f"GRANT ALL ON `{self.database}%`.* TO '{self.user}'@'127.0.0.1';\n"
-        )
+        users = {"root": (self._root_password, "*.*"), self.user: (self.password, f"`{self.database}%`.*")}
+        sql = f"CREATE DATABASE IF NOT EXISTS `{self.database}`;\n"
+        for user, (password, databases) in users.items():
+            sql += f"CREATE USER IF NOT EXISTS '{user}'@'127.0.0.1';\n"
+            sql += f"ALTER USER '{user}'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+            sql += f"GRANT ALL ON {databases} TO '{user}'@'127.0.0.1';\n"
+        sql += "GRANT GRANT OPTION ON *.* TO 'root'@'127.0.0.1';\n"
+        path.write_text(sql + self.program.only_root)
         return path
-
-
-def find_program(*names: str) -> str:
-    """The path of the first of `names` that is installed; servers lie outside a normal user's PATH on Debian."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"])
-    for name in names:
-        if found := shutil.which(name, path=path):
-            return found
-    raise StackError(f"{names[0]} is not installed: run `make setup`")
 
 
 def _environment() -> dict[str, str]:
@@ -192,31 +190,20 @@ def _environment() -> dict[str, str]:
 
 
 _template_lock = threading.Lock()
-_template_directory: Path | None = None
+_templates: dict[str, Path] = {}
 
 
-def _template() -> Path:
-    """A fresh data directory to copy, made once a process: that takes 0.5 s, a copy 0.05."""
-    global _template_directory
+def _template(program: DatabaseProgram) -> Path:
+    """A fresh data directory to copy, made once a process: that takes 0.5 s (MySQL 3), a copy 0.05."""
     with _template_lock:
-        if _template_directory is None:
-            directory = Path(tempfile.mkdtemp(prefix="mariadb-template-"))
+        if program.name not in _templates:
+            directory = Path(tempfile.mkdtemp(prefix="database-template-"))
             remove_at_exit(directory)
-            command = [
-                find_program("mariadb-install-db", "mysql_install_db"),
-                "--no-defaults",
-                f"--datadir={directory / 'data'}",
-                # In a directory that others use too, a server that starts removes the temporary tables of this one.
-                f"--tmpdir={directory}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                "--skip-name-resolve",
-                "--innodb-log-file-size=48M",
-            ]
+            command = program.make_data(directory)
             if os.geteuid() == 0:
                 command.append("--user=root")
             done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
             if done.returncode != 0:
-                raise StackError(f"mariadb-install-db failed\n{done.stdout}{done.stderr}")
-            _template_directory = directory / "data"
-        return _template_directory
+                raise StackError(f"{program.name} made no data directory\n{done.stdout}{done.stderr}")
+            _templates[program.name] = directory / "data"
+        return _templates[program.name]

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what is missing, and nothing twice: a virtual environment with the locked requirements, and MariaDB.
+# Installs what is missing, and nothing twice: a virtual environment with the locked requirements, and the database server
+# that DATABASE names: mariadb, which is the default, or mysql.
 # Exit code 2 and the one line to type where it may not install.
 set -eu
 cd "$(dirname "$0")/.."
@@ -75,4 +76,8 @@ has_mariadb() {
 
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || make_venv
 install_requirements
-install_mariadb
+case "${DATABASE:-mariadb}" in
+    mariadb) install_mariadb ;;
+    mysql) sh devstack/mysql.sh ;;
+    *) say "DATABASE is $DATABASE: it has to be mariadb or mysql"; exit 2 ;;
+esac

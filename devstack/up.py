@@ -3,6 +3,7 @@
 import sys
 import time
 
+from devstack.database_programs import chosen_program
 from devstack.processes import StackError
 from devstack.stack import Stack, ended_by_signals
 
@@ -12,8 +13,8 @@ def main() -> int:
 
     Returns 0 after Ctrl-C, 1 when a part did not start or ended by itself.
     """
-    print("starting MariaDB, Temporal, the simulators and a worker …", file=sys.stderr)
     try:
+        print(f"starting {chosen_program().name}, Temporal, the simulators and a worker …", file=sys.stderr)
         with ended_by_signals(), Stack() as stack:
             print(stack.exports(), flush=True)
             print(f"Temporal UI {stack.temporal.ui_url}   logs {stack.directory}   Ctrl-C ends", file=sys.stderr)

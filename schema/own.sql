@@ -81,10 +81,16 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     KEY idx_job (call_job_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- What a task's judgements may cost, input and output tokens together; a task without a row has no ceiling.
-CREATE TABLE IF NOT EXISTS call_token_ceilings (
-    task_id       BIGINT NOT NULL PRIMARY KEY,
-    token_ceiling BIGINT NOT NULL
+-- What stays with a task from one run to the next: the options that it was started with (JSON), whether its calls are
+-- paused, and, if nothing of it was called, until when it is left alone. create_time is the task's: ids can come again.
+CREATE TABLE IF NOT EXISTS call_task_options (
+    task_id      BIGINT      NOT NULL PRIMARY KEY,
+    create_time  DATETIME(6) NULL,
+    options      TEXT        NOT NULL,
+    paused       TINYINT     NOT NULL DEFAULT 0,
+    jobs_at_rest BIGINT      NULL,
+    rests        INT         NOT NULL DEFAULT 0,
+    look_after   DATETIME(6) NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- The shared time line of each rate limit: the time, in microseconds since 1970, up to which calls are booked.

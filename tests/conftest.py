@@ -2,7 +2,7 @@
 
 | fixture | scope | what it is |
 | --- | --- | --- |
-| `mariadb` | session | an `EmbeddedMariaDB`, relaxed: tests that kill a server start one of their own |
+| `mariadb` | session | an `EmbeddedMariaDB` (MySQL if `DATABASE` says so), relaxed: who kills a server starts one |
 | `database_url` | test | a `DATABASE_URL` of a database of its own, schema applied |
 | `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
 | `temporal_client` | test | a `temporalio` client of it |
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import pytest
 from temporalio.client import Client
 
+from devstack.database_programs import chosen_program
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions, Simulators, running
@@ -41,6 +42,18 @@ _SETTINGS = re.compile(
     r"|CODEC_SERVER_.*|PAYLOAD_ENCRYPTION_KEYS|OSS_ENDPOINT|RECORDING_.*"
     r"|DATABASE_URL|TIME_ZONE|RECORDING_ARCHIVE|API_.*|(?i:(https?|all|no)_proxy)"
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker `database` is on every test that the server of the fixture `mariadb` can make a difference to."""
+    for item in items:
+        if "mariadb" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.database)
+
+
+def pytest_report_header() -> str:
+    return f"database server: {chosen_program().name}"
 
 
 @pytest.fixture(scope="session", autouse=True)

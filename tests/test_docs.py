@@ -1,5 +1,6 @@
 """What the documents say is true: settings, links, commands; and nothing here names a machine or a registry."""
 
+import ast
 import re
 import subprocess
 from collections.abc import Iterator
@@ -113,6 +114,44 @@ def test_every_relative_link_and_picture_is_there(document: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             dead.append(target)
     assert dead == []
+
+
+# --- what the program says --------------------------------------------------------------------------------------------
+
+QUOTES = re.compile(r"^\| it says \| do \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
+VALUE = re.compile(r"…|;|: |\(?[A-Z]+_[A-Z_]*\)?|\b[0-9]+\b")
+"""What stands for a value in a message, or parts it."""
+OTHERS = {"Input should be", "connect to"}
+"""Words of pydantic, and an operation that is put in."""
+
+
+def quoted() -> list[str]:
+    """The messages that the runbook says what to do about."""
+    rows = [row for table in QUOTES.findall(OPERATIONS.read_text("utf-8")) for row in table.splitlines()]
+    return [match[1] for row in rows if (match := re.match(r"\| `([^`]+)` \|", row))]
+
+
+@cache
+def said() -> str:
+    """Every text in the program's source, values left out."""
+    texts = []
+    for path in sorted(PROJECT.rglob("*.py")):
+        if path.relative_to(PROJECT).parts[0] not in ("tests", "simulators", "benchmarks", ".venv"):
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            texts += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(texts)
+
+
+def test_the_runbook_quotes_messages() -> None:
+    assert len(quoted()) > 15
+
+
+@pytest.mark.parametrize("message", quoted())
+def test_a_message_that_the_runbook_quotes_is_one_that_the_program_says(message: str) -> None:
+    parts = {part.strip() for part in VALUE.split(message.replace("Temporal connect", "connect"))} - OTHERS
+    longest = max(parts, key=lambda part: len(part.split()))
+    wanted = {longest, *(part for part in parts if len(part.split()) > 2)}
+    assert [part for part in wanted if part not in said()] == []
 
 
 def test_pictures_are_small_and_each_is_shown() -> None:

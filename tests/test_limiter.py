@@ -3,17 +3,19 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from time import monotonic
 
 import pytest
 
 from clients.database import Database
-from clients.limiter import RateLimiter
+from clients.errors import LONGEST_WISH, ThrottledError
+from clients.limiter import RateLimiter, shared
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from settings import DatabaseSettings, load
-from tests.pipeline import eventually, opening_sites
+from tests.pipeline import Site, eventually, opening_sites
 
 Limiters = Callable[..., Awaitable[RateLimiter]]
 
@@ -149,3 +151,51 @@ async def test_a_call_that_is_given_up_gives_its_place_back(limiters: Limiters) 
     assert len(said) == 1
     await asyncio.wait_for(use(limiter, 4, said), 5)
     assert len(said) == 5
+
+
+@pytest.fixture
+async def site(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Site]:
+    async with opening_sites(mariadb, temporal, monkeypatch) as sites:
+        site = await sites()
+        site.enter_environment()
+        yield site
+
+
+@pytest.mark.parametrize("seconds", [3_600, 86_400, -3_600])
+async def test_a_clock_of_the_database_that_is_set_stops_nobody(site: Site, seconds: int) -> None:
+    """Set back, a line that was booked up to now is far ahead; set forward, what a worker knows of the clock is old."""
+    database = Database(load(DatabaseSettings))
+    await database.prepare()
+    assert await database.reserve("test", 1.0) == pytest.approx(0, abs=0.2)
+    assert database._clock is not None
+    if seconds > 0:
+        site.sql("UPDATE call_rate_limits SET next_at = next_at + %s WHERE name = 'test'", seconds * 1_000_000)
+    else:
+        database._clock = (database._clock[0], database._clock[1] + timedelta(seconds=seconds))
+    waits = [await database.reserve("test", 1.0) for _ in range(3)]
+    database.close()
+    assert max(waits) < 4 and waits[2] - waits[0] == pytest.approx(2, abs=0.2)
+
+
+async def test_what_is_booked_ahead_in_earnest_is_kept(site: Site) -> None:
+    database = Database(load(DatabaseSettings))
+    await database.push_back("test", LONGEST_WISH)
+    await database.open_limit("test")
+    await database.push_back("test", LONGEST_WISH)
+    waits = [await database.reserve("test", 60.0) for _ in range(20)]
+    database.close()
+    assert waits == pytest.approx([LONGEST_WISH + 60 * n for n in range(20)], abs=2)
+
+
+@pytest.mark.parametrize("wish", [864_000.0, 1e12, float("inf"), float("nan"), -5.0])
+async def test_no_wish_of_a_service_stops_everybody_for_long(site: Site, wish: float) -> None:
+    asked = ThrottledError("OutboundBot", "ListJobs", "Throttling.User", retry_after=wish).retry_after
+    assert asked is None or 0 <= asked <= LONGEST_WISH
+    database = Database(load(DatabaseSettings))
+    await database.open_limit("test")
+    limiter = shared(database, "test", 50, 10)
+    await limiter.slow_down(1e12)
+    assert await database.reserve("test", 0.1) <= LONGEST_WISH
+    database.close()

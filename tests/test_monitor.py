@@ -33,7 +33,7 @@ async def test_a_thousand_open_tasks_are_each_taken_up_once_by_overlapping_check
     monitoring = Monitoring(database, site.client)
 
     async def check() -> Checked:
-        checked: Checked = await ActivityEnvironment().run(monitoring.take_up_tasks)
+        checked: Checked = await ActivityEnvironment().run(monitoring.take_up_tasks, False)
         return checked
 
     checks = [*await asyncio.gather(check(), check()), await check()]

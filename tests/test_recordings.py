@@ -287,7 +287,7 @@ async def test_recordings_are_kept_for_some_days_after_the_call(sites: Sites, tm
         await calls.query_task_execution(task_id, skip_recording=False)
     site.sql("UPDATE call_tasks SET task_type = 3 WHERE id = %s", task_id)
     async with site.calls() as calls:
-        review = await Tasks(calls.database, []).review_task(
+        review = await Tasks(calls.database, [], site.client).review_task(
             ReviewRequest(
                 task_id=task_id,
                 unfinished=True,

@@ -85,7 +85,7 @@ async def test_every_state_of_a_row_comes_to_its_end_or_to_rest(sites: Sites) ->
         used = {task: sum((await activities(site, task)).values()) for task in (ending, resting)}
     print(f"{len(every)} states; activities: {used[ending]} to their end, {used[resting]} to rest")
     assert used[ending] <= 80
-    assert used[resting] <= 120
+    assert used[resting] <= 100
     after = {row["id"]: row for row in site.sql("SELECT * FROM leads_task_list")}
     wrong = [
         (state, what) for state in every for what in faults(site.follow_ups(), state, before[state.id], after[state.id])
@@ -201,9 +201,9 @@ async def activities(site: Site, task_id: int) -> Counter[str]:
 
 
 async def at_rest(site: Site, task_id: int) -> bool:
-    """Whether the run has had no new activity for three seconds."""
+    """Whether the run has had no new activity for a second, five times as long as at first."""
     before = await activities(site, task_id)
-    await asyncio.sleep(3)
+    await asyncio.sleep(1)
     return before == await activities(site, task_id)
 
 
@@ -254,7 +254,7 @@ async def test_work_that_changes_nothing_is_done_at_a_growing_pace(sites: Sites)
             return asked() >= known + 4
 
         await eventually(again)
-        assert time.monotonic() - began >= 1 + 1.5 + 2
+        assert time.monotonic() - began >= 1 + 1.5
         # Who asks for it is served at once.
         known, began = asked(), time.monotonic()
         await calls.signal(task_id, "refresh")

@@ -48,7 +48,7 @@ DENIED = {
         "DELETE FROM call_analyses",
         "CREATE TABLE more (id INT)",
         "DROP TABLE call_retries",
-        "SELECT * FROM mysql.global_priv",
+        "SELECT * FROM mysql.user",
         "GRANT SELECT ON dcc_leads TO CURRENT_USER",
     ],
     "call-backend": [
@@ -62,7 +62,7 @@ DENIED = {
         "DELETE FROM call_tasks",
         "UPDATE dcc_leads SET leads_user_name = ''",
         "CREATE TABLE more (id INT)",
-        "SELECT * FROM mysql.global_priv",
+        "SELECT * FROM mysql.user",
     ],
 }
 REFUSALS = {1044, 1142, 1143, 1227}

@@ -55,6 +55,8 @@ def test_everything_that_is_missing_is_named_in_one_line() -> None:
         (DatabaseSettings, "DATABASE_URL", "mysql+pymysql://crm:hidden-word@db:hidden-word/crm"),
         (DatabaseSettings, "DATABASE_URL", "mysql+pymysql://crm:hidden-word@db:99999/crm"),
         (DatabaseSettings, "DATABASE_URL", "mysql+pymysql://[hidden-word/crm"),
+        (DatabaseSettings, "DATABASE_URL", "mysql+pymysql://crm:hidden-word@db/crm?ssl_mode=REQUIRED"),
+        (DatabaseSettings, "DATABASE_URL", "mysql+pymysql://crm:hidden-word@db/crm?unix_socket=hidden-word"),
         (DatabaseSettings, "TIME_ZONE", "Mars/hidden-word"),
         (DatabaseSettings, "TIME_ZONE", "/etc/hidden-word"),
         (PlatformSettings, "OUTBOUND_BOT_QPS", "hidden-word"),

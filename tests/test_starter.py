@@ -177,7 +177,8 @@ async def test_an_old_or_wrong_schema_is_said_in_one_line(
         programs[word] = Program({**own_environment(), **site.environment}, tmp_path / word, "worker.py")
     site = await sites()
     with mariadb.connect(root=True) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE OR REPLACE USER 'reader'@'127.0.0.1' IDENTIFIED BY 'hidden-word'")
+        cursor.execute("DROP USER IF EXISTS 'reader'@'127.0.0.1'")
+        cursor.execute("CREATE USER 'reader'@'127.0.0.1' IDENTIFIED BY 'hidden-word'")
         cursor.execute("GRANT SELECT ON `callcrm%`.* TO 'reader'@'127.0.0.1'")
     _, rest = site.environment["DATABASE_URL"].split("@")
     reader = {**own_environment(), **site.environment, "DATABASE_URL": f"mysql+pymysql://reader:hidden-word@{rest}"}

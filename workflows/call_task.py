@@ -8,7 +8,7 @@ platform, a signal, or the time at which something is due.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import Counters, WatchRequest
-    from activities.tasks import Limit, Review, ReviewRequest, Task
+    from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
     from workflows import reanalysis
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
@@ -46,15 +46,22 @@ class CallTaskWorkflow:
     @workflow.init
     def __init__(self, input: Any = None) -> None:
         self._input, self._input_error = read_input(input)
-        self._options: Options = self._input.options
-        carried = self._input.carried
+        self._options = self._input.options if self._input else Options()
+        self._carried = carried = self._input.carried if self._input else None
         self._tally = Tally(carried)
         self._task: Task | None = None
         self._review: Review | None = None
+        self._asked = carried.asked if carried else False
+        self._given = self._options
         self._dispatched_at = carried.dispatched_at if carried else 0.0
+        self._dispatcher: Dispatcher | None = None
+        self._dispatching: asyncio.Task[None] | None = None
+        self._first_look = 0.0
         self._forced: list[Force] = list(carried.forced) if carried else []
         self._tally.analysing_again = len(self._forced)
         self._controls = Controls(self._tally, carried)
+        self._controlling: asyncio.Task[None] | None = None
+        self._pipeline: Pipeline | None = None
         seen = carried.counters if carried else None
         self._counters = Counters(total=seen[0], over=seen[1]) if seen else None
         self._watching: asyncio.Task[None] | None = None
@@ -64,7 +71,7 @@ class CallTaskWorkflow:
         self._look = True
         self._refreshed = False
         self._wake = False
-        self._asking, self._judging, self._recording = (Pace(self._options) for _ in range(3))
+        self._asking, self._judging, self._recording = Pace(), Pace(), Pace()
         self._quiet = 0
         """Looks in a row that found nothing new."""
 
@@ -72,7 +79,15 @@ class CallTaskWorkflow:
 
     @workflow.query(description="How the task stands: counts of its calls, follow-ups and costs.")
     def progress(self) -> dict[str, Any]:
-        return self._tally.progress(self._input.task_id, self._phase(), self._review)
+        task_id = self._input.task_id if self._input else None
+        return self._tally.progress(task_id, self._phase(), self._review)
+
+    @workflow.signal(description="Make the calls, in a run that was not started for them (a re-analysis, a check).")
+    def start_call(self, options: Any = None) -> None:
+        if not self._asked:
+            self._asked = self._wake = True
+            with suppress(ValidationError):
+                self._given = Options.model_validate(options or {}).over(self._given.kept())
 
     @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
     def force_analyze(self, request: Any = None) -> None:
@@ -87,6 +102,8 @@ class CallTaskWorkflow:
         self._tally.note("", reanalysis.STEP)
         self._forced.append(force.model_copy(update={"request_id": str(workflow.uuid4())}))
         self._tally.analysing_again += 1
+        if self._pipeline:
+            self._pipeline.pump()
         self._wake = True
 
     @workflow.signal(description="Look at all calls now.")
@@ -132,20 +149,18 @@ class CallTaskWorkflow:
         Raises:
             ApplicationError: one line that says why the task cannot be run.
         """
-        if self._input_error:
+        if self._input is None:
             self._fail(self._input_error)
             raise ApplicationError(self._input_error, type="InvalidInput", non_retryable=True)
         try:
-            self._task = await open_task(self._input.task_id)
-            self._attributes = SearchAttributes(self._task)
-            steps = Steps(self._task, self._tally)
-            self._task = await self._limit(self._task, steps)
-            if self._task.task_type >= 4 and not self._dispatched_at:
-                outcome = await self._only_reanalyse(steps)
-            else:
-                if not self._dispatched_at:
-                    self._task = await self._dispatch(self._task, steps)
-                outcome = await self._work(self._task, steps)
+            self._task = task = await open_task(self._input.task_id)
+            steps = Steps(task, self._tally)
+            pipeline = await self._begin(task, steps, dial=self._input.dial)
+            outcome = ""
+            if self._dials_nobody():
+                outcome = await self._only_reanalyse(pipeline, steps)
+            if not self._dials_nobody():
+                outcome = await self._work(pipeline, steps)
         except ActivityError as error:
             self._fail(reason(error))
             if isinstance(error.cause, ApplicationError):
@@ -162,78 +177,161 @@ class CallTaskWorkflow:
         """Show that, and why, the run is about to fail."""
         self._failed = True
         self._tally.note(reason, "run")
-        self._tally.waiting = f"somebody to mend it; then: start-call {self._input.task_id}"
+        mended = f"start-call {self._input.task_id}" if self._input else 'a start with an input like {"task_id": 42}'
+        self._tally.waiting = f"somebody to mend it; then: {mended}"
         self._show_all()
 
-    async def _limit(self, task: Task, steps: Steps) -> Task:
-        """The task with the ceiling that this run was given, or that an earlier one was."""
-        ceiling = self._options.token_ceiling
-        if ceiling is not None and ceiling != task.token_ceiling:
-            await steps.limit_tokens(Limit(task_id=task.task_id, token_ceiling=ceiling))
-            task = replace(task, token_ceiling=ceiling)
-        self._tally.token_ceiling = task.token_ceiling
-        return task
+    async def _begin(self, task: Task, steps: Steps, *, dial: bool) -> Pipeline:
+        """Take up what earlier runs left, and serve what is asked of this one from now on."""
+        carried = self._carried
+        self._attributes = SearchAttributes(task)
+        if carried is None:
+            self._asked = self._asked or (dial and task.asked)
+            self._controls.recall(task.kept.paused)
+            await self._use(task, steps)
+        self._tally.token_ceiling = self._options.token_ceiling
+        jobs_seen = carried.jobs_seen if carried else None
+        self._pipeline = pipeline = Pipeline(task, steps, self._options, self._tally, jobs_seen, self._forced)
+        pipeline.pump()
+        self._dispatcher = Dispatcher(
+            task, steps, self._tally, self._controls, opened=self._opened, show=self._show_all
+        )
+        if task.task_type < 4 or self._dispatched_at:
+            self._controlling = asyncio.create_task(self._controls.carry_out(self._dispatcher, steps, self._controlled))
+        return pipeline
 
-    async def _dispatch(self, task: Task, steps: Steps) -> Task:
-        if not task.dispatched:
-            dispatcher = Dispatcher(
-                task, steps, self._options, self._tally, stopped=self._is_stopped, show=self._show_all
-            )
-            task = await dispatcher.open_group()
-            await dispatcher.assign_all()
-            await workflow.sleep(self._options.poll_first, summary="first look at the calls")
-        elif task.task_type < 2:
-            await steps.mark_dispatched(task.task_id)
-        self._dispatched_at = workflow.time()
-        return task
+    async def _use(self, task: Task, steps: Steps) -> None:
+        """Go by the options that were given, over those of earlier runs; both stay with the task."""
+        self._options = self._given.over(task.kept.options)
+        self._tally.token_ceiling = self._options.token_ceiling
+        if self._options != Options().over(task.kept.options):
+            await steps.keep(Keep(task_id=task.task_id, options=self._options.kept()))
 
-    async def _only_reanalyse(self, steps: Steps) -> str:
-        """A closed task changes only where it is asked to (SPEC 7)."""
+    def _dials_nobody(self) -> bool:
+        """Whether the run reviews and judges only: the task is over, or its calls were never begun and no start-call
+        has asked this run for them."""
         assert self._task is not None
-        pipeline = Pipeline(self._task, steps, self._options, self._tally, None)
-        await self._take_stock(steps)
-        while self._forced:
-            while self._forced:
-                pipeline.reanalyse(self._forced.pop(0))
-            await pipeline.drained()
-            await self._take_stock(steps)
-        return "complete"
+        if self._dispatched_at:
+            return False
+        begun = self._task.dispatched and self._task.task_type >= 2
+        return self._task.task_type >= 4 or not (self._asked or begun)
 
-    async def _work(self, task: Task, steps: Steps) -> str:
-        carried = self._input.carried
-        pipeline = Pipeline(task, steps, self._options, self._tally, carried.jobs_seen if carried else None)
-        controlling = asyncio.create_task(self._controls.carry_out(task, steps, self._controlled))
+    async def _only_reanalyse(self, pipeline: Pipeline, steps: Steps) -> str:
+        """What is over, or not dialled, changes only where it is asked to (SPEC 7); ``""``: a start-call has come."""
+        assert self._task is not None
+
+        def idle() -> bool:
+            told = not self._controls.waiting or self._controlling is None
+            return told and pipeline.stamp() is not None
+
+        while True:
+            review = await self._take_stock(steps)
+            if not self._dials_nobody():
+                await self._use(self._task, steps)
+                pipeline.use(self._options)
+                return ""
+            if idle():
+                over = self._task.task_type >= 4
+                return "complete" if over else "not_dialled" if review.called else "nothing_called"
+            if self._is_long():
+                await self._restart_as_new(pipeline)
+            self._show_all()
+            await workflow.wait_condition(lambda: idle() or not self._dials_nobody() or self._is_long())
+
+    async def _work(self, pipeline: Pipeline, steps: Steps) -> str:
+        assert self._task is not None and self._dispatcher is not None
+        rested = await self._is_at_rest(self._task, steps)
+        if rested and not self._wake:
+            return self._end(await self._take_stock(steps))
+        await self._begin_dispatch(self._task, self._dispatcher, steps)
         while True:
             self._wake = pipeline.changed = False
-            while self._forced:
-                pipeline.reanalyse(self._forced.pop(0))
+            if self._dispatching and self._dispatching.done():
+                self._dispatch_is_over(self._dispatching)
             look, stamp, fetch_stamp = self._look, pipeline.stamp(), pipeline.fetch_stamp()
             review = await self._take_stock(steps)
             calm = stamp is not None and stamp == pipeline.stamp()
             if calm and self._settled(review, pipeline):
-                controlling.cancel()
-                if self._watching:
-                    self._watching.cancel()
-                return "cancelled" if self._controls.cancelled else "complete" if review.called else "nothing_called"
+                if rested or review.called or not self._group():
+                    return self._end(review)
+                # Nothing was called, and may never be: the monitor shall not read all pages again and again.
+                await steps.keep(Keep(task_id=self._task.task_id, jobs_at_rest=pipeline.jobs_seen or 0))
+                rested = True
+                continue
             # What was handed out while the review was made may be in the review too: then its findings are not used.
             if fetch_stamp is not None and fetch_stamp == pipeline.fetch_stamp():
                 found = (look, self._to_settle(review), review.conversations, standing(review))
-                if self._asking.admits(found if look or review.conversations else None):
+                if self._asking.admits(found if look or review.conversations else None, self._options):
                     self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
-                to_follow_up = review.to_follow_up if self._judging.admits(review.to_follow_up or None) else []
-                to_record = review.to_record if self._recording.admits(review.to_record or None) else []
-                pipeline.leftovers(to_follow_up, to_record)
-            if workflow.info().is_continue_as_new_suggested():
+                judge = self._judging.admits(review.to_follow_up or None, self._options)
+                record = self._recording.admits(review.to_record or None, self._options)
+                pipeline.leftovers(review.to_follow_up if judge else [], review.to_record if record else [])
+            if self._is_long():
                 await self._restart_as_new(pipeline)
             await self._rest(review, pipeline, steps)
 
+    async def _is_at_rest(self, task: Task, steps: Steps) -> bool:
+        """Whether a run before found that nothing was called, and the group has no more jobs than it listed then."""
+        jobs = task.kept.jobs_at_rest
+        if jobs is None or self._asked or self._carried or self._wake:
+            return False
+        self._counters = (await steps.watch(self._watch_request(0, 0.0))).counters
+        if self._counters is None or self._counters.total > jobs:
+            return False
+        await steps.keep(Keep(task_id=task.task_id, jobs_at_rest=jobs))
+        return True
+
+    def _end(self, review: Review) -> str:
+        for waiting in (self._controlling, self._watching):
+            if waiting:
+                waiting.cancel()
+        return "cancelled" if self._controls.cancelled else "complete" if review.called else "nothing_called"
+
+    # --- dispatch, beside the rest ---------------------------------------------------------------------------
+
+    async def _begin_dispatch(self, task: Task, dispatcher: Dispatcher, steps: Steps) -> None:
+        if self._dispatched_at:
+            return
+        if task.dispatched:
+            if task.task_type < 2:
+                await steps.mark_dispatched(HandedOver(task_id=task.task_id))
+            self._dispatched_at = workflow.time()
+            return
+        self._look = self._refreshed
+        list_first = self._carried.list_first if self._carried else None
+        self._dispatching = asyncio.create_task(dispatcher.run(self._options, list_first))
+        self._dispatching.add_done_callback(lambda _: self._stir())
+
+    def _opened(self, task: Task) -> None:
+        assert self._pipeline is not None
+        self._task = task
+        self._pipeline.in_group(task)
+
+    def _stir(self) -> None:
+        self._wake = True
+
+    def _dispatch_is_over(self, dispatching: asyncio.Task[None]) -> None:
+        dispatching.result()
+        self._dispatching = None
+        self._dispatched_at = workflow.time()
+        self._first_look = self._dispatched_at + self._options.poll_first
+        self._look = self._look or not self._options.poll_first
+        if self._pipeline:
+            # What was read before was not all.
+            self._pipeline.pages_tried = False
+
+    def _hands_over(self) -> bool:
+        """Whether leads are on their way to the platform: then the calls are looked at only if somebody asks for it."""
+        return self._dispatching is not None and self._dispatcher is not None and not self._dispatcher.stalled
+
     async def _take_stock(self, steps: Steps) -> Review:
+        assert self._task is not None
         before, analysed_again = self._review, self._tally.analysed_again
         under_way = before.called - before.finished if before else 0
         self._review = await steps.review(
             ReviewRequest(
-                task_id=self._input.task_id,
+                task_id=self._task.task_id,
                 unfinished=self._look,
                 conversations=max(PIECE_ROWS, -(-under_way // (SWEEP_PIECES * 99)) * 99),
                 follow_ups=PIECE_ROWS,
@@ -253,7 +351,7 @@ class CallTaskWorkflow:
 
     def _settled(self, review: Review, pipeline: Pipeline) -> bool:
         """Whether nothing is left to do and nothing more can come."""
-        if self._forced or review.unsettled or review.finished < review.called or review.unjudged:
+        if self._dispatching or self._forced or review.unsettled or review.finished < review.called or review.unjudged:
             return False
         looked = pipeline.pages_tried or not review.unmatched or not self._group()
         return looked and not review.to_record and review.next_due is None
@@ -263,12 +361,12 @@ class CallTaskWorkflow:
     def _look_at_calls(self, review: Review, pipeline: Pipeline, *, look: bool) -> None:
         """Ask for what is due; and, on a look, for every call without an outcome and for jobs that no row has yet."""
         if look:
-            self._look = False
+            self._look, self._first_look = False, 0.0
             self._quiet += 1
             self._tally.under_way.clear()
             pipeline.again_at = None
             if self._needs_pages(review, pipeline):
-                pipeline.read_pages(may_fail=self._grace_left() <= 0)
+                pipeline.read_pages(may_fail=self._grace_left() <= 0, whole=self._dispatched_at > 0)
             self._refreshed = False
         pipeline.sweep(review)
 
@@ -286,23 +384,25 @@ class CallTaskWorkflow:
         return review.unsettled > 0 and self._grace_left() <= 0
 
     def _grace_left(self) -> float:
+        if not self._dispatched_at:
+            return float("inf")
         return self._dispatched_at + self._options.match_grace - workflow.time()
 
     async def _rest(self, review: Review, pipeline: Pipeline, steps: Steps) -> None:
         """Wait until there is something to do: a change, a signal, a step that ran dry, a row that is due."""
         now, busy = workflow.time(), pipeline.stamp() is None
         under_way = review.called - review.finished
-        looks = [] if pipeline.again_at is None else [pipeline.again_at]
-        if under_way or review.unsettled:
+        looks = [at for at in (pipeline.again_at, self._first_look) if at]
+        if (under_way or review.unsettled) and not self._hands_over():
             if self._watching is None and self._group():
                 self._watching = asyncio.create_task(self._watch(review, pipeline, steps))
             if not self._group() or (self._counters and self._counters.over > review.finished):
                 # Nobody will tell of a change, or it was told of and is not to be seen yet.
                 looks.append(now + self._pause(under_way))
-            if review.unsettled and self._grace_left() > 0:
+            if review.unsettled and self._dispatched_at and self._grace_left() > 0:
                 looks.append(now + self._grace_left())
         looks = [max(at, self._asking.until) for at in looks]
-        due = [now + REVIEW_SECONDS] if busy else []
+        due = [now + REVIEW_SECONDS] if busy or self._dispatching else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))
         held = (pipeline.paused_until, self._asking.until, self._judging.until, self._recording.until)
@@ -311,7 +411,7 @@ class CallTaskWorkflow:
         self._show(review, busy, None if until is None else until - now)
         try:
             await workflow.wait_condition(
-                lambda: self._wake or pipeline.changed,
+                lambda: self._wake or pipeline.changed or self._is_long(),
                 timeout=None if until is None else max(until - now, 0.1),
                 timeout_summary=self._tally.waiting[:150] or "until the next review",
             )
@@ -324,20 +424,8 @@ class CallTaskWorkflow:
         return min(shortest * 1.5 ** min(max(self._quiet - 1, 0), 20), max(self._options.poll_max, shortest))
 
     async def _watch(self, review: Review, pipeline: Pipeline, steps: Steps) -> None:
-        assert self._task is not None
         pause = self._pause(review.called - review.finished)
-        watched = await steps.watch(
-            WatchRequest(
-                task_id=self._task.task_id,
-                organization_id=self._task.organization_id,
-                job_group_id=self._task.job_group_id,
-                seen=self._counters,
-                called=review.called,
-                first=pause,
-                shortest=pause,
-                longest=max(self._options.poll_max, pause),
-            )
-        )
+        watched = await steps.watch(self._watch_request(review.called, pause))
         self._tally.polls += watched.polls
         self._tally.api_calls += watched.polls
         if watched.counters not in (None, self._counters):
@@ -345,6 +433,19 @@ class CallTaskWorkflow:
         self._counters = watched.counters or self._counters
         self._watching = None
         self._look = self._wake = True
+
+    def _watch_request(self, called: int, pause: float) -> WatchRequest:
+        assert self._task is not None
+        return WatchRequest(
+            task_id=self._task.task_id,
+            organization_id=self._task.organization_id,
+            job_group_id=self._task.job_group_id,
+            seen=self._counters,
+            called=called,
+            first=pause,
+            shortest=pause,
+            longest=max(self._options.poll_max, pause),
+        )
 
     def _group(self) -> str:
         return self._task.job_group_id if self._task else ""
@@ -357,6 +458,8 @@ class CallTaskWorkflow:
         self._show_all()
 
     def _show_all(self) -> None:
+        if self._dispatching and self._dispatcher:
+            self._tally.waiting = self._dispatcher.waiting
         workflow.set_current_details(self._tally.details(self.progress()))
 
     def _phase(self) -> str:
@@ -365,8 +468,10 @@ class CallTaskWorkflow:
             return "failed"
         if self._over:
             return "complete"
-        if self._task is None or (not self._dispatched_at and self._task.task_type < 4):
+        if self._task is None or not (self._dispatched_at or self._dials_nobody()):
             return "dispatching"
+        if not self._dispatched_at:
+            return "analysing_again" if self._tally.analysing_again else "complete"
         if review is None or review.unsettled or review.finished < review.called:
             return "calling"
         if review.unjudged:
@@ -377,9 +482,6 @@ class CallTaskWorkflow:
 
     # --- pause, resume, cancel; restart as new ---------------------------------------------------------------
 
-    def _is_stopped(self) -> bool:
-        return "cancel" in self._controls.waiting
-
     def _controlled(self) -> None:
         self._hurry()
         self._look = self._wake = True
@@ -389,19 +491,41 @@ class CallTaskWorkflow:
         for pace in (self._asking, self._judging, self._recording):
             pace.reset()
 
+    def _is_long(self) -> bool:
+        """Whether the history has grown so far that the run had better go on as a new one, which can take over."""
+        if not workflow.info().is_continue_as_new_suggested():
+            return False
+        return sum(force.size() for force in self._forced) <= reanalysis.CARRIED_BYTES * 10
+
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""
+        list_first = None
+        assert self._input is not None and self._dispatcher is not None
+        self._dispatcher.wind_down()
         await pipeline.wind_down()
+        if self._dispatching:
+            await workflow.wait_condition(self._dispatching.done)
+            list_first = self._dispatcher.list_first
+            if self._dispatcher.over:
+                self._dispatch_is_over(self._dispatching)
+            self._dispatching = None
         await workflow.wait_condition(workflow.all_handlers_finished)
         carried = Carried(
             started_at=self._tally.started_at,
+            asked=self._asked,
             dispatched_at=self._dispatched_at,
+            assigned=self._tally.assigned,
+            list_first=list_first,
             polls=self._tally.polls,
             api_calls=self._tally.api_calls,
+            paused=self._controls.paused,
+            stopped=self._controls.stopped,
             cancelled=self._controls.cancelled,
+            last_control=self._tally.last_control,
             jobs_seen=pipeline.jobs_seen,
             counters=(self._counters.total, self._counters.over) if self._counters else None,
             forced=self._forced,
             controls=self._controls.waiting,
         )
-        workflow.continue_as_new(self._input.model_copy(update={"carried": carried}).model_dump(mode="json"))
+        next_input = self._input.model_copy(update={"carried": carried, "options": self._options})
+        workflow.continue_as_new(next_input.model_dump(mode="json", exclude_defaults=True))

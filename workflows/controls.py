@@ -1,15 +1,16 @@
-"""Pause, resume and cancel: the platform's dialling for a whole task."""
+"""Pause, resume and cancel: the dialling of a whole task, what is handed over and what the platform has."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import ControlRequest
-    from activities.tasks import Task
+    from activities.tasks import Keep, Task
     from workflows.options import Carried
     from workflows.steps import Steps
     from workflows.tally import Tally
@@ -18,25 +19,55 @@ ACTIONS = ("pause", "resume", "cancel")
 NOTHING_LEFT = "the task is over, the platform was not asked"
 
 
+class Dialling(Protocol):
+    """What is controlled: the task, and the piece of dispatch that is under way, if one is."""
+
+    task: Task
+    portion: asyncio.Task[Any] | None
+
+    async def silence(self) -> None:
+        """Wait until a piece that was stopped can hand nothing more over."""
+
+
 class Controls:
     """What operators have asked for, told to the platform in the order in which they did.
 
+    Whoever hands leads over looks at :attr:`held` and stops at once; the platform is told meanwhile, and, if a piece
+    was on its way to it then, once more when that is over: what it took in between is stopped too.
+
     Attributes:
         waiting: what the platform was not told yet.
-        cancelled: whether the platform ever took a cancel.
+        paused: the last word on it was pause.
+        stopped: cancel was asked for: nothing more is ever handed over.
+        cancelled: whether the platform ever took a cancel, or leads were left because of one.
     """
 
     def __init__(self, tally: Tally, carried: Carried | None) -> None:
         self._tally = tally
         self.waiting: list[str] = list(carried.controls) if carried else []
+        self.paused = carried.paused if carried else False
+        self.stopped = carried.stopped if carried else False
         self.cancelled = carried.cancelled if carried else False
         self._asked = len(self.waiting)
         self._told = 0
         self._awaited: set[int] = set()
         self._answers: dict[int, dict[str, Any]] = {}
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing may be handed over now."""
+        return self.paused or self.stopped
+
+    def recall(self, paused: bool) -> None:
+        """What an earlier run was told, unless this one was told otherwise already."""
+        if paused and not self.waiting:
+            self.paused = True
+            self._tally.last_control = "pause: done, by an earlier run"
+
     def ask(self, action: str) -> int:
         """Have the platform told; the number by which its answer is known."""
+        self.paused = action == "pause"
+        self.stopped = self.stopped or action == "cancel"
         self.waiting.append(action)
         self._asked += 1
         return self._asked
@@ -47,24 +78,45 @@ class Controls:
         await workflow.wait_condition(lambda: number in self._answers or over())
         return self._answers.pop(number, {"done": False, "answer": NOTHING_LEFT})
 
-    async def carry_out(self, task: Task, steps: Steps, then: Callable[[], None]) -> None:
+    async def carry_out(self, dialling: Dialling, steps: Steps, then: Callable[[], None]) -> None:
         """Tell the platform, for as long as the run lasts; ``then`` is called after each answer."""
+        kept = dialling.task.kept.paused
         while True:
             await workflow.wait_condition(lambda: bool(self.waiting))
             action = self.waiting[0]
-            done = await steps.control(
-                ControlRequest(
-                    task_id=task.task_id,
-                    organization_id=task.organization_id,
-                    job_group_id=task.job_group_id,
-                    action=action,
-                )
-            )
-            self.cancelled = self.cancelled or (action == "cancel" and done is not None)
+            done = await self._tell(action, dialling, steps)
+            if kept != self.paused:
+                kept = self.paused
+                await steps.keep_paused(Keep(task_id=dialling.task.task_id, paused=kept))
+            self.cancelled = self.cancelled or (action == "cancel" and done)
             answer = f"{action}: done" if done else f"{action}: the platform did not take it: {self._tally.last_error}"
             self._tally.last_control = answer
             self.waiting.pop(0)
             self._told += 1
             if self._told in self._awaited:
-                self._answers[self._told] = {"done": done is not None, "answer": answer}
+                self._answers[self._told] = {"done": done, "answer": answer}
             then()
+
+    async def _tell(self, action: str, dialling: Dialling, steps: Steps) -> bool:
+        portion = dialling.portion
+        under_way = portion is not None and not portion.done()
+        done = await self._once(action, dialling.task, steps)
+        if action == "resume" or portion is None or not under_way:
+            return done
+        await workflow.wait_condition(portion.done)
+        await dialling.silence()
+        return await self._once(action, dialling.task, steps)
+
+    async def _once(self, action: str, task: Task, steps: Steps) -> bool:
+        if not task.job_group_id:
+            # Nobody was handed over: there is nothing that the platform could stop.
+            return True
+        done = await steps.control(
+            ControlRequest(
+                task_id=task.task_id,
+                organization_id=task.organization_id,
+                job_group_id=task.job_group_id,
+                action=action,
+            )
+        )
+        return done is not None

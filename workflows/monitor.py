@@ -14,10 +14,11 @@ class MonitorWorkflow:
     """Takes up every open task that nothing is working on."""
 
     @workflow.run
-    async def run(self) -> Checked:
-        """Check once."""
+    async def run(self, every: bool = False) -> Checked:
+        """Check once; ``every``: those too that are at rest because nothing of them was called."""
         return await workflow.execute_activity_method(
             Monitoring.take_up_tasks,
+            every,
             task_queue=options.CALL_TASKS,
             start_to_close_timeout=options.WORK_TIMEOUT,
             heartbeat_timeout=options.HEARTBEAT,

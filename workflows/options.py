@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from temporalio.common import RetryPolicy
@@ -54,31 +55,59 @@ WATCHING = RetryPolicy(initial_interval=timedelta(seconds=10), backoff_coefficie
 """The watch names its own pauses."""
 
 
+LONGEST = 31_536_000
+"""A year, in seconds: nobody waits longer, and timers hold it."""
+Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
+Pause = Annotated[float, Field(gt=0, le=LONGEST)]
+
+
 class Options(BaseModel):
-    """How patient a task is, in seconds (CONTRACT, Temporal), and what it may cost.
+    """How patient a task is, in seconds (CONTRACT, Temporal), and what it may cost. They stay with the task: what a
+    start does not give is as it was given before.
 
     Attributes:
-        token_ceiling: input and output tokens that the task's judgements may cost; it stays with the task. None: as it
-            was given before, or no ceiling.
+        token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    poll_first: float = Field(default=2, ge=0)
-    poll_min: float = Field(default=10, gt=0)
-    poll_max: float = Field(default=300, gt=0)
-    match_grace: float = Field(default=120, ge=0)
-    conversation_grace: float = Field(default=300, ge=0)
-    retry_interval: float = Field(default=60, ge=0)
-    recording_grace: float = Field(default=600, ge=0)
+    poll_first: Seconds = 2
+    poll_min: Pause = 10
+    poll_max: Pause = 300
+    match_grace: Seconds = 120
+    conversation_grace: Seconds = 300
+    retry_interval: Seconds = 60
+    recording_grace: Seconds = 600
     token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+
+    def kept(self) -> str:
+        """Those that were given, as a JSON object."""
+        return self.model_dump_json(exclude_unset=True, exclude_none=True)
+
+    def over(self, kept: str) -> Options:
+        """These, and those of an earlier start (:meth:`kept`) that are not given here."""
+        known = {name: value for name, value in json.loads(kept).items() if name in Options.model_fields}
+        return Options.model_validate(known | self.model_dump(exclude_unset=True, exclude_none=True))
 
 
 class Carried(BaseModel):
-    """What a run hands to the next one when it restarts as new."""
+    """What a run hands to the next one when it restarts as new.
+
+    Attributes:
+        asked: a start-call asked for the calls.
+        dispatched_at: when dispatch was over; 0: it is not.
+        list_first: what the group holds must be read before more is handed over; None: that is not known.
+        stopped: operators have cancelled; ``cancelled``: and the platform took it.
+    """
 
     started_at: str
+    asked: bool = True
     dispatched_at: float
+    assigned: int = 0
+    list_first: bool | None = None
+    paused: bool = False
+    stopped: bool = False
+    last_control: str = ""
     polls: int = 0
     api_calls: int = 0
     cancelled: bool = False
@@ -95,6 +124,7 @@ class Force(BaseModel):
         override: replace follow-ups that a person has edited or deleted.
         interest, since, until, prompt_version: take only these of the calls (``clients.tables.analyses.Narrowing``).
         max_tokens: stop before the next call once so much is spent.
+        after: rows up to this one are done (of named calls: so many of the names); ``spent``: tokens that they cost.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -109,27 +139,37 @@ class Force(BaseModel):
     until: date | None = None
     prompt_version: str = ""
     max_tokens: int | None = Field(default=None, ge=1)
+    after: int = 0
+    spent: int = 0
+
+    def size(self) -> int:
+        """Bytes that it takes where it is carried on."""
+        return len(self.model_dump_json(exclude_defaults=True))
 
 
 class CallTaskInput(BaseModel):
-    """The workflow's input: one JSON object."""
+    """The workflow's input: one JSON object.
+
+    Attributes:
+        dial: whether it asks for the calls to be made. False: the monitor and re-analyses start runs that dial nobody.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task_id: int = Field(ge=1, strict=True)
     options: Options = Options()
+    dial: bool = True
     carried: Carried | None = None
 
 
 Carried.model_rebuild()
 
 
-def read_input(input: Any) -> tuple[CallTaskInput, str]:
-    """The input; or one that stands for none, and what is wrong with it."""
+def read_input(input: Any) -> tuple[CallTaskInput | None, str]:
+    """The input, or what is wrong with it."""
     try:
         return CallTaskInput.model_validate(input), ""
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        reason = f'input must be a JSON object like {{"task_id": 42}}; {where}: {first["msg"]}'
-        return CallTaskInput(task_id=1), reason
+        return None, f'input must be a JSON object like {{"task_id": 42}}; {where}: {first["msg"]}'

@@ -24,14 +24,13 @@ class Pace:
         until: workflow time before which nothing is handed out.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self) -> None:
         self._seen: object = None
         self._unchanged = 0
         self._began = 0.0
         self.until = 0.0
 
-    def admits(self, seen: object) -> bool:
+    def admits(self, seen: object, options: Options) -> bool:
         """Whether what a review has seen (the standing and the work, to be compared) is handed out now; None: no work,
         nothing to wait for."""
         now = workflow.time()
@@ -42,8 +41,8 @@ class Pace:
             self._seen, self._unchanged, self.until = seen, 0, 0.0
         elif not self.until:
             self._unchanged += 1
-            pause = self._options.poll_min * GROWTH ** min(self._unchanged - 1, 30)
-            self.until = self._began + min(pause, max(self._options.poll_min, self._options.poll_max))
+            pause = options.poll_min * GROWTH ** min(self._unchanged - 1, 30)
+            self.until = self._began + min(pause, max(options.poll_min, options.poll_max))
         if now < self.until:
             return False
         self._began, self.until = now, 0.0

@@ -7,7 +7,7 @@ handed out only while nothing else runs in that step; then it cannot overlap eit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from temporalio import workflow
 
@@ -25,6 +25,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.tally import Tally
 
 PAGES_A_PIECE = 10
+PIECES_AT_ONCE = 24
+"""Of pages. With what the lanes hold this stays below the 90 activities that a workflow may have."""
 PIECE_ROWS = 1089
 """Eleven full requests of the platform: what ten pages of jobs yield goes on in one piece."""
 
@@ -36,6 +38,7 @@ class Pipeline:
     """One task's work under way.
 
     Attributes:
+        forced: re-analyses that were asked for and have not begun.
         jobs_seen: jobs of the group at the last whole reading of its pages; None before the first.
         pages_tried: whether the pages were asked for at all.
         again_at: workflow time at which calls are looked at again because an answer failed or lacked some; or None.
@@ -43,10 +46,17 @@ class Pipeline:
         changed: something came to its end that makes a new review worthwhile.
     """
 
-    def __init__(self, task: Task, steps: Steps, options: Options, tally: Tally, jobs_seen: int | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        steps: Steps,
+        options: Options,
+        tally: Tally,
+        jobs_seen: int | None,
+        forced: list[Force] | None = None,
+    ) -> None:
         self._task = task
         self._steps = steps
-        self._options = options
         self._tally = tally
         self.jobs_seen = jobs_seen
         self.pages_tried = jobs_seen is not None
@@ -55,10 +65,10 @@ class Pipeline:
         self.changed = False
         self.pages = Lane(4, self._piece_done)
         self.fetching = Lane(4, self._piece_done)
-        # With a ceiling one after another: each must know what the ones before it spent.
-        self._following = Lane(8 if task.token_ceiling is None else 1, self._piece_done)
+        self.use(options)
         self._recording = Lane(4, self._piece_done)
         self.reanalyses = Lane(4, self._piece_done)
+        self.forced = [] if forced is None else forced
         self._to_follow: Runs = []
         self._to_record: Runs = []
         self._closing = False
@@ -69,7 +79,7 @@ class Pipeline:
 
     def stamp(self) -> tuple[int, ...] | None:
         """A value that stays the same while nothing is handed out; None while anything runs."""
-        if self._to_follow or self._to_record or not all(lane.idle for lane in self._lanes):
+        if self._to_follow or self._to_record or self.forced or not all(lane.idle for lane in self._lanes):
             return None
         return tuple(lane.started for lane in self._lanes)
 
@@ -77,21 +87,33 @@ class Pipeline:
         """As :meth:`stamp`, for job ids and conversations only."""
         return (self.pages.started, self.fetching.started) if self.pages.idle and self.fetching.idle else None
 
-    async def drained(self) -> None:
-        """Wait until nothing runs."""
-        await workflow.wait_condition(lambda: self.stamp() is not None)
+    def use(self, options: Options) -> None:
+        """Go by these options, before anything but re-analyses was begun."""
+        self._options = options
+        # With a ceiling one after another: each must know what the ones before it spent.
+        self._following = Lane(8 if options.token_ceiling is None else 1, self._piece_done)
+
+    def in_group(self, task: Task) -> None:
+        """The task has its job group now."""
+        self._task = task
 
     async def wind_down(self) -> None:
-        """Start nothing more and wait for what runs; what waits is dropped here and found again by a review."""
+        """Start nothing more and wait for what runs; what waits is dropped here and found again by a review. What is
+        left of re-analyses is in :attr:`forced`."""
         self._closing = True
-        self._pump()
-        await self.drained()
+        self.pump()
+        await workflow.wait_condition(lambda: all(lane.idle for lane in self._lanes))
 
     # --- handing work out ------------------------------------------------------------------------------------
 
-    def read_pages(self, *, may_fail: bool) -> None:
-        """Read the group's pages; ``may_fail``: rows without a job have had their time."""
-        self.pages.start(self._read_pages(may_fail=may_fail))
+    def read_pages(self, *, may_fail: bool, whole: bool) -> None:
+        """Read the group's pages.
+
+        Args:
+            may_fail: rows without a job have had their time.
+            whole: every lead is handed over, so that a phone number may decide.
+        """
+        self.pages.start(self._read_pages(may_fail=may_fail, whole=whole))
 
     def sweep(self, review: Review) -> None:
         """Ask for the outcomes that the review found missing."""
@@ -104,16 +126,16 @@ class Pipeline:
             self._to_follow += work.rows
         for work in to_record:
             self._to_record += work.rows
-        self._pump()
+        self.pump()
 
-    def reanalyse(self, force: Force) -> None:
-        """Judge calls again."""
-        self.reanalyses.start(Reanalysis(self._task, self._steps, self._options, self._tally).run(force))
-
-    def _pump(self) -> None:
-        """Start follow-ups and recordings as far as there is room; what comes in meanwhile goes in bigger pieces."""
+    def pump(self) -> None:
+        """Start follow-ups, recordings and re-analyses as far as there is room; what comes in meanwhile goes in bigger
+        pieces."""
         if self._closing:
             self._to_follow, self._to_record = [], []
+            return
+        while self.forced and not self.reanalyses.full:
+            self.reanalyses.start(self._reanalyse(self.forced.pop(0)))
         while self._to_follow and not self._following.full:
             # As many pieces as there is room for, so that several workers have their share even of a small task.
             size = min(FOLLOW_UP_ROWS, -(-count(self._to_follow) // self._following.room))
@@ -125,10 +147,15 @@ class Pipeline:
 
     def _piece_done(self, lane: Lane) -> None:
         """Refill the steps that have room; ask for a review once calls are fetched, and once nothing runs."""
-        self._pump()
+        self.pump()
         fetched = lane in (self.pages, self.fetching) and self.pages.idle and self.fetching.idle
         if fetched or self.stamp() is not None:
             self.changed = True
+
+    async def _reanalyse(self, force: Force) -> None:
+        left = await Reanalysis(self._task, self._steps, self._options, self._tally).run(force, lambda: self._closing)
+        if left is not None:
+            self.forced.append(left)
 
     def _set_aside(self) -> None:
         """Something failed three times: the rows still say what is left to do, but not at once."""
@@ -140,7 +167,7 @@ class Pipeline:
 
     # --- job ids (SPEC 3) ------------------------------------------------------------------------------------
 
-    async def _read_pages(self, *, may_fail: bool) -> None:
+    async def _read_pages(self, *, may_fail: bool, whole: bool) -> None:
         """Read pages in parallel; then, where it takes all of them together, settle what they left open."""
         first = await self._read_piece(1)
         self.pages_tried = True
@@ -148,16 +175,27 @@ class Pipeline:
             return
         last = -(-first.row_count // 100)
         pieces = range(PAGES_A_PIECE + 1, last + 1, PAGES_A_PIECE)
-        others = await asyncio.gather(*(self._read_piece(start) for start in pieces))
+        others = await self._read_pieces(pieces)
         results = [result for result in (first, *others) if result is not None]
-        whole = len(results) == 1 + len(others) and not any(result.failed_pages for result in results)
+        all_read = len(results) == 1 + len(others) and not any(result.failed_pages for result in results)
         jobs = sum(result.jobs for result in results)
-        if whole and jobs >= first.row_count:
+        if all_read and jobs >= first.row_count:
             self.jobs_seen = jobs
         else:
             self._look_again()
-        if may_fail or any(result.left_over for result in results):
+        if whole and (may_fail or any(result.left_over for result in results)):
             await self._settle(may_fail=may_fail)
+
+    async def _read_pieces(self, starts: Iterable[int]) -> list[PagesRead | None]:
+        """Pieces of pages, some at once, however many there are: other tasks wait for the same workers."""
+        waiting, results = iter(starts), []
+
+        async def read() -> None:
+            for start in waiting:
+                results.append(await self._read_piece(start))
+
+        await asyncio.gather(*(read() for _ in range(PIECES_AT_ONCE)))
+        return results
 
     async def _read_piece(self, start: int) -> PagesRead | None:
         result = await self._steps.match_pages(
@@ -214,7 +252,7 @@ class Pipeline:
         self._tally.fetched(fetched)
         self._to_follow += fetched.ready
         self._to_record += fetched.ready
-        self._pump()
+        self.pump()
 
     async def _follow_up(self, rows: Runs) -> None:
         followed = await self._steps.follow_up(
@@ -224,7 +262,7 @@ class Pipeline:
                 rows=rows,
                 retry_interval=self._options.retry_interval,
                 conversation_grace=self._options.conversation_grace,
-                max_tokens=self._task.token_ceiling,
+                max_tokens=self._options.token_ceiling,
             )
         )
         if followed is None:

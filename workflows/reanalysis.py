@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import TRIES, FollowUpRequest
     from activities.row_runs import count
-    from activities.tasks import Selection, Task, Work
+    from activities.tasks import SELECTED_ROWS, Selection, Task, Work
     from workflows.options import Force, Options
-    from workflows.steps import Steps
+    from workflows.steps import Steps, reason
     from workflows.tally import Tally
 
 ROWS = 200
 """Rows a piece: each is a call of the model."""
 AT_ONCE = 8
+NAMED = 5_000
+"""Calls that are looked up by name at once."""
+CARRIED_BYTES = 100_000
+"""A request that is larger is done to its end before the run restarts as new."""
 STEP = "force_analyze"
 """As which an error of a request is remembered."""
 
@@ -32,7 +38,7 @@ class _Spending:
 
 
 class Reanalysis:
-    """Judges named rows of a task anew."""
+    """Judges named rows of a task anew, a portion of them at a time."""
 
     def __init__(self, task: Task, steps: Steps, options: Options, tally: Tally) -> None:
         self._task = task
@@ -40,34 +46,67 @@ class Reanalysis:
         self._options = options
         self._tally = tally
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._unknown = 0
 
-    async def run(self, force: Force) -> None:
-        """Do what one request asks for."""
+    async def run(self, force: Force, closing: Callable[[], bool]) -> Force | None:
+        """Do what one request asks for.
+
+        Args:
+            force: the request.
+            closing: whether the run is about to restart as new.
+
+        Returns:
+            What the next run has to do of it, if this one is closing.
+        """
+        spending = _Spending(tokens=force.spent)
+        try:
+            while True:
+                works, after, last = await self._portion(force)
+                await self._judge_all(works, force, spending)
+                force = force.model_copy(update={"after": after, "spent": spending.tokens})
+                if last:
+                    break
+                # One that names many calls is not carried on, but done: it would outgrow what can be handed over.
+                if closing() and force.size() <= CARRIED_BYTES:
+                    return force
+        except ActivityError as error:
+            self._tally.note(f"force_analyze: {reason(error)}", STEP)
+        self._say(force, spending)
+        self._tally.analysed_again += 1
+        return None
+
+    async def _portion(self, force: Force) -> tuple[list[Work], int, bool]:
+        """The next rows, what is done with them, and whether they are the last."""
+        names = None
+        if force.call_job_ids is not None:
+            names = list(dict.fromkeys(force.call_job_ids))
+            named = names[force.after : force.after + NAMED]
         works = await self._steps.select_for_analysis(
             Selection(
                 task_id=self._task.task_id,
-                call_job_ids=force.call_job_ids,
+                call_job_ids=None if names is None else named,
                 failed=force.failed and not force.all,
                 size=ROWS,
                 interest=force.interest,
                 since=force.since.isoformat() if force.since else None,
                 until=force.until.isoformat() if force.until else None,
                 prompt_version=force.prompt_version,
+                after=force.after if names is None else 0,
             )
         )
-        named = sum(work.count for work in works)
-        if force.call_job_ids is not None and named < len(set(force.call_job_ids)):
-            unknown = len(set(force.call_job_ids)) - named
-            self._tally.note(f"force_analyze: {unknown} of the named calls are unknown, not over or left out", STEP)
-        spending = _Spending()
+        found = sum(work.count for work in works)
+        if names is None:
+            return works, works[-1].rows[-1][1] if works else force.after, found < SELECTED_ROWS
+        self._unknown += max(0, len(named) - found)
+        return works, force.after + len(named), force.after + len(named) >= len(names)
+
+    async def _judge_all(self, works: list[Work], force: Force, spending: _Spending) -> None:
         if force.max_tokens is None:
             await asyncio.gather(*(self._judge(work, force, spending) for work in works))
-        else:
-            # One after another: each must know what the ones before it spent.
-            for work in works:
-                await self._judge(work, force, spending)
-        self._say(force, spending)
-        self._tally.analysed_again += 1
+            return
+        # One after another: each must know what the ones before it spent.
+        for work in works:
+            await self._judge(work, force, spending)
 
     async def _judge(self, work: Work, force: Force, spending: _Spending) -> None:
         rows = work.rows
@@ -101,6 +140,9 @@ class Reanalysis:
 
     def _say(self, force: Force, spending: _Spending) -> None:
         """What an operator should know of a request that left something as it was."""
+        if self._unknown:
+            unknown = f"{self._unknown} of the named calls are unknown, not over or left out"
+            self._tally.note(f"force_analyze: {unknown}", STEP)
         if spending.kept_edits:
             kept = f"follow-ups kept because a person edited or deleted them: {spending.kept_edits}"
             self._tally.note(f"force_analyze: {kept}; ask again with override to replace them", STEP)

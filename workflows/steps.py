@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.job_ids import JobIds, Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
     from activities.row_runs import count
-    from activities.tasks import Limit, Review, ReviewRequest, Selection, Task, Tasks, Work
+    from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Selection, Task, Tasks, Work
     from workflows import options
     from workflows.tally import Tally
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TASK_GONE = "UnknownTask"
+_AT_ONCE = workflow.ActivityCancellationType.TRY_CANCEL
 
 
 async def open_task(task_id: int) -> Task:
@@ -56,25 +57,29 @@ class Steps:
         """See how the task stands."""
         return await self._until_done(Tasks.review_task, request, options.CALL_TASKS)
 
-    async def mark_dispatched(self, task_id: int) -> None:
+    async def mark_dispatched(self, over: HandedOver) -> None:
         """``task_type`` 2."""
-        await self._until_done(Tasks.mark_dispatched, task_id, options.CALL_TASKS)
+        await self._until_done(Tasks.mark_dispatched, over, options.CALL_TASKS)
 
-    async def limit_tokens(self, limit: Limit) -> None:
-        """What the task's judgements may cost."""
-        await self._until_done(Tasks.limit_tokens, limit, options.CALL_TASKS)
+    async def keep(self, keep: Keep) -> None:
+        """What shall stay with the task."""
+        await self._until_done(Tasks.keep, keep, options.CALL_TASKS)
+
+    async def keep_paused(self, keep: Keep) -> None:
+        """As :meth:`keep`, where nobody shall wait for a database that is away."""
+        await self._set_aside(Tasks.keep, keep, options.CONVERSATIONS_FIRST, "", queue=options.CALL_TASKS)
 
     async def select_for_analysis(self, selection: Selection) -> list[Work]:
         """The rows that a re-analysis names."""
         return await self._until_done(Tasks.select_for_analysis, selection, options.CALL_TASKS)
 
     async def open_job_group(self, request: DispatchRequest) -> Group:
-        """Find or create the job group."""
-        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT)
+        """Find or create the job group; when it is cancelled, it is over before this is."""
+        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT, whole=True)
 
     async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
-        """Assign the next leads."""
-        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT)
+        """Assign the next leads; when it is cancelled, it is over before this is."""
+        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT, whole=True)
 
     async def watch(self, request: WatchRequest) -> Watched:
         """Wait for the group's counters to move."""
@@ -116,7 +121,9 @@ class Steps:
         method = FollowUps.analyse_again if request.request_id else FollowUps.follow_up
         return await self._set_aside(method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS)
 
-    async def _until_done(self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str) -> R:
+    async def _until_done(
+        self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, whole: bool = False
+    ) -> R:
         return await self._execute(
             method,
             request,
@@ -126,6 +133,7 @@ class Steps:
             retry=options.UNTIL_DONE,
             beats=True,
             summary="",
+            cancelling=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED if whole else _AT_ONCE,
         )
 
     async def _set_aside(
@@ -166,6 +174,7 @@ class Steps:
         retry: RetryPolicy,
         beats: bool,
         summary: str,
+        cancelling: workflow.ActivityCancellationType = _AT_ONCE,
     ) -> R:
         result = await workflow.execute_activity_method(
             method,
@@ -176,6 +185,7 @@ class Steps:
             retry_policy=retry,
             priority=Priority(priority_key=priority, fairness_key=self._tenant),
             summary=summary or None,
+            cancellation_type=cancelling,
         )
         self._tally.note(getattr(result, "error", ""), _step(method))
         return result

@@ -31,9 +31,9 @@ class Tally:
         self.last_error = ""
         self.last_error_at = ""
         self._last_error_step = ""
-        self.last_control = ""
+        self.last_control = carried.last_control if carried else ""
         self.waiting = ""
-        self.assigned = 0
+        self.assigned = carried.assigned if carried else 0
         self.analysing_again = 0
         self.analysed_again = 0
         self.token_ceiling: int | None = None
@@ -52,7 +52,7 @@ class Tally:
         self.api_calls += fetched.api_calls
         self.under_way.update(fetched.under_way)
 
-    def progress(self, task_id: int, phase: str, review: Review | None) -> dict[str, Any]:
+    def progress(self, task_id: int | None, phase: str, review: Review | None) -> dict[str, Any]:
         """The progress object (CONTRACT, Temporal)."""
         by_status = dict(review.by_status) if review else {}
         for status, count in self.under_way.items():

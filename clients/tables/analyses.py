@@ -230,19 +230,3 @@ def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
     )
     row = cursor.fetchone()
     return int(row[0]) if row else 0
-
-
-def token_ceiling(cursor: Cursor, task_id: int) -> int | None:
-    """What the judgements of a task may cost; None for no ceiling."""
-    cursor.execute("SELECT token_ceiling FROM call_token_ceilings WHERE task_id = %s", (task_id,))
-    row = cursor.fetchone()
-    return int(row[0]) if row else None
-
-
-def save_token_ceiling(cursor: Cursor, task_id: int, tokens: int) -> None:
-    """Give a task its ceiling, or another one."""
-    cursor.execute(
-        "INSERT INTO call_token_ceilings (task_id, token_ceiling) VALUES (%s, %s)"
-        " ON DUPLICATE KEY UPDATE token_ceiling = VALUES(token_ceiling)",
-        (task_id, tokens),
-    )

@@ -104,23 +104,30 @@ def to_analyse_again(
 
 
 def requested(
-    cursor: Cursor, task_id: int, *, job_ids: Sequence[str] | None, failed: bool, narrowed: Narrowing = ALL
+    cursor: Cursor,
+    task_id: int,
+    *,
+    job_ids: Sequence[str] | None,
+    failed: bool,
+    narrowed: Narrowing = ALL,
+    after: int = 0,
+    limit: int | None = None,
 ) -> list[int]:
-    """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all."""
+    """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all; in
+    order of id, ``limit`` of them (None: all) from behind ``after``."""
     condition, parameters = narrowed.condition()
-    sql = f"SELECT l.id FROM leads_task_list l{{join}} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
+    join = " JOIN call_follow_ups f ON f.list_id = l.id AND f.outcome IN ('failed', 'over_ceiling')"
     if job_ids is not None:
         if not job_ids:
             return []
-        cursor.execute(
-            sql.format(join="") + f" AND l.call_job_id IN ({marks(len(job_ids))}){condition} ORDER BY l.id",
-            (task_id, *job_ids, *parameters),
-        )
-    elif failed:
-        join = " JOIN call_follow_ups f ON f.list_id = l.id AND f.outcome IN ('failed', 'over_ceiling')"
-        cursor.execute(f"{sql.format(join=join)}{condition} ORDER BY l.id", (task_id, *parameters))
-    else:
-        cursor.execute(f"{sql.format(join='')}{condition} ORDER BY l.id", (task_id, *parameters))
+        condition += f" AND l.call_job_id IN ({marks(len(job_ids))})"
+        parameters = [*parameters, *job_ids]
+    cursor.execute(
+        f"SELECT l.id FROM leads_task_list l{join if failed and job_ids is None else ''} WHERE l.task_id = %s"
+        f" AND l.id > %s AND {CALLED} AND {is_final()}{condition}"
+        " ORDER BY l.id" + ("" if limit is None else " LIMIT %s"),
+        (task_id, after, *parameters, *(() if limit is None else (limit,))),
+    )
     return [int(row[0]) for row in cursor.fetchall()]
 
 

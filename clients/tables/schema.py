@@ -41,7 +41,7 @@ RIGHTS = {
     ),
     "call_follow_ups": (_INSERT, "UPDATE {0} SET outcome = outcome WHERE FALSE"),
     "call_analyses": (_INSERT,),
-    "call_token_ceilings": (_INSERT, "UPDATE {0} SET token_ceiling = token_ceiling WHERE FALSE"),
+    "call_task_options": (_INSERT, "UPDATE {0} SET options = options WHERE FALSE"),
     "call_retries": (_INSERT, "UPDATE {0} SET tries = tries WHERE FALSE"),
     "call_dispatches": (
         *(_INSERT, "UPDATE {0} SET accepted_at = accepted_at WHERE FALSE"),

@@ -146,12 +146,44 @@ def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
     )
 
 
-def open_tasks(cursor: Cursor) -> list[int]:
-    """Tasks that are dialling or being followed up (SPEC 9)."""
+def open_tasks(cursor: Cursor) -> dict[int, bool]:
+    """Tasks that are dialling or being followed up (SPEC 9): whether a look at them is due, or they are at rest."""
     cursor.execute(
-        "SELECT id FROM call_tasks WHERE task_type IN (2, 3) AND COALESCE(job_group_id, '') <> '' ORDER BY id"
+        "SELECT t.id, COALESCE(o.look_after <= UTC_TIMESTAMP(6), 1) FROM call_tasks t LEFT JOIN call_task_options o"
+        " ON o.task_id = t.id AND o.create_time <=> t.create_time AND t.task_type = 2"
+        " WHERE t.task_type IN (2, 3) AND COALESCE(t.job_group_id, '') <> '' ORDER BY t.id"
     )
-    return [int(row[0]) for row in cursor.fetchall()]
+    return {int(row[0]): bool(row[1]) for row in cursor.fetchall()}
+
+
+def was_started(cursor: Cursor, task_id: int) -> bool:
+    """Whether calls of the task were ever begun, by us or by another program: it has type 3 or 4, or type 2 and a job
+    group or a call."""
+    cursor.execute(
+        "SELECT 1 FROM call_tasks t WHERE t.id = %s AND (t.task_type > 2 OR (t.task_type = 2 AND"
+        " (COALESCE(t.job_group_id, '') <> '' OR EXISTS (SELECT 1 FROM leads_task_list l WHERE l.task_id = t.id"
+        " AND COALESCE(l.call_job_id, '') <> ''))))",
+        (task_id,),
+    )
+    return cursor.fetchone() is not None
+
+
+def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tuple[int, int]]) -> None:
+    """Rows that were handed to nobody, and never will be: those without a job and an outcome are ``Cancelled``.
+
+    Args:
+        cursor: inside a transaction that has locked the task.
+        task_id: the task.
+        after: the last row that was part of a batch.
+        unsent: first and last rows of batches whose request did not leave.
+    """
+    for first, last in (*unsent, (after + 1, None)):
+        cursor.execute(
+            "UPDATE leads_task_list l SET l.call_status = 'Cancelled' WHERE l.task_id = %s AND l.id >= %s"
+            + ("" if last is None else " AND l.id <= %s")
+            + f" AND NOT ({CALLED}) AND NOT {is_final()}",
+            (task_id, first) if last is None else (task_id, first, last),
+        )
 
 
 _OLDEST_UNFINISHED = (

@@ -269,8 +269,7 @@ class _Killer:
     """Looks like a connection; its one statement kills the connections of everybody but root."""
 
     def __init__(self, server: EmbeddedMariaDB) -> None:
-        self._connection = server.connect(root=True)
-        self._user = server.user
+        self._server = server
 
     def cursor(self) -> "_Killer":
         return self
@@ -282,14 +281,13 @@ class _Killer:
         pass
 
     def execute(self, _: str) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.execute(f"KILL USER '{self._user}'@'127.0.0.1'")
+        self._server.disconnect()
 
     def rollback(self) -> None:
         pass
 
     def close(self) -> None:
-        self._connection.close()
+        pass
 
 
 async def test_temporal_killed_and_restarted(

@@ -1,0 +1,188 @@
+"""Whatever the environment and the command line hold: no traceback, one line, exit code 0, 1 or 2."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+import commands
+import worker
+from clients.errors import PassingError
+from clients.limiter import RateLimiter
+from clients.outbound_bot import OutboundBot
+from clients.proxies import proxy_for
+from commands_recordings import recordings
+from devstack.processes import free_port
+from devstack.temporal import EmbeddedTemporal
+from settings import PlatformSettings, SettingsError, load
+from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, Simulators
+
+commands.app.add_typer(recordings, name="recordings")
+WORKER = typer.Typer(pretty_exceptions_enable=False)
+WORKER.command()(worker.main)
+NOWHERE = {
+    "DATABASE_URL": "mysql+pymysql://crm:hidden-word@127.0.0.1:1/crm",
+    "ALIBABA_CLOUD_ACCESS_KEY_ID": "key-id",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "hidden-word",
+    "OUTBOUND_BOT_INSTANCE_ID": "instance",
+    "OUTBOUND_BOT_ENDPOINT": "http://127.0.0.1:1",
+    "DASHSCOPE_API_KEY": "hidden-word",
+    "DASHSCOPE_HTTP_BASE_URL": "http://127.0.0.1:1/api/v1",
+    "TEMPORAL_ADDRESS": "127.0.0.1:1",
+}
+"""Everything is set, and nobody answers anywhere."""
+ODD = [" ", "x", "é", "\udcff", "nan", "-1", "9" * 20, "[", "http://", "http://[", "://", "::1", "/", "/no/file", "a b",
+       "{}", "[]", "socks5://127.0.0.1:1", "ftp://x", "127.0.0.1:99999", "a" * 5000]  # fmt: skip
+NAMES = ["DATABASE_URL", "TIME_ZONE", "OUTBOUND_BOT_REGION", "OUTBOUND_BOT_ENDPOINT", "OUTBOUND_BOT_QPS",
+         "DASHSCOPE_HTTP_BASE_URL", "ANALYSIS_QPM", "RECORDING_ARCHIVE", "PAYLOAD_ENCRYPTION_KEYS", "METRICS_ADDRESS",
+         "LOG_FORMAT", "OTEL_EXPORTER_OTLP_ENDPOINT", "TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_TLS",
+         "TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_SERVER_CA_CERT_PATH", "TEMPORAL_PROFILE", "ALL_PROXY",
+         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LANG"]  # fmt: skip
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    for name, value in NOWHERE.items():
+        monkeypatch.setenv(name, value)
+    yield monkeypatch
+
+
+def is_one_line(result: Result) -> bool:
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (0, 1, 2)
+    assert "hidden-word" not in result.output
+    return len(result.stderr.strip().splitlines()) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_of_a_variable_ends_in_a_traceback(nowhere: pytest.MonkeyPatch, name: str) -> None:
+    for value in ODD:
+        nowhere.setenv(name, value)
+        assert is_one_line(CliRunner().invoke(commands.app, ["monitor", "status"])), (name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", NOWHERE["DATABASE_URL"] + "?foo=1"),
+        ("DATABASE_URL", NOWHERE["DATABASE_URL"] + "?read_timeout=abc"),
+        ("DATABASE_URL", NOWHERE["DATABASE_URL"] + "?conv=1"),
+        ("DATABASE_URL", "mysql+pymysql://crm:%zz@:@127.0.0.1:1/crm"),
+        ("DATABASE_URL", f"mysql+pymysql://crm:hidden-word@{'a' * 100}/crm"),
+        ("HTTP_PROXY", "socks://127.0.0.1:1"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("TIME_ZONE", "a" * 5000),
+        ("TEMPORAL_ADDRESS", "http://127.0.0.1:1"),
+        ("TEMPORAL_NAMESPACE", "\udcff"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(nowhere: pytest.MonkeyPatch, name: str, value: str) -> None:
+    nowhere.setenv(name, value)
+    on = WORKER if name != "TEMPORAL_NAMESPACE" else commands.app
+    result = CliRunner().invoke(on, [] if on is WORKER else ["monitor", "status"])
+    if "proxy" in name.lower():
+        # The worker opens Temporal first, where nobody answers: the address itself is asked.
+        with pytest.raises(SettingsError, match=name):
+            proxy_for("http://platform.example/")
+        return
+    assert is_one_line(result) and result.exit_code == 2 and name in result.stderr, result.stderr
+
+
+def test_a_scheme_may_be_written_in_capitals(nowhere: pytest.MonkeyPatch) -> None:
+    nowhere.setenv("DATABASE_URL", NOWHERE["DATABASE_URL"].replace("mysql+pymysql", "MySQL+PyMySQL"))
+    result = CliRunner().invoke(commands.app, ["init-db"])
+    assert is_one_line(result) and "2003" in result.stderr
+
+
+@pytest.mark.parametrize("namespace", ["nowhere", "a b"])
+def test_a_namespace_that_does_not_exist_is_told(
+    nowhere: pytest.MonkeyPatch, temporal: EmbeddedTemporal, namespace: str
+) -> None:
+    nowhere.setenv("TEMPORAL_ADDRESS", temporal.address)
+    nowhere.setenv("TEMPORAL_NAMESPACE", namespace)
+    for command in (["monitor", "status"], ["progress", "1"], ["refresh", "1"]):
+        result = CliRunner().invoke(commands.app, command)
+        assert is_one_line(result) and result.exit_code == 2 and "TEMPORAL_NAMESPACE" in result.stderr
+
+
+WORDS = [
+    *("start-call", "progress", "create-task", "monitor", "status", "force-analyze", "query-task-execution"),
+    *(
+        "evaluate",
+        "recordings",
+        "prune",
+        "analyses",
+        "refresh",
+        "cancel",
+        "--json",
+        "--leads",
+        "1,2",
+        ",",
+        "--all-leads",
+    ),
+    *("--name", "--organization", "--options", '{"poll_max":1}', '{"poll_max":"x"}', "--days", "--all", "--since"),
+    *("2026-13-01", "--max-tokens", "--page", "0", "-1", "1", "9" * 20, "--help", "--wait", "--no-update"),
+]
+ARGUMENTS = st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\0"), max_size=20)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arguments=st.lists(ARGUMENTS, max_size=6))
+def test_no_command_line_ends_in_a_traceback(nowhere: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    result = CliRunner().invoke(commands.app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (0, 1, 2)
+
+
+# --- proxies ------------------------------------------------------------------------------------------------------
+
+
+class Unlimited(RateLimiter):
+    def __init__(self) -> None:
+        async def reserve(seconds: float) -> float:
+            return 0.0
+
+        async def push_back(seconds: float) -> None: ...
+
+        super().__init__(1e6, 10, reserve=reserve, push_back=push_back)
+
+
+async def test_no_proxy_holds_for_the_platform_too(monkeypatch: pytest.MonkeyPatch, simulator: Simulators) -> None:
+    account = {"ALIBABA_CLOUD_ACCESS_KEY_ID": ACCESS_KEY_ID, "ALIBABA_CLOUD_ACCESS_KEY_SECRET": ACCESS_KEY_SECRET}
+    for name, value in (
+        account | {"OUTBOUND_BOT_INSTANCE_ID": INSTANCE_ID, "OUTBOUND_BOT_ENDPOINT": simulator.url}
+    ).items():
+        monkeypatch.setenv(name, value)
+    dead = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("HTTP_PROXY", dead)
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    bot = OutboundBot(load(PlatformSettings), Unlimited())
+    try:
+        assert await bot.session("org", 1).create_group("through no proxy")
+        monkeypatch.delenv("NO_PROXY")
+        with pytest.raises(PassingError) as error:
+            await bot.session("org", 1).create_group("through a dead proxy")
+        assert not error.value.sent, "nothing has left: nobody may have been dialled"
+    finally:
+        bot.close()
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_without_a_scheme_is_one_for_http(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "proxy.example:3128")
+    assert proxy_for("http://platform.example/") == "http://proxy.example:3128"
+    monkeypatch.setenv("no_proxy", "example")
+    assert proxy_for("http://platform.example/") is None
+
+
+def test_another_address_s_proxy_is_no_matter_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    assert proxy_for("https://platform.example/") == "http://proxy.example:3128"
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert proxy_for("http://platform.example/") is None
+    assert os.environ["ALL_PROXY"]

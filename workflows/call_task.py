@@ -71,7 +71,7 @@ class CallTaskWorkflow:
         self._look = True
         self._refreshed = False
         self._wake = False
-        self._asking, self._leaving = Pace(), Pace()
+        self._asking, self._judging, self._recording = Pace(), Pace(), Pace()
         self._quiet = 0
         """Looks in a row that found nothing new."""
 
@@ -264,9 +264,9 @@ class CallTaskWorkflow:
                 if self._asking.admits(found if look or review.conversations else None, self._options):
                     self._look_at_calls(review, pipeline, look=look)
             if calm and workflow.time() >= pipeline.paused_until:
-                left = (review.to_follow_up, review.to_record, standing(review))
-                if self._leaving.admits(left if review.to_follow_up or review.to_record else None, self._options):
-                    pipeline.leftovers(review)
+                judge = self._judging.admits(review.to_follow_up or None, self._options)
+                record = self._recording.admits(review.to_record or None, self._options)
+                pipeline.leftovers(review.to_follow_up if judge else [], review.to_record if record else [])
             if self._is_long():
                 await self._restart_as_new(pipeline)
             await self._rest(review, pipeline, steps)
@@ -411,7 +411,8 @@ class CallTaskWorkflow:
         due = [now + REVIEW_SECONDS] if busy or self._dispatching else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))
-        due += [at for at in (pipeline.paused_until, self._asking.until, self._leaving.until) if at > now]
+        held = (pipeline.paused_until, self._asking.until, self._judging.until, self._recording.until)
+        due += [at for at in held if at > now]
         until = min(looks + due, default=None)
         self._show(review, busy, None if until is None else until - now)
         summary = "" if self._dispatching else self._tally.waiting[:150]
@@ -494,8 +495,8 @@ class CallTaskWorkflow:
 
     def _hurry(self) -> None:
         """Somebody has asked, or something has changed: what waits because nothing did is done at once."""
-        self._asking.reset()
-        self._leaving.reset()
+        for pace in (self._asking, self._judging, self._recording):
+            pace.reset()
 
     def _is_long(self) -> bool:
         """Whether the history has grown so far that the run had better go on as a new one, which can take over."""

@@ -14,6 +14,8 @@ GROWTH = 1.5
 class Pace:
     """The pace at which reviews hand out one kind of work.
 
+    Each kind has its own: that another one gets on is no reason to do this one again.
+
     A round is: a review found work, it was handed out, it is done. If the next review finds the same work on a task
     that stands the same, the round has changed nothing: the next one begins ``poll_min`` after it did, then later and
     later, up to ``poll_max``. What was tried and put off by its own retry is not the same work.
@@ -51,7 +53,7 @@ class Pace:
         self._seen, self._unchanged, self.until = None, 0, 0.0
 
 
-def standing(review: Review) -> tuple[object, ...]:
-    """What a round changes, if it changes anything."""
-    counts = (review.called, review.unsettled, review.finished, review.unjudged, review.follow_ups, review.recordings)
-    return (*counts, review.analysed, review.analysis_failed, review.over_ceiling)
+def standing(review: Review) -> tuple[int, ...]:
+    """What asking for calls changes, if it changes anything. What becomes of other calls after that is no reason to
+    ask again."""
+    return review.called, review.unsettled, review.finished

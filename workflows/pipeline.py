@@ -7,7 +7,7 @@ handed out only while nothing else runs in that step; then it cannot overlap eit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from temporalio import workflow
 
@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.job_ids import Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest
     from activities.row_runs import Runs, count, take
-    from activities.tasks import Review, Task
+    from activities.tasks import Review, Task, Work
     from workflows.lanes import Lane
     from workflows.options import Force, Options
     from workflows.reanalysis import Reanalysis
@@ -120,11 +120,11 @@ class Pipeline:
         for work in review.conversations:
             self.fetching.start(self._fetch(work.rows))
 
-    def leftovers(self, review: Review) -> None:
-        """Hand out the follow-ups and recordings that the review found missing."""
-        for work in review.to_follow_up:
+    def leftovers(self, to_follow_up: Sequence[Work], to_record: Sequence[Work]) -> None:
+        """Hand out follow-ups and recordings that a review found missing."""
+        for work in to_follow_up:
             self._to_follow += work.rows
-        for work in review.to_record:
+        for work in to_record:
             self._to_record += work.rows
         self.pump()
 

@@ -26,6 +26,7 @@ from activities.dispatch import Dispatching
 from activities.follow_ups import FollowUps
 from activities.job_groups import JobGroups
 from activities.job_ids import JobIds
+from activities.liveness import BEAT_SECONDS
 from activities.monitoring import Monitoring
 from activities.recordings import Recordings, archive_of
 from activities.tasks import Tasks
@@ -83,7 +84,7 @@ def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., 
         # One poll at a time: long pieces that come at once are dealt out in turn, not all to one worker.
         max_concurrent_activity_task_polls=1 if queue == ANALYSIS else 5,
         graceful_shutdown_timeout=SHUTDOWN,
-        max_heartbeat_throttle_interval=timedelta(seconds=5),
+        max_heartbeat_throttle_interval=timedelta(seconds=BEAT_SECONDS),
     )
 
 

@@ -213,17 +213,20 @@ class Dispatching:
             return
         done = Sent()
         of_task = (request.task_id, request.job_group_id)
-        outcomes = await asyncio.gather(
-            *(send_batch(session, *of_task, claim, done, send_before) for claim in claims), return_exceptions=True
-        )
+        try:
+            outcomes = await asyncio.gather(
+                *(send_batch(session, *of_task, claim, done, send_before) for claim in claims), return_exceptions=True
+            )
+        except asyncio.CancelledError:
+            # Stopped: each batch has left and has its answer, or has not left and never will.
+            done.released += [claim.id for claim, _ in done.refused]
+            await self._write_down(done)
+            raise
         refusals = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if refusals:
             # Nothing of these was taken: the next start sends them again at once.
             done.released += [claim.id for claim, _ in done.refused]
-        await self._database.run(table.accept, done.accepted)
-        await self._database.run(table.release, done.released)
-        await self._database.run(table.fell_short, done.short)
-        telemetry.metrics.wrote("dispatch", "assigned", done.assigned)
+        await self._write_down(done)
         if refusals:
             raise refusals[0]
         sent.assigned += done.assigned
@@ -233,6 +236,12 @@ class Dispatching:
         sent.open |= dict.fromkeys((claim.id for claim in claims), _grace(request)) | dict.fromkeys(done.released, 0.0)
         for id_ in done.accepted:
             del sent.open[id_]
+
+    async def _write_down(self, done: Sent) -> None:
+        await self._database.run(table.accept, done.accepted)
+        await self._database.run(table.release, done.released)
+        await self._database.run(table.fell_short, done.short)
+        telemetry.metrics.wrote("dispatch", "assigned", done.assigned)
 
     async def _isolate(self, request: DispatchRequest, session: PlatformSession, sent: Sent) -> None:
         """One contact that the platform cannot take spoils its whole batch: halve until it stands alone.

@@ -8,10 +8,13 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.liveness import heartbeating
 from clients.errors import PermanentError, ServiceError
 from clients.platform import SERVICE, Bot
 
 PRIORITY = 1
+CONTROL_PRIORITY = 0
+"""Of the rate limit: a stop goes before everything else."""
 GROWTH = 1.5
 """By which the pause between two looks grows while nothing changes."""
 FULL_LOOK = 4
@@ -107,7 +110,9 @@ class JobGroups:
         """
         action = ACTIONS[request.action]
         try:
-            await self._bot.session(request.organization_id, PRIORITY).control(action, request.job_group_id)
+            async with heartbeating():
+                session = self._bot.session(request.organization_id, CONTROL_PRIORITY)
+                await session.control(action, request.job_group_id)
         except PermanentError as error:
             if error.service != SERVICE:
                 raise

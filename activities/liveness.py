@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from temporalio import activity
 
-BEAT_SECONDS = 3.0
-"""Well below the heartbeat timeout of ``workflows.options``; the SDK throttles what is sent."""
+BEAT_SECONDS = 2.0
+"""Well below the heartbeat timeout of ``workflows.options``. The answer to a beat tells of a stop."""
 
 
 @asynccontextmanager

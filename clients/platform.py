@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_pascal
 from clients import telemetry
 from clients.errors import PassingError, ThrottledError
 from clients.limiter import RateLimiter
+from clients.send_deadline import TooLateError
 
 SERVICE = "OutboundBot"
 PAGE_SIZE = 100
@@ -228,10 +229,14 @@ class PlatformSession:
             How many jobs the platform says it made: different ids.
 
         Raises:
-            clients.send_deadline.TooLateError: ``send_before`` has passed; nothing was sent.
+            TooLateError: ``send_before`` has passed, or the work was stopped while this waited for its turn; nothing
+                was sent. Once it has left, its answer is waited for, stopped or not.
         """
         query = {"JobGroupId": group_id, "JobsJson": list(contacts)}
-        body = await self._ask("AssignJobs", query, send_before=send_before)
+        try:
+            body = await self._ask("AssignJobs", query, send_before=send_before)
+        except asyncio.CancelledError:
+            raise TooLateError from None
         ids = body.get("JobsId")
         if not isinstance(ids, list):
             raise PassingError(SERVICE, "AssignJobs", "UnreadableAnswer")
@@ -282,13 +287,25 @@ class PlatformSession:
                 self.calls += 1
                 try:
                     with telemetry.vendor_call(SERVICE, action):
-                        return await self.bot.call(action, query, send_before=send_before)
+                        call = self.bot.call(action, query, send_before=send_before)
+                        return await (call if send_before is None else _answered(call))
                 except ThrottledError as error:
                     if attempt == THROTTLED_TRIES:
                         raise
                     wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
             await self.bot.limiter.slow_down(wait)
         raise AssertionError("unreachable")
+
+
+async def _answered(call: Coroutine[Any, Any, T]) -> T:
+    """The answer of a request that may have left: it is waited for, whoever is stopped meanwhile."""
+    sending = asyncio.ensure_future(call)
+    while True:
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            if sending.done():
+                raise
 
 
 def readable_jobs(answers: Sequence[dict[str, Any]]) -> list[Job]:

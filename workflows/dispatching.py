@@ -120,7 +120,7 @@ class Dispatcher:
     async def _allowed(self) -> bool:
         """Whether more may be handed over; waits while the calls are paused."""
         if self._controls.paused and not self._controls.stopped:
-            self.waiting = f"resume: the calls are paused, {self._tally.assigned} leads handed over"
+            self.waiting = "resume: the calls are paused"
             self.stalled = True
             self._show()
             await workflow.wait_condition(lambda: not self._controls.paused or self._controls.stopped or self._closing)

@@ -39,7 +39,7 @@ RIGHTS = {
         "INSERT INTO {0} (leads_id) SELECT leads_id FROM {0} WHERE FALSE",
         "UPDATE {0} SET leads_remark = leads_remark WHERE FALSE",
     ),
-    "call_follow_ups": (_INSERT, "UPDATE {0} SET stored = stored, call_job_id = call_job_id WHERE FALSE"),
+    "call_follow_ups": (_INSERT, "UPDATE {0} SET stored_hash = stored_hash, call_job_id = call_job_id WHERE FALSE"),
     "call_analyses": (_INSERT, "UPDATE {0} SET outcome = outcome, settled_at = settled_at WHERE FALSE"),
     "call_task_options": (_INSERT, "UPDATE {0} SET options = options WHERE FALSE"),
     "call_retries": (_INSERT, "UPDATE {0} SET tries = tries WHERE FALSE"),

@@ -52,7 +52,8 @@ CREATE TABLE IF NOT EXISTS call_retries (
 
 -- The ledger of follow-ups: one row for each that was ever made, so that none is made twice, nor again after a
 -- person deleted it. One counts for its row only while the row has this job id, and for its task only while the task
--- has this group: ids come again where a CRM is restored. stored: SHA-256 of remark and next time as the CRM kept them.
+-- has this group: ids come again where a CRM is restored. stored_hash: SHA-256 of remark and next time as
+-- the CRM kept them. (STORED alone is a word of MySQL's own.)
 CREATE TABLE IF NOT EXISTS call_follow_ups (
     list_id       BIGINT       NOT NULL PRIMARY KEY,
     task_id       BIGINT       NOT NULL,
@@ -61,7 +62,7 @@ CREATE TABLE IF NOT EXISTS call_follow_ups (
     follow_id     BIGINT       NOT NULL,
     is_interested INT          NOT NULL,
     outcome       VARCHAR(16)  NOT NULL,
-    stored        CHAR(64)     NOT NULL,
+    stored_hash   CHAR(64)     NOT NULL,
     created_at    DATETIME(6)  NOT NULL,
     KEY idx_task (task_id, outcome),
     KEY idx_follow (follow_id)

@@ -46,7 +46,7 @@ def digest(remark: Any, next_time: Any) -> str:
 def entries(cursor: Cursor, ids: Sequence[int]) -> dict[int, Entry]:
     """The entries that count, by row."""
     cursor.execute(
-        "SELECT k.list_id, k.follow_id, k.is_interested, k.outcome, k.stored, l.leads_id, f.leads_id"
+        "SELECT k.list_id, k.follow_id, k.is_interested, k.outcome, k.stored_hash, l.leads_id, f.leads_id"
         f" FROM call_follow_ups k JOIN leads_task_list l ON l.id = k.list_id AND {SAME_CALL.format('k')}"
         f" LEFT JOIN dcc_leads_follow f ON f.id = k.follow_id WHERE k.list_id IN ({marks(len(ids))})",
         ids,
@@ -102,7 +102,7 @@ def save(cursor: Cursor, task_id: int, given: Sequence[Given], now_utc: datetime
         "follow_id",
         "is_interested",
         "outcome",
-        "stored",
+        "stored_hash",
         "created_at",
     )
     cursor.execute(

@@ -11,7 +11,7 @@ from pymysql.cursors import Cursor
 
 from clients.columns import Table
 from clients.database import bulks, flat, marks, unchanged
-from clients.tables.needs import NUMBERS
+from clients.tables.crm import NUMBERS
 from clients.tables.schema import SchemaError
 
 FINAL_SQL = "('Succeeded', 'Failed', 'Cancelled')"

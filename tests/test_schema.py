@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from activities.transcripts import OMITTED, length, transcript, turns_of
 from clients.columns import CODECS, Column
 from clients.database import Database
 from clients.tables import schema, tasks
-from clients.tables.requirements import NEEDS
+from clients.tables.crm import NEEDS
 from clients.tables.schema import SchemaError
 from clients.tables.tasks import UnknownLeadsError
 from devstack.mariadb import EmbeddedMariaDB
@@ -275,7 +276,7 @@ FITTING = {
         FOLLOW + "CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci, MODIFY leads_id VARCHAR(32) NOT NULL",
     ],
     "keys": [
-        LIST + "ADD UNIQUE KEY job (call_job_id), ADD UNIQUE KEY lead (task_id, leads_id)",
+        LIST + "ADD UNIQUE KEY job (call_job_id), ADD UNIQUE KEY once (task_id, leads_id)",
         LIST + "ADD FULLTEXT KEY said (leads_name)",
         LIST
         + "ADD COLUMN called_in VARCHAR(7) GENERATED ALWAYS AS (LEFT(call_status, 7)) VIRTUAL, ADD KEY (called_in)",
@@ -505,3 +506,117 @@ def test_a_reference_that_does_not_fit_creates_nothing(opened: Callable[..., Dat
         database.transaction_sync(tasks.create, tables=tables, name="n", organization_id="o" * 40, leads=None, now=NOW)
     assert str(refused.value) == f"database: {REFERENCE}"
     assert database.run_sync(lambda cursor: cursor.execute("SELECT 1 FROM call_tasks")) == 0
+
+
+# --- sessions and versions ----------------------------------------------------------------------------------------
+
+OURS: dict[str, set[Any]] = {
+    "sql_mode": {"STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"},
+    "time_zone": {"+08:00"},
+    "character_set_client": {"utf8mb4"},
+    "character_set_connection": {"utf8mb4"},
+    "character_set_results": {"utf8mb4"},
+    "autocommit": {1},
+    "sql_safe_updates": {0},
+    "foreign_key_checks": {1},
+}
+
+
+def test_a_session_is_ours_whatever_the_server_makes_of_one(
+    mariadb: EmbeddedMariaDB, opened: Callable[..., Database]
+) -> None:
+    """Text with quotes and backslashes too goes in and comes out as it is."""
+    odd = {
+        "sql_mode": "'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'",
+        "time_zone": "'-05:00'",
+        "character_set_server": "latin1",
+        "init_connect": "'SET NAMES latin1, sql_safe_updates = 1, foreign_key_checks = 0'",
+    }
+    with mariadb.connect(root=True) as root, root.cursor() as cursor:
+        cursor.execute("SELECT " + ", ".join(f"@@global.{name}" for name in odd))
+        before = cursor.fetchone()
+        for name, value in odd.items():
+            cursor.execute(f"SET GLOBAL {name} = {value}")
+        try:
+            database = opened()
+            database.run_sync(lambda c: c.execute("SELECT " + ", ".join(f"@@session.{name}" for name in OURS)))
+
+            def read(c: Any) -> Any:
+                c.execute("SELECT " + ", ".join(f"@@session.{name}" for name in OURS))
+                return c.fetchone()
+
+            def through(c: Any, text: str) -> str:
+                c.execute("INSERT INTO dcc_leads_follow (leads_id, leads_remark) VALUES (1, %s)", (text,))
+                c.execute("SELECT leads_remark FROM dcc_leads_follow")
+                return str(c.fetchone()[0])
+
+            found = dict(zip(OURS, database.run_sync(read), strict=True))
+            assert {name: value for name, value in found.items() if value not in OURS[name]} == {}
+            remark = "客户说：\"好\\n\" 'ok' 😀"
+            assert database.run_sync(through, remark) == remark
+        finally:
+            for name, value in zip(odd, before, strict=True):
+                cursor.execute(f"SET GLOBAL {name} = %s", (value,))
+
+
+def shape(database: Database) -> list[Any]:
+    """Our own tables as the server has them."""
+
+    def read(cursor: Any) -> list[Any]:
+        cursor.execute(
+            "SELECT table_name, column_name, column_type, is_nullable FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name LIKE 'call\\_%%' ORDER BY 1, 2"
+        )
+        columns = cursor.fetchall()
+        cursor.execute(
+            "SELECT table_name, index_name, column_name, seq_in_index FROM information_schema.statistics"
+            " WHERE table_schema = DATABASE() AND table_name LIKE 'call\\_%%' ORDER BY 1, 2, 4"
+        )
+        return [*columns, *cursor.fetchall()]
+
+    return database.run_sync(read)
+
+
+def test_init_db_mends_what_our_tables_lack_and_runs_twice_and_at_once(opened: Callable[..., Database]) -> None:
+    database = opened()
+    whole = shape(database)
+    alter(database, "ALTER TABLE call_follow_ups DROP COLUMN created_at; ALTER TABLE call_analyses DROP KEY idx_job")
+    alter(database, "DROP TABLE call_rate_limits; DROP TABLE call_schema; DROP INDEX idx_job ON leads_task_list")
+    with ThreadPoolExecutor(4) as threads:
+        made = [*threads.map(lambda _: database.run_sync(schema.apply), range(4))]
+    assert sorted(name for names in made for name in names) == [
+        "column call_follow_ups.created_at",
+        "index idx_job on call_analyses",
+        "index idx_job on leads_task_list",
+        "table call_rate_limits",
+        "table call_schema",
+    ]
+    assert shape(database) == whole
+    database.run_sync(schema.check, SHANGHAI)
+
+
+def test_a_later_version_is_made_from_the_one_before_and_a_newer_one_is_left_alone(
+    opened: Callable[..., Database], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("crm.sql", "own.sql"):
+        (tmp_path / name).write_text((schema.SCHEMA / name).read_text("utf-8"), "utf-8")
+    (tmp_path / "own-2.sql").write_text(
+        "ALTER TABLE call_retries ADD COLUMN note VARCHAR(9) NOT NULL DEFAULT 'none';\n"
+        "CREATE TABLE IF NOT EXISTS call_notes (\n    id INT NOT NULL PRIMARY KEY\n) ENGINE = InnoDB;\n"
+        "UPDATE call_retries SET note = 'old';\n"
+    )
+    database = opened()
+    alter(database, "INSERT INTO call_retries VALUES (1, 'recording', 1, 1, '2026-11-01', '2026-11-01', '')")
+    monkeypatch.setattr(schema, "SCHEMA", tmp_path)
+    monkeypatch.setattr(schema, "VERSIONS", ("own.sql", "own-2.sql"))
+    assert refusal(database).startswith("database: no table call_notes")
+    # One that was stopped after its first statement is run again.
+    alter(database, "ALTER TABLE call_retries ADD COLUMN note VARCHAR(9) NOT NULL DEFAULT 'none'")
+    assert database.run_sync(schema.apply) == ["table call_notes"]
+    assert database.run_sync(schema.apply) == []
+    database.run_sync(schema.check, SHANGHAI)
+    assert database.run_sync(lambda cursor: cursor.execute("SELECT 1 FROM call_retries WHERE note = 'old'")) == 1
+    monkeypatch.setattr(schema, "VERSIONS", ("own.sql",))
+    assert "our tables are of version 2, and this program knows 1" in refusal(database)
+    with pytest.raises(SchemaError, match="our tables are of version 2"):
+        database.run_sync(schema.apply)

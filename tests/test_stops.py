@@ -152,7 +152,7 @@ async def test_a_refresh_within_the_first_wait_is_served_at_once(sites: Sites) -
         await begun(site, 5)
 
         async def dispatched() -> bool:
-            return site.task(task_id)["task_type"] == 2
+            return bool(site.task(task_id)["task_type"] == 2)
 
         await eventually(dispatched)
         await calls.signal(task_id, "refresh")

@@ -190,7 +190,6 @@ class CallTaskWorkflow:
             self._controls.recall(task.kept.paused)
             await self._use(task, steps)
         self._tally.token_ceiling = self._options.token_ceiling
-        self._asking, self._leaving = Pace(self._options), Pace(self._options)
         jobs_seen = carried.jobs_seen if carried else None
         self._pipeline = pipeline = Pipeline(task, steps, self._options, self._tally, jobs_seen, self._forced)
         pipeline.pump()
@@ -230,7 +229,6 @@ class CallTaskWorkflow:
             if not self._dials_nobody():
                 await self._use(self._task, steps)
                 pipeline.use(self._options)
-                self._asking, self._leaving = Pace(self._options), Pace(self._options)
                 return ""
             if idle():
                 over = self._task.task_type >= 4

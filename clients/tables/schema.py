@@ -13,15 +13,16 @@ from pymysql.err import MySQLError
 
 from clients.columns import Table, read
 from clients.session import is_steady
-from clients.tables import requirements, rights
-from clients.tables.requirements import NEEDS
+from clients.tables import crm, rights
+from clients.tables.crm import NEEDS
 from clients.tables.rights import Rights
 from settings import SettingsError
 
 SCHEMA = Path(__file__).resolve().parent.parent.parent / "schema"
 VERSIONS = ("own.sql",)
 """What makes each version of our tables from the one before, in ``schema/``. A file that has shipped is never changed:
-a change is a file more. Its statements must do no harm when they are run again, for a run may end between two."""
+a change is a file more, which adds. Its statements must do no harm when they are run again, for a run may end between
+two."""
 DONE_BEFORE = frozenset({1050, 1060, 1061, 1091})
 """Errors of a statement that was run before: the table, column or index is there, or gone."""
 LOCK_SECONDS = 60
@@ -188,7 +189,7 @@ def check(cursor: Cursor, zone: ZoneInfo) -> None:
     _not_newer(version := _version(cursor, tables))
     if version < len(VERSIONS) or not all(set(columns) <= tables[name].columns.keys() for name, columns in own.items()):
         raise SchemaError("our own tables are older than this program; bring them up to date with: starter.py init-db")
-    problems = requirements.of_worker(tables) or _zone(cursor, tables, zone)
+    problems = crm.of_worker(tables) or _zone(cursor, tables, zone)
     if problems:
         raise SchemaError("; ".join(problems))
     _may(cursor, rights.WORKER, own | {name: list(columns) for name, columns in NEEDS.items()})
@@ -208,7 +209,7 @@ def creating(cursor: Cursor) -> dict[str, Table]:
         SchemaError: what stands against it, and what to do.
     """
     tables = _there(cursor, ("call_tasks", "dcc_leads", "leads_task_list"))
-    if problems := requirements.of_creation(tables):
+    if problems := crm.of_creation(tables):
         raise SchemaError("; ".join(problems))
     return tables
 

@@ -11,6 +11,7 @@ from pymysql.cursors import Cursor
 
 from clients.columns import Table
 from clients.database import bulks, flat, marks, unchanged
+from clients.tables.crm import NUMBERS
 from clients.tables.ledger import OF_TASK
 from clients.tables.needs import (
     CALL_TIMES,
@@ -22,7 +23,6 @@ from clients.tables.needs import (
     folded_sql,
     is_final,
 )
-from clients.tables.requirements import NUMBERS
 from clients.tables.schema import SchemaError
 
 MATCHABLE_SQL = (

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
+TOGETHER_SECONDS = 0.1
+"""An answer waits so long for others, to be written down with them."""
 LONGEST_PAUSE = timedelta(hours=1)
 REFUSED = f"{DATABASE}."
 """Begins the ``error_code`` of a row that the database has refused; its number follows."""
@@ -70,12 +72,14 @@ class Portions:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def save_answers(self) -> None:
-        """All answers so far are in the ledger; those that came meanwhile go together."""
+        """All answers so far are in the ledger; those that come meanwhile go together, in one statement."""
         async with self._saving:
+            if self.answers:
+                await asyncio.sleep(TOGETHER_SECONDS)
             answers, self.answers = self.answers, []
             if answers:
                 now = (await self.database.now()).replace(tzinfo=None)
-                await self.database.transaction(
+                await self.database.run(
                     analysis_table.record, self.request.task_id, answers, self.request.request_id, now_utc=now
                 )
 

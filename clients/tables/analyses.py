@@ -153,7 +153,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
     there = _follow_ups(cursor, sorted({id_ for id_ in follow_ids.values() if id_}), update)
     found = {}
     for row in rows:
-        id_, interest = int(row[0]), None if row[2] is None else int(row[2])
+        id_, interest = int(row[0]), None if row[2] in (None, "") else int(row[2])
         follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
         remark, next_time = follow_up or ("", None)
         known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None

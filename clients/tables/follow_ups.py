@@ -214,7 +214,7 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
             leads_id=row[1],
             call_job_id=str(row[2]),
             follow_id=int(row[3]),
-            interest=None if row[4] is None else int(row[4]),
+            interest=None if row[4] in (None, "") else int(row[4]),
         )
         for row in cursor.fetchall()
     ]
@@ -240,7 +240,7 @@ def _as_stored(cursor: Cursor, given: Sequence[Given], word: dict[int, int]) -> 
         return []
     ids = [one.list_id for one in given]
     cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
-    stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] is not None and int(row[0]) not in word}
+    stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] not in (None, "") and int(row[0]) not in word}
     return [replace(one, is_interested=int(stored.get(one.list_id, one.is_interested))) for one in given]
 
 

@@ -36,10 +36,10 @@ WORKER: dict[str, Rights] = {
     "call_schema": Rights(),
     "call_dispatches": Rights(insert=True, update=("*",), delete=True),
     "call_retries": _OWN,
+    "call_suppressions": _OWN,
     "call_follow_ups": _OWN,
     "call_analyses": Rights(insert=True, update=("outcome", "settled_at")),
     "call_task_options": _OWN,
-    "call_suppressions": _OWN,
     "call_rate_limits": _OWN,
 }
 BACKEND: dict[str, Rights] = {

@@ -240,7 +240,7 @@ def was_started(cursor: Cursor, task_id: int) -> bool:
     """Whether calls of the task were ever begun, by us or by another program: it has type 3 or 4, or type 2 and a job
     group or a call."""
     cursor.execute(
-        "SELECT 1 FROM call_tasks t WHERE t.id = %s AND (t.task_type > 2 OR (t.task_type = 2 AND"
+        "SELECT 1 FROM call_tasks t WHERE t.id = %s AND (t.task_type IN ('3', '4') OR (t.task_type = '2' AND"
         " (COALESCE(t.job_group_id, '') <> '' OR EXISTS (SELECT 1 FROM leads_task_list l WHERE l.task_id = t.id"
         " AND COALESCE(l.call_job_id, '') <> ''))))",
         (task_id,),
@@ -331,7 +331,7 @@ def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
         f" UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses a WHERE {analyses}"
         " UNION ALL SELECT 'set_aside', COUNT(*) FROM call_retries r JOIN leads_task_list l ON l.id = r.list_id"
         " WHERE r.task_id = %s AND l.task_id = r.task_id AND r.step = 'analysis' AND r.error_code LIKE 'MySQL.%%'"
-        " AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR l.is_interested IS NULL)",
+        " AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR COALESCE(l.is_interested, '') = '')",
         (task_id,) * 6,
     )
     return {str(name): int(count) for name, count in cursor.fetchall()}

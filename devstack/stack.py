@@ -33,11 +33,11 @@ _OURS = ("API_", "TEMPORAL_", "ALIBABA_CLOUD_", "OUTBOUND_BOT_", "DASHSCOPE_", "
 
 
 class Stack:
-    """MariaDB, Temporal, simulators and workers on free ports of 127.0.0.1; use it as a context manager.
+    """A database, Temporal, simulators and workers on free ports of 127.0.0.1; use it as a context manager.
 
     `directory` holds data and logs; by default it is a new one below `.stack/`, removed at the end. All parts end with
-    this process, however it ends. Each part can be killed and restarted alone: `mariadb`, `temporal`, `simulators` and
-    each of `workers` have `stop`, `kill`, `start` and `restart`, and keep their ports.
+    this process, however it ends. Each part can be killed and restarted alone: `mariadb`, `temporal`, `simulators`
+    and each of `workers` have `stop`, `kill`, `start` and `restart`, and keep their ports.
 
     `simulator_arguments` go to `python -m simulators`, `settings` are added to the environment of the workers.
     """

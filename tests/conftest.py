@@ -2,7 +2,7 @@
 
 | fixture | scope | what it is |
 | --- | --- | --- |
-| `mariadb` | session | an `EmbeddedMariaDB` (MySQL if `DATABASE` says so), relaxed: who kills a server starts one |
+| `mariadb` | session | as `DATABASE` says, relaxed: tests that kill a server start one of their own |
 | `database_url` | test | a `DATABASE_URL` of a database of its own, schema applied |
 | `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
 | `temporal_client` | test | a `temporalio` client of it |
@@ -46,7 +46,7 @@ _SETTINGS = re.compile(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker `database` is on every test that the server of the fixture `mariadb` can make a difference to."""
+    """The marker `database` is on every test to which the server `mariadb` can make a difference."""
     for item in items:
         if "mariadb" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.database)

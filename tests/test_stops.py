@@ -15,7 +15,7 @@ from workflows.options import Options
 
 SOON = 8.0
 """Seconds within which what was asked for is done, on a machine that is busy too."""
-SLOW = {"OUTBOUND_BOT_QPS": "2"}
+SLOW = {"OUTBOUND_BOT_QPS": "4"}
 PATIENT = QUICK.model_copy(update={"match_grace": 4})
 LEADS = 1_400
 
@@ -41,7 +41,7 @@ async def begun(site: Site, leads: int = 1) -> None:
 
 
 async def test_a_pause_in_dispatch_stops_it_and_resume_goes_on(sites: Sites) -> None:
-    site = await sites(SimulatorOptions(time_scale=5, concurrency=5_000), **SLOW)
+    site = await sites(SimulatorOptions(time_scale=5, concurrency=5_000, answer_rate=0), **SLOW)
     site.add_leads(LEADS)
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
@@ -51,7 +51,7 @@ async def test_a_pause_in_dispatch_stops_it_and_resume_goes_on(sites: Sites) -> 
             assert await calls.control(task_id, "pause") == {"done": True, "answer": "pause: done"}
         handed_over, dialled = site.sim.bot.contacts_assigned, dialled_now(site)
         assert handed_over < LEADS
-        await says(site, task_id, f"resume: the calls are paused, {handed_over} leads handed over")
+        await says(site, task_id, "resume: the calls are paused")
         with soon():
             assert (await calls.progress(task_id))["phase"] == "dispatching"
         await asyncio.sleep(3)
@@ -68,7 +68,7 @@ async def test_a_pause_in_dispatch_stops_it_and_resume_goes_on(sites: Sites) -> 
 
 
 async def test_a_cancel_in_dispatch_hands_nothing_more_over_and_holds_nothing_up(sites: Sites) -> None:
-    site = await sites(SimulatorOptions(time_scale=5), **SLOW)
+    site = await sites(SimulatorOptions(time_scale=5, answer_rate=0), **SLOW)
     site.add_leads(LEADS)
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
@@ -126,7 +126,7 @@ async def test_a_stop_is_heard_while_dispatch_is_stuck(sites: Sites, how: str) -
 
 async def test_a_stop_is_heard_while_the_database_is_away(sites: Sites) -> None:
     """Rights are taken away, so that every claim fails and is tried again; the platform is told all the same."""
-    site = await sites(SimulatorOptions(time_scale=5), **SLOW)
+    site = await sites(SimulatorOptions(time_scale=5, answer_rate=0), **SLOW)
     site.add_leads(LEADS)
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
@@ -222,7 +222,7 @@ async def test_dispatch_restarts_as_new_and_a_pause_outlives_that(restarting_sit
 
 
 async def test_a_pause_outlives_the_run(sites: Sites) -> None:
-    site = await sites(SimulatorOptions(calls_over=True), **SLOW)
+    site = await sites(SimulatorOptions(calls_over=True, answer_rate=0), **SLOW)
     site.add_leads(LEADS)
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from clients.tables.ledger import digest
 from simulators import Contact
 from tests.comparison import FINAL
 from tests.pipeline import Site, Sites, phone
@@ -149,7 +150,7 @@ def leave(site: Site, some: list[State]) -> int:
     site.insert("leads_task_list", [row_of(task_id, state, jobs) for state in some])
     ids = {row["leads_id"]: row["id"] for row in site.rows(task_id)}
     follow_ups = [follow_up_of(state) for state in some if state.follow_up in ("linked", "unlinked")]
-    entries = [entry_of(task_id, ids[state.lead], state) for state in some if state.follow_up in LEDGER]
+    entries = [entry_of(task_id, ids[state.lead], state, jobs) for state in some if state.follow_up in LEDGER]
     tries = [try_of(task_id, ids[state.lead], state.retry) for state in some if state.retry]
     for table, values in (("dcc_leads_follow", follow_ups), ("call_follow_ups", entries), ("call_retries", tries)):
         if values:
@@ -160,6 +161,10 @@ def leave(site: Site, some: list[State]) -> int:
 LEDGER = ("unlinked", "deleted", "deleted and unlinked")
 
 
+def job_of(state: State, jobs: dict[str, str]) -> str:
+    return {"": "", "gone": f"gone-{state.lead}"}.get(state.job) or jobs.get(phone(state.lead), "")
+
+
 def row_of(task_id: int, state: State, jobs: dict[str, str]) -> dict[str, Any]:
     linked = state.follow_up in ("linked", "linked to nothing", "deleted")
     return {
@@ -168,7 +173,7 @@ def row_of(task_id: int, state: State, jobs: dict[str, str]) -> dict[str, Any]:
         "leads_phone": phone(state.lead),
         "reference_id": f"r{state.lead}",
         "call_time": datetime(2026, 11, 20, 10, 0, 0),
-        "call_job_id": {"": "", "gone": f"gone-{state.lead}"}.get(state.job) or jobs.get(phone(state.lead), ""),
+        "call_job_id": job_of(state, jobs),
         "call_status": state.status,
         "call_conversation": state.transcript,
         "call_task_id": state.attempt,
@@ -189,13 +194,15 @@ def follow_up_of(state: State) -> dict[str, Any]:
     }
 
 
-def entry_of(task_id: int, list_id: int, state: State) -> dict[str, Any]:
+def entry_of(task_id: int, list_id: int, state: State, jobs: dict[str, str]) -> dict[str, Any]:
     return {
         "list_id": list_id,
         "task_id": task_id,
         "follow_id": FOLLOW_UP_IDS + state.lead,
         "is_interested": state.interest or 0,
         "outcome": "default",
+        "call_job_id": job_of(state, jobs),
+        "stored_hash": digest("旧", None),
         "created_at": datetime(2026, 11, 20, 2, 30, 0),
     }
 

@@ -466,7 +466,7 @@ class CallTaskWorkflow:
         self._show_all()
 
     def _show_all(self) -> None:
-        if self._dispatching and self._dispatcher:
+        if self._dispatching and self._dispatcher and not self._failed:
             self._tally.waiting = self._dispatcher.waiting
         workflow.set_current_details(self._tally.details(self.progress()))
 

@@ -27,8 +27,6 @@ from clients.tables.tasks import RowGroup, TaskRow
 
 START_CALL = "start_call"
 """The signal that tells a run that its calls are to be made."""
-SELECTED_ROWS = 10_000
-"""Of a re-analysis at once: however scattered their ids, they are far from what a payload may hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +157,7 @@ class Selection:
     until: str | None = None
     prompt_version: str = ""
     after: int = 0
-    limit: int = SELECTED_ROWS
+    limit: int
 
 
 class Tasks:

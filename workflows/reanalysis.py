@@ -12,7 +12,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import TRIES, FollowUpRequest
     from activities.row_runs import count
-    from activities.tasks import SELECTED_ROWS, Selection, Task, Work
+    from activities.tasks import Selection, Task, Work
     from workflows.options import Force, Options
     from workflows.steps import Steps, reason
     from workflows.tally import Tally
@@ -20,6 +20,8 @@ with workflow.unsafe.imports_passed_through():
 ROWS = 200
 """Rows a piece: each is a call of the model."""
 AT_ONCE = 8
+SELECTED_ROWS = 10_000
+"""Rows that are named at once: however scattered their ids, they are far from what a payload may hold."""
 NAMED = 5_000
 """Calls that are looked up by name at once."""
 CARRIED_BYTES = 100_000
@@ -92,6 +94,7 @@ class Reanalysis:
                 until=force.until.isoformat() if force.until else None,
                 prompt_version=force.prompt_version,
                 after=force.after if names is None else 0,
+                limit=SELECTED_ROWS,
             )
         )
         found = sum(work.count for work in works)

@@ -155,6 +155,8 @@ def leave(site: Site, some: list[State]) -> int:
     for table, values in (("dcc_leads_follow", follow_ups), ("call_follow_ups", entries), ("call_retries", tries)):
         if values:
             site.insert(table, values)
+    # A follow-up that was deleted is not given away again as another one's id.
+    site.sql(f"ALTER TABLE dcc_leads_follow AUTO_INCREMENT = {10 * FOLLOW_UP_IDS}")
     return task_id
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from clients.tables.ledger import digest
 from clients.tables.needs import FINAL, final_status, is_final, is_status
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import REMARKS
@@ -114,6 +115,7 @@ def leave(site: Site, some: list[State]) -> int:
         {
             "list_id": s.id, "task_id": task_id, "follow_id": s.id, "is_interested": s.interest or 0,
             "outcome": "default", "created_at": now,
+            "call_job_id": job_of(s, jobs), "stored_hash": digest("前", None),
         }
         for s in some
         if s.follow_up in ("ledger", "deleted")
@@ -137,9 +139,12 @@ def since(state: State, now: datetime) -> datetime:
     return now - timedelta(hours=2) if state.retry == "past grace" else now
 
 
+def job_of(state: State, jobs: dict[int, str]) -> str:
+    return {"listed": jobs.get(state.id, ""), "gone": f"gone-{state.id}", "none": ""}[state.job]
+
+
 def row_of(task_id: int, state: State, jobs: dict[int, str]) -> dict[str, Any]:
     link = {"linked": state.id, "deleted": state.id, "missing": 10**7 + state.id}.get(state.follow_up)
-    job = {"listed": jobs.get(state.id), "gone": f"gone-{state.id}", "none": ""}[state.job]
     return {
         "id": state.id,
         "task_id": task_id,
@@ -147,7 +152,7 @@ def row_of(task_id: int, state: State, jobs: dict[int, str]) -> dict[str, Any]:
         "leads_phone": phone(state.id),
         "reference_id": f"r{state.id}",
         "call_time": datetime(2026, 11, 20, 10, 0, 0),
-        "call_job_id": job,
+        "call_job_id": job_of(state, jobs),
         "call_status": state.status,
         "call_conversation": state.transcript,
         "call_task_id": state.attempt,

@@ -38,7 +38,7 @@ WORKER: dict[str, Rights] = {
     "call_retries": _OWN,
     "call_suppressions": _OWN,
     "call_follow_ups": _OWN,
-    "call_analyses": Rights(insert=True, update=("outcome", "settled_at")),
+    "call_analyses": _OWN,
     "call_task_options": _OWN,
     "call_rate_limits": _OWN,
 }

@@ -57,7 +57,6 @@ DENIED = {
         "UPDATE dcc_leads_follow SET leads_id = 1",
         "DELETE FROM dcc_leads_follow",
         "DELETE FROM call_follow_ups",
-        "UPDATE call_analyses SET leads_remark = ''",
         "DELETE FROM call_analyses",
         "CREATE TABLE more (id INT)",
         "DROP TABLE call_retries",

@@ -12,12 +12,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
-COPY LICENSE settings.py worker.py starter.py commands.py commands_judgements.py commands_recordings.py codec_server.py monitor_schedule.py screens.py ./
+COPY LICENSE worker.py starter.py ./
 COPY activities activities
-COPY api api
-COPY clients clients
-COPY evaluation evaluation
-COPY schema schema
+COPY calltasks calltasks
 COPY simulators simulators
 COPY workflows workflows
 # By number, so that a cluster can see that it is not root.

@@ -28,15 +28,16 @@ from activities.job_groups import JobGroups
 from activities.job_ids import JobIds
 from activities.liveness import BEAT_SECONDS
 from activities.monitoring import Monitoring
-from activities.recordings import Recordings, archive_of
+from activities.recordings import Recordings
 from activities.tasks import Tasks
-from clients import logs, telemetry
-from clients.database import Database
-from clients.errors import ServiceError, explain, is_setting
-from clients.limiter import shared
-from clients.tables import endpoint, schema
-from clients.temporal import connect, registered_search_attributes
-from settings import (
+from calltasks.database import endpoint, schema
+from calltasks.database.connection import Database
+from calltasks.errors import ServiceError, explain, is_setting
+from calltasks.limiter import shared
+from calltasks.observing import logs, telemetry
+from calltasks.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
+from calltasks.recordings.finding import archive_of
+from calltasks.settings import (
     AnalysisSettings,
     ArchiveSettings,
     DatabaseSettings,
@@ -47,9 +48,9 @@ from settings import (
     load,
     require,
 )
+from calltasks.temporal.connection import connect, registered_search_attributes
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
-from workflows.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
 
 log = logging.getLogger("worker")
 
@@ -59,7 +60,7 @@ ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
 PASSED_THROUGH = (
     "activities",
-    "clients",
+    "calltasks",
     "workflows",
     "pydantic",
     "pydantic_core",
@@ -124,7 +125,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
 async def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
     archive = await stack.enter_async_context(archive_of(load(ArchiveSettings)))
     # Importing the vendor's SDK takes seconds: only a worker that uses it pays for it.
-    from clients.outbound_bot import THREADS, OutboundBot
+    from calltasks.platform.outbound_bot import THREADS, OutboundBot
 
     settings = load(PlatformSettings)
     await database.open_limit("outbound-bot")
@@ -145,7 +146,7 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
 
 
 async def _analysis_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
-    from clients.analysis import AnalysisModel
+    from calltasks.model.analysis import AnalysisModel
 
     settings = load(AnalysisSettings)
     await database.open_limit("analysis")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from activities.follow_ups import FollowUpRequest, FollowUps
-from activities.row_runs import pack
-from activities.token_ceiling import TokenCeiling
-from clients.database import Database
-from clients.tables import follow_ups as table
-from clients.tables.analyses import FollowUp, Narrowing, Present, present
-from clients.tables.follow_ups import FinishedCall
+from calltasks.database.connection import Database
+from calltasks.database.tables import follow_ups as table
+from calltasks.database.tables.analyses import FollowUp, Narrowing, Present, present
+from calltasks.database.tables.follow_ups import FinishedCall
+from calltasks.rules.row_ranges import pack
+from calltasks.token_ceiling import TokenCeiling
 
 FIELDS = ("is_interested", "next_follow_time", "leads_remark")
 AT_ONCE = 8

@@ -9,11 +9,11 @@ from pymysql.cursors import Cursor
 from temporalio.exceptions import ApplicationError
 
 from activities.holdings import Holding, Lead, Reading, hold
-from clients.platform import CONTACTS_A_CALL
-from clients.tables import dispatches as table
-from clients.tables import suppressions, tasks
-from clients.tables.dispatches import Dispatch, DoubtError, Span, Undialled
-from clients.tables.tasks import TaskRow
+from calltasks.database.tables import dispatches as table
+from calltasks.database.tables import suppressions, tasks
+from calltasks.database.tables.dispatches import Dispatch, DoubtError, Span, Undialled
+from calltasks.database.tables.tasks import TaskRow
+from calltasks.platform.session import CONTACTS_A_CALL
 
 BATCHES_AT_ONCE = 11
 MOST_TRIES = 3

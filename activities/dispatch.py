@@ -21,14 +21,14 @@ from activities.holdings import Reading, read_group
 from activities.job_ids import match_all, match_by_reference
 from activities.liveness import heartbeating
 from activities.sending import Sent, send_batch
-from clients import telemetry
-from clients.clock import elapsed
-from clients.database import Database
-from clients.errors import PassingError, PermanentError, ServiceError
-from clients.platform import SERVICE, Bot, PlatformSession
-from clients.tables import dispatches as table
-from clients.tables.dispatches import DoubtError
-from clients.tables.dispatches import group_name as group_name
+from calltasks.clock import elapsed
+from calltasks.database.connection import Database
+from calltasks.database.tables import dispatches as table
+from calltasks.database.tables.dispatches import DoubtError
+from calltasks.database.tables.dispatches import group_name as group_name
+from calltasks.errors import PassingError, PermanentError, ServiceError
+from calltasks.observing import telemetry
+from calltasks.platform.session import SERVICE, Bot, PlatformSession
 
 PRIORITY = 2
 SEND_SECONDS = 20.0

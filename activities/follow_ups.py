@@ -15,24 +15,32 @@ from uuid import uuid4
 
 from temporalio import activity
 
-from activities.judgement import PROMPT_VERSION, SYSTEM, InvalidAnswerError, fingerprint, question, read_answer, render
 from activities.liveness import heartbeating
 from activities.portions import Portions
-from activities.row_runs import Runs, pack
-from activities.token_ceiling import TokenCeiling
-from clients import telemetry
-from clients.database import SERVICE as DATABASE
-from clients.database import Database
-from clients.errors import PermanentError, ServiceError, UnreadableAnswerError
-from clients.tables import analyses as analysis_table
-from clients.tables import follow_ups as table
-from clients.tables import ledger
-from clients.tables.analyses import FollowUp
-from clients.tables.follow_ups import KNOWN, FinishedCall
-from clients.tables.retries import Retry
+from calltasks.database.connection import SERVICE as DATABASE
+from calltasks.database.connection import Database
+from calltasks.database.tables import analyses as analysis_table
+from calltasks.database.tables import follow_ups as table
+from calltasks.database.tables import ledger
+from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.follow_ups import KNOWN, FinishedCall
+from calltasks.database.tables.retries import Retry
+from calltasks.errors import PermanentError, ServiceError, UnreadableAnswerError
+from calltasks.observing import telemetry
+from calltasks.rules.judgement import (
+    PROMPT_VERSION,
+    SYSTEM,
+    InvalidAnswerError,
+    fingerprint,
+    question,
+    read_answer,
+    render,
+)
+from calltasks.rules.row_ranges import Runs, pack
+from calltasks.token_ceiling import TokenCeiling
 
 if TYPE_CHECKING:
-    from clients.analysis import AnalysisModel
+    from calltasks.model.analysis import AnalysisModel
 
 TRIES = 3
 """Before the model has failed for good (SPEC 6)."""

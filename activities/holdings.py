@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from activities.job_ids import identify, read_pages
-from activities.pairing import IdentifiedJob
-from clients.errors import PermanentError, ServiceError
-from clients.phones import comparable
-from clients.platform import IDS_A_CALL, SERVICE, PlatformSession
+from calltasks.errors import PermanentError, ServiceError
+from calltasks.platform.session import IDS_A_CALL, SERVICE, PlatformSession
+from calltasks.rules.pairing import IdentifiedJob
+from calltasks.rules.phones import comparable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.liveness import heartbeating
-from clients.errors import PermanentError, ServiceError
-from clients.platform import SERVICE, Bot
+from calltasks.errors import PermanentError, ServiceError
+from calltasks.platform.session import SERVICE, Bot
 
 PRIORITY = 1
 CONTROL_PRIORITY = 0

@@ -10,15 +10,15 @@ from pymysql.cursors import Cursor
 from temporalio import activity
 
 from activities.liveness import heartbeating
-from activities.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
-from activities.row_runs import Runs, pack
-from clients import telemetry
-from clients.database import Database
-from clients.errors import ServiceError
-from clients.phones import comparable
-from clients.platform import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
-from clients.tables import rows as table
-from clients.tables.rows import MatchRow
+from calltasks.database.connection import Database
+from calltasks.database.tables import rows as table
+from calltasks.database.tables.rows import MatchRow
+from calltasks.errors import ServiceError
+from calltasks.observing import telemetry
+from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
+from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
+from calltasks.rules.phones import comparable
+from calltasks.rules.row_ranges import Runs, pack
 
 PRIORITY = 2
 """Of the rate limit: after conversations (SPEC, Always)."""
@@ -257,7 +257,7 @@ def match_by_reference(
         cursor: outside a transaction.
         task_id: the task whose rows get jobs.
         jobs: of its group.
-        whole: these are all that the group has (:func:`activities.pairing.pair`).
+        whole: these are all that the group has (:func:`calltasks.rules.pairing.pair`).
 
     Returns:
         The pairs of row and job that were saved, and how many jobs may yet be some row's.

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from temporalio import activity
 
 BEAT_SECONDS = 2.0
-"""Well below the heartbeat timeout of ``workflows.options``. The answer to a beat tells of a stop."""
+"""Well below the heartbeat timeout of ``calltasks.options``. The answer to a beat tells of a stop."""
 
 
 @asynccontextmanager

@@ -11,9 +11,9 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from activities.liveness import heartbeating
-from clients import telemetry
-from clients.database import Database
-from clients.tables import tasks as table
+from calltasks.database.connection import Database
+from calltasks.database.tables import tasks as table
+from calltasks.observing import telemetry
 
 WORKFLOW = "CallTaskWorkflow"
 QUEUE = "call-tasks"

@@ -15,17 +15,17 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from clients import telemetry
-from clients.database import SERVICE as DATABASE
-from clients.database import Database
-from clients.errors import ServiceError
-from clients.tables import analyses as analysis_table
-from clients.tables import follow_ups as table
-from clients.tables import retries as retry_table
-from clients.tables.analyses import FollowUp
-from clients.tables.follow_ups import KNOWN, ROWS_A_TRANSACTION, FinishedCall
-from clients.tables.refusals import Refused, write_each
-from clients.tables.retries import Retry
+from calltasks.database.connection import SERVICE as DATABASE
+from calltasks.database.connection import Database
+from calltasks.database.refusals import Refused, write_each
+from calltasks.database.tables import analyses as analysis_table
+from calltasks.database.tables import follow_ups as table
+from calltasks.database.tables import retries as retry_table
+from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.follow_ups import KNOWN, ROWS_A_TRANSACTION, FinishedCall
+from calltasks.database.tables.retries import Retry
+from calltasks.errors import ServiceError
+from calltasks.observing import telemetry
 
 if TYPE_CHECKING:
     from activities.follow_ups import FollowUpRequest

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from temporalio import activity
 
 from activities.liveness import heartbeating
-from activities.row_runs import Runs
-from clients import telemetry
-from clients.database import SERVICE as DATABASE
-from clients.database import Database, bulks
-from clients.errors import DeclinedError, PermanentError, ServiceError
-from clients.platform import Bot, PlatformSession
-from clients.tables import retries as retry_table
-from clients.tables import rows as table
-from clients.tables.refusals import write_each
-from clients.tables.retries import Retry, next_try
-from clients.tables.rows import RecordedRow
-from settings import ArchiveSettings
+from calltasks.database.connection import Database
+from calltasks.database.tables import retries as retry_table
+from calltasks.database.tables import rows as table
+from calltasks.database.tables.retries import Retry, next_try
+from calltasks.database.tables.rows import RecordedRow
+from calltasks.observing import telemetry
+from calltasks.platform.session import Bot
+from calltasks.recordings.finding import FAILED_TRIES, PRIORITY, find, save_urls
+from calltasks.rules.row_ranges import Runs
 
 if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
-    from clients.archive import Archive
+    from calltasks.recordings.archive import Archive
 
-PRIORITY = 4
-"""Of the rate limit: after everything else (SPEC, Always)."""
-BATCH = 50
-"""Recordings asked for at once (SPEC 5)."""
-FAILED_TRIES = 10
-"""Requests that may fail before the time runs in which a recording may come late."""
-BROKEN_TRIES = 5
-"""Failures to write, one after the other, after which the archive is left alone for a while."""
 PIECE_SECONDS = 60.0
 """After so long no more audio is begun in one piece of work, so that others get their turn; the rest follows."""
-REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
-"""Codes that speak of us and not of a recording."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,36 +48,6 @@ class RecordingsSaved:
     failed_calls: int
     api_calls: int
     error: str = ""
-
-
-@dataclass(slots=True)
-class Found:
-    """What became of rows: the URL to save (``""``: no recording yet) or the error of each that was dealt with. A row
-    that is in neither was not begun, for lack of time."""
-
-    urls: dict[int, str] = field(default_factory=dict)
-    errors: dict[int, ServiceError] = field(default_factory=dict)
-
-
-@asynccontextmanager
-async def archive_of(settings: ArchiveSettings, *, check: bool = True) -> AsyncIterator[Archive | None]:
-    """The archive that the settings name, or None; ``check``: known to be writable.
-
-    Raises:
-        SettingsError: ``RECORDING_ARCHIVE`` is wrong, or nothing can be written there.
-    """
-    if not settings.recording_archive:
-        yield None
-        return
-    from clients.archive import Archive
-
-    archive = Archive(settings)
-    try:
-        if check:
-            await archive.check()
-        yield archive
-    finally:
-        await archive.close()
 
 
 class Recordings:
@@ -149,85 +102,3 @@ class Recordings:
         return Retry(
             list_id=row.id, step="recording", tries=row.tries + 1, since=since, retry_at=retry_at, error_code=error[:80]
         )
-
-
-async def find(
-    session: PlatformSession,
-    task_id: int,
-    rows: list[RecordedRow],
-    archive: Archive | None,
-    *,
-    seconds: float = float("inf"),
-) -> Found:
-    """Ask the platform for the recordings of a task's rows and, with an archive, copy them there.
-
-    Args:
-        session: the platform.
-        task_id: the task of all the rows.
-        rows: of recorded calls.
-        archive: None: the vendor's URLs are what is found.
-        seconds: after so long no more of the rows are begun.
-    """
-    found = Found()
-    waiting, until, broken = iter(rows), monotonic() + seconds, 0
-
-    async def work() -> None:
-        nonlocal broken
-        for row in waiting:
-            failure = None
-            try:
-                found.urls[row.id] = await _url(session, task_id, row, archive)
-            except ServiceError as error:
-                failure = found.errors[row.id] = error
-            if failure is None or failure.service != "RecordingArchive":
-                broken = 0
-            else:
-                broken += 1
-            if broken >= BROKEN_TRIES and failure is not None:
-                # A full disk is full for all of them: none is fetched in vain.
-                found.errors.update((left.id, failure) for left in waiting)
-            if monotonic() > until:
-                return
-
-    await asyncio.gather(*(work() for _ in range(min(BATCH, len(rows)))))
-    return found
-
-
-def lasting(database: Database, found: Found) -> list[tuple[int, str]]:
-    """The URLs to save, by row: those that the column can hold whole."""
-    return [
-        (id_, url) for id_, url in found.urls.items() if url and database.whole("leads_task_list", "recording_url", url)
-    ]
-
-
-async def save_urls(
-    database: Database, write: Callable[[Sequence[tuple[int, str]]], Awaitable[int]], found: Found
-) -> tuple[int, set[int]]:
-    """Save the URLs that were found; what the database does not take becomes the error of its row.
-
-    Returns:
-        How many rows were written, and which have what was found for them.
-    """
-    saved, urls = 0, sorted(lasting(database, found))
-
-    async def count(some: Sequence[tuple[int, str]]) -> None:
-        nonlocal saved
-        saved += await write(some)
-
-    for part in bulks(urls):
-        for one in await write_each(count, [(int(id_), str(url)) for id_, url in part]):
-            found.errors[one.item[0]] = PermanentError(DATABASE, "save_recordings", one.code)
-    return saved, {id_ for id_, _ in urls} - found.errors.keys()
-
-
-async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:
-    async def ask() -> str:
-        try:
-            return await session.recording_url(row.call_task_id)
-        except (PermanentError, DeclinedError) as error:
-            if error.code.startswith(REFUSED):
-                raise
-            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
-            return ""
-
-    return await ask() if archive is None else await archive.keep(task_id, row.call_job_id, row.call_task_id, ask)

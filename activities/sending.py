@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from activities.claims import Claim, history_reference
-from clients.errors import PassingError, PermanentError
-from clients.platform import SERVICE, PlatformSession, contact_json
-from clients.send_deadline import TooLateError
+from calltasks.errors import PassingError, PermanentError
+from calltasks.platform.send_deadline import TooLateError
+from calltasks.platform.session import SERVICE, PlatformSession, contact_json
 
 OF_THE_REQUEST = ("NotExist", "InvalidAccessKeyId", "InvalidSecurityToken", "Forbidden", "SignatureDoesNot")
 """Beginnings of codes by which the platform refuses a request whoever its contacts are."""

@@ -15,15 +15,15 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from activities.liveness import heartbeating
-from activities.row_runs import Runs, pack
-from clients.database import Database
-from clients.tables import dispatches, needs, suppressions, task_options
-from clients.tables import follow_ups as follow_up_table
-from clients.tables import tasks as table
-from clients.tables.analyses import Narrowing
-from clients.tables.needs import FINAL, Chunk
-from clients.tables.task_options import Kept
-from clients.tables.tasks import RowGroup, TaskRow
+from calltasks.database.connection import Database
+from calltasks.database.tables import dispatches, needs, suppressions, task_options
+from calltasks.database.tables import follow_ups as follow_up_table
+from calltasks.database.tables import tasks as table
+from calltasks.database.tables.analyses import Narrowing
+from calltasks.database.tables.needs import FINAL, Chunk
+from calltasks.database.tables.task_options import Kept
+from calltasks.database.tables.tasks import RowGroup, TaskRow
+from calltasks.rules.row_ranges import Runs, pack
 
 START_CALL = "start_call"
 """The signal that tells a run that its calls are to be made."""
@@ -145,7 +145,8 @@ class Review:
 class Selection:
     """Which rows to analyse again: by job id, or those whose analysis failed, or (neither) all of the task.
 
-    The rest narrows them, as :class:`clients.tables.analyses.Narrowing`; ``since`` and ``until`` as ``YYYY-MM-DD``.
+    The rest narrows them, as :class:`calltasks.database.tables.analyses.Narrowing`; ``since`` and ``until`` as
+    ``YYYY-MM-DD``.
     """
 
     task_id: int

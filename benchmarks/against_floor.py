@@ -12,9 +12,9 @@ from typing import Any
 
 import aiohttp
 
-from activities.judgement import SYSTEM, question
 from benchmarks.figures import ANSWERED, WARM_UP, Figure, Sizes, at_least, at_most
 from benchmarks.site import FloorProcess, Ran, Site
+from calltasks.rules.judgement import SYSTEM, question
 from devstack.processes import Child
 from devstack.stack import SIMULATED_ACCOUNT
 

@@ -30,15 +30,15 @@ from typing import Any
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
-from activities.executions import NoJobIdsError
-from clients.errors import ServiceError
+from calltasks.call_tasks import CallTasks, NotRunningError, NotStartedError, NoWorkerError
+from calltasks.errors import ServiceError
+from calltasks.executions import NoJobIdsError
+from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 from devstack.stack import Stack, ended_by_signals
-from starter import CallTasks, NotRunningError, NotStartedError, NoWorkerError
 from tests.faults.invariants import Observer, check
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.saboteur import Act
 from tests.faults.site import Nursery, Saboteurs
-from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 
 TASKS, ORGANIZATIONS, WORKERS = 20, 5, 3
 SIMULATION = (

@@ -17,19 +17,21 @@ import time
 
 from pymysql.cursors import Cursor
 
-from activities import conversations, job_ids, recordings
+from activities import conversations, job_ids
 from activities.follow_ups import FOLLOW, LEDGER, without_conversation
-from activities.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, read_answer, render
-from activities.row_runs import pack
-from clients.analysis import AnalysisModel
-from clients.database import Database
-from clients.limiter import shared
-from clients.outbound_bot import THREADS, OutboundBot
-from clients.platform import IDS_A_CALL
-from clients.tables import follow_ups, rows, tasks
-from clients.tables.analyses import FollowUp
-from clients.tables.rows import CallRow, Outcome
-from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
+from calltasks import outcomes
+from calltasks.database.connection import Database
+from calltasks.database.tables import follow_ups, rows, tasks
+from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.rows import CallRow, Outcome
+from calltasks.limiter import shared
+from calltasks.model.analysis import AnalysisModel
+from calltasks.platform.outbound_bot import THREADS, OutboundBot
+from calltasks.platform.session import IDS_A_CALL
+from calltasks.recordings import finding
+from calltasks.rules.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, read_answer, render
+from calltasks.rules.row_ranges import pack
+from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
 
 PIECES_AT_ONCE = 2
 """Pieces of ten pages in work at the same time; more only queue up before the one processor that this program has."""
@@ -72,7 +74,7 @@ class Floor:
         self._task = task
         self._listing = self._bot.session(task.organization_id, job_ids.PRIORITY)
         self._asking = self._bot.session(task.organization_id, conversations.PRIORITY)
-        self._recording = self._bot.session(task.organization_id, recordings.PRIORITY)
+        self._recording = self._bot.session(task.organization_id, finding.PRIORITY)
         async with asyncio.TaskGroup() as group:
             steps = [
                 *(group.create_task(self._fetch()) for _ in range(FETCHES_AT_ONCE)),
@@ -116,8 +118,8 @@ class Floor:
             jobs = await self._asking.jobs([row.call_job_id for row in batch])
             now = await self._database.now()
             found = [
-                (row, conversations.outcome_of(row, job, self._database, now))
-                for row, job in conversations.match_answers(batch, jobs)
+                (row, outcomes.outcome_of(row, job, self._database, now))
+                for row, job in outcomes.match_answers(batch, jobs)
             ]
             await self._database.transaction(rows.save_outcomes, self._task.task_id, [outcome for _, outcome in found])
             for row, outcome in found:

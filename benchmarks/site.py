@@ -20,9 +20,9 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 
 from activities.liveness import BEAT_SECONDS
+from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
 from devstack.processes import Child
 from devstack.stack import PROJECT, Stack
-from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 DIALOGUES = PROJECT.parent / "shared/data/dialogues.jsonl"
 UNLIMITED = {"OUTBOUND_BOT_QPS": "100000", "ANALYSIS_QPM": "6000000"}

@@ -14,12 +14,12 @@ import httpx
 import pytest
 from pymysql.cursors import DictCursor
 
-from api.server import Server, run
-from clients.temporal import connect
+from calltasks.api.server import Server, run
+from calltasks.call_tasks import CallTasks
+from calltasks.temporal.connection import connect
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until
 from devstack.temporal import EmbeddedTemporal
-from starter import CallTasks
 from tests.pipeline import environment, lead, new_namespace
 from worker import workers
 

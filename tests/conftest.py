@@ -50,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "mariadb" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.database)
+        if {"mariadb", "temporal", "certificates", "simulator"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
 
 
 def pytest_report_header() -> str:
@@ -79,7 +81,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMariaD
 
 @pytest.fixture
 def database_url(mariadb: EmbeddedMariaDB) -> Iterator[str]:
-    from clients.tables import schema
+    from calltasks.database import schema
 
     name = f"{mariadb.database}_{secrets.token_hex(6)}"
     with mariadb.connect() as connection, connection.cursor() as cursor:

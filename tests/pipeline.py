@@ -21,16 +21,16 @@ from temporalio.client import Client, WorkflowExecution, WorkflowHandle, Workflo
 
 import simulators
 import worker
+from calltasks.call_tasks import CallTasks
+from calltasks.options import QUEUES, Options, workflow_id
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import SEARCH_ATTRIBUTES as KINDS
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, SimulatorOptions, Simulators
-from starter import CallTasks
 from tests.comparison import MODEL_FAILED as MODEL_FAILED
 from tests.comparison import assert_finished as assert_finished
 from tests.sayings import LogLines as LogLines
 from tests.sayings import decoded as decoded
-from workflows.options import QUEUES, Options, workflow_id
 
 ORGANIZATION = "org7"
 

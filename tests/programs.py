@@ -16,7 +16,9 @@ import worker
 
 _fork = multiprocessing.get_context("forkserver")
 # A child is forked from a process that has imported everything: importing takes seconds each time.
-_fork.set_forkserver_preload(["tests.programs", "commands", "clients.outbound_bot", "clients.analysis"])
+_fork.set_forkserver_preload(
+    ["tests.programs", "calltasks.cli.commands", "calltasks.platform.outbound_bot", "calltasks.model.analysis"]
+)
 
 
 class Program:
@@ -73,7 +75,7 @@ def _be(environment: dict[str, str], log: str, command: tuple[str, ...]) -> None
     if command[0] == "worker.py":
         typer.run(worker.main)
     else:
-        importlib.import_module("commands").main()
+        importlib.import_module("calltasks.cli.commands").main()
 
 
 def own_environment(*without: str, **changes: str) -> dict[str, str]:

@@ -8,16 +8,16 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 from typer.testing import CliRunner, Result
 
-import commands
 from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
-from activities.judgement import PROMPT_VERSION
-from activities.row_runs import pack
-from activities.token_ceiling import TokenCeiling
-from evaluation.conversations import Labelled, load
+from calltasks.call_tasks import CallTasks
+from calltasks.cli import commands
+from calltasks.evaluation.conversations import Labelled, load
+from calltasks.options import Force
+from calltasks.rules.judgement import PROMPT_VERSION
+from calltasks.rules.row_ranges import pack
+from calltasks.token_ceiling import TokenCeiling
 from simulators import Fault
-from starter import CallTasks
 from tests.pipeline import MODEL_FAILED, ORGANIZATION, Site, Sites, phone
-from workflows.options import Force
 
 BY_ID = {labelled.id: labelled for labelled in load()}
 CALLS = [

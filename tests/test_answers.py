@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from activities.answers import MENDED_CHARACTERS
-from activities.judgement import SYSTEM, InvalidAnswerError, Judgement, read_answer
+from calltasks.rules.answers import MENDED_CHARACTERS
+from calltasks.rules.judgement import SYSTEM, InvalidAnswerError, Judgement, read_answer
 
 CALLED = datetime(2026, 11, 18, 14, 5, tzinfo=ZoneInfo("Asia/Shanghai"))
 SAID = "我周六下午三点过去看看"

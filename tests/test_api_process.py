@@ -17,19 +17,19 @@ from typing import Any, cast
 import httpx
 import pytest
 
-import starter
-from api.access import Tokens
-from api.answers import success
-from api.application import build
-from api.errors import answer_to
-from api.server import main
-from clients.errors import PermanentError
+from calltasks import call_tasks as starter
+from calltasks.api.access import Tokens
+from calltasks.api.answers import success
+from calltasks.api.application import build
+from calltasks.api.errors import answer_to
+from calltasks.api.server import main
+from calltasks.call_tasks import CallTasks
+from calltasks.errors import PermanentError
+from calltasks.settings import ApiSettings, SettingsError, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, wait_until
 from devstack.temporal import EmbeddedTemporal
-from settings import ApiSettings, SettingsError, load
 from simulators import SimulatorOptions, running_in_thread
-from starter import CallTasks
 from tests.api_site import (
     ORGANIZATION,
     PATHS,
@@ -236,7 +236,7 @@ def test_the_process_says_in_one_line_why_it_does_not_start(
 
 
 def test_the_command_ends_with_its_exit_code() -> None:
-    command = [sys.executable, "-m", "api"]
+    command = [sys.executable, "-m", "calltasks.api"]
     environment = {"PATH": os.environ["PATH"]}
     ended = subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -251,7 +251,11 @@ def test_the_process_serves_logs_and_stops(tmp_path: Path, site: ApiSite, monkey
     for variable, value in api_settings().items():
         monkeypatch.setenv(variable, value)
     child = Child(
-        "api", [sys.executable, "-m", "api"], log=tmp_path / "api.log", directory=PROJECT, ready_line="api ready"
+        "api",
+        [sys.executable, "-m", "calltasks.api"],
+        log=tmp_path / "api.log",
+        directory=PROJECT,
+        ready_line="api ready",
     )
     child.start()
     found = re.search(r"api ready on (http://127\.0\.0\.1:\d+)", child.output())
@@ -281,7 +285,11 @@ def test_the_log_is_json_when_asked_for(tmp_path: Path, site: ApiSite, monkeypat
     for variable, value in {**api_settings(), "LOG_FORMAT": "json"}.items():
         monkeypatch.setenv(variable, value)
     child = Child(
-        "api", [sys.executable, "-m", "api"], log=tmp_path / "api.log", directory=PROJECT, ready_line="api ready"
+        "api",
+        [sys.executable, "-m", "calltasks.api"],
+        log=tmp_path / "api.log",
+        directory=PROJECT,
+        ready_line="api ready",
     )
     child.start()
     try:

@@ -1,6 +1,7 @@
 """temporal-dev.yml and the Dockerfile hold together, as far as can be seen without a container engine."""
 
 import ast
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-import settings
+from calltasks import settings
 from devstack.temporal import DYNAMIC_CONFIG, SEARCH_ATTRIBUTES
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ SERVICE_KEYS = {
     *("image", "build", "init", "user", "command", "environment", "volumes", "ports", "healthcheck", "depends_on"),
     *("restart", "stop_grace_period", "profiles"),
 }
-# Names of the contract that settings.py does not read itself (temporalio.envconfig does), or does not read yet.
+# Names of the contract that calltasks/settings.py does not read itself (temporalio.envconfig does).
 CONTRACT_VARIABLES = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "RECORDING_ARCHIVE"}
 IMAGE_VARIABLES = {
     *("MYSQL_DATABASE", "MYSQL_USER", "MYSQL_PASSWORD", "MYSQL_RANDOM_ROOT_PASSWORD"),
@@ -37,7 +38,7 @@ DURATION = re.compile(r"(\d+(us|ms|s|m|h))+")
 
 
 def variables_of_settings() -> set[str]:
-    tree = ast.parse((PROJECT / "settings.py").read_text())
+    tree = ast.parse((PROJECT / "calltasks/settings.py").read_text())
     groups = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     fields = [node.target for group in groups for node in group.body if isinstance(node, ast.AnnAssign)]
     return {field.id.upper() for field in fields if isinstance(field, ast.Name)}
@@ -113,13 +114,13 @@ def test_commands_name_what_exists(name: str) -> None:
     command = SERVICES[name]["command"]
     assert command[0] == "python"
     if command[1] == "-m":
-        assert (PROJECT / command[2] / "__main__.py").is_file()
+        assert importlib.util.find_spec(command[2]) is not None
         assert command[2] in copied()
     else:
         assert (PROJECT / command[1]).is_file()
         assert command[1] in copied()
     if command[1] == "starter.py":
-        assert f'"{command[2]}"' in (PROJECT / "commands.py").read_text()
+        assert f'"{command[2]}"' in (PROJECT / "calltasks/cli/commands.py").read_text()
 
 
 def test_simulators_take_their_arguments() -> None:

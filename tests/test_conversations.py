@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from activities.conversations import chosen_attempt, match_answers, status_of
-from clients.platform import Job
-from clients.tables.rows import CallRow
+from calltasks.database.tables.rows import CallRow
+from calltasks.outcomes import chosen_attempt, match_answers, status_of
+from calltasks.platform.session import Job
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, REMARKS, assert_finished, assert_nothing_went_back, turns
 from tests.pipeline import QUICK, Site, Sites, phone, side_by_side

@@ -13,12 +13,12 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from activities.holdings import Lead, hold
-from activities.pairing import IdentifiedJob
-from clients.tables.dispatches import group_name
+from calltasks.database.tables.dispatches import group_name
+from calltasks.options import Options
+from calltasks.rules.pairing import IdentifiedJob
 from simulators import Contact, Fault, SimulatorOptions
 from simulators.signature import ApiError
 from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone
-from workflows.options import Options
 
 SOON = QUICK.model_copy(update={"match_grace": 4})
 SHY = QUICK.model_copy(update={"match_grace": 4, "retry_interval": 0.3, "poll_max": 60})

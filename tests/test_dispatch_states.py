@@ -12,8 +12,8 @@ import pytest
 
 from activities.claims import MOST_TRIES, Claimed, claim, standing
 from activities.holdings import Reading
-from activities.pairing import IdentifiedJob
-from clients.tables.dispatches import group_name
+from calltasks.database.tables.dispatches import group_name
+from calltasks.rules.pairing import IdentifiedJob
 from devstack.mariadb import EmbeddedMariaDB
 from tests.pipeline import phone
 

@@ -13,9 +13,9 @@ import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-import settings
-from commands import app
-from commands_recordings import recordings
+from calltasks import settings
+from calltasks.cli.commands import app
+from calltasks.cli.recordings import recordings
 from devstack.temporal import SEARCH_ATTRIBUTES
 
 PROJECT = Path(__file__).resolve().parent.parent

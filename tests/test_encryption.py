@@ -26,12 +26,12 @@ from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
 from temporalio.client import WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
-from clients.encryption import CIPHER, ENCODING, DecryptionError, EncryptionCodec, data_converter
-from clients.temporal import connect
-from codec_server import CodecServer
+from calltasks.settings import CodecServerSettings, EncryptionSettings, SettingsError, load
+from calltasks.temporal.codec_server import CodecServer
+from calltasks.temporal.connection import connect
+from calltasks.temporal.encryption import CIPHER, ENCODING, DecryptionError, EncryptionCodec, data_converter
 from devstack.processes import free_port
 from devstack.temporal import find_temporal
-from settings import CodecServerSettings, EncryptionSettings, SettingsError, load
 from simulators import SimulatorOptions
 from tests.pipeline import QUICK, Site, Sites, assert_finished, decoded
 
@@ -134,7 +134,7 @@ def test_keys_are_not_shown_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_client_of_the_product_is_made_in_one_place() -> None:
-    files = [file for part in ("activities", "api", "clients", "workflows") for file in (PROJECT / part).rglob("*.py")]
+    files = [file for part in ("activities", "calltasks", "workflows") for file in (PROJECT / part).rglob("*.py")]
     makers = {
         file.relative_to(PROJECT).as_posix()
         for file in (*files, *PROJECT.glob("*.py"))
@@ -142,7 +142,7 @@ def test_every_client_of_the_product_is_made_in_one_place() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "connect"
         if isinstance(node.value, ast.Name) and node.value.id == "Client"
     }
-    assert makers == {"clients/temporal.py"}
+    assert makers == {"calltasks/temporal/connection.py"}
 
 
 # --- whole runs -----------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ async def test_the_process_shows_the_command_line_what_is_encrypted(sites: Sites
     workflow_id = await encrypted_run(site)
     port = free_port()
     environment = os.environ | {"CODEC_SERVER_TOKEN": TOKEN, "CODEC_SERVER_PORT": str(port)}
-    command = [sys.executable, str(PROJECT / "codec_server.py")]
+    command = [sys.executable, str(PROJECT / "calltasks/temporal/codec_server.py")]
     server = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
     assert server.stderr is not None
     try:
@@ -381,7 +381,7 @@ async def test_the_process_shows_the_command_line_what_is_encrypted(sites: Sites
 )
 def test_a_missing_setting_is_one_line(environment: dict[str, str], message: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "codec_server.py")],
+        [sys.executable, str(PROJECT / "calltasks/temporal/codec_server.py")],
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,

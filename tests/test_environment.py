@@ -9,16 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-import commands
 import worker
-from clients.errors import PassingError
-from clients.limiter import RateLimiter
-from clients.outbound_bot import OutboundBot
-from clients.proxies import proxy_for
-from commands_recordings import recordings
+from calltasks.cli import commands
+from calltasks.cli.recordings import recordings
+from calltasks.errors import PassingError
+from calltasks.limiter import RateLimiter
+from calltasks.platform.outbound_bot import OutboundBot
+from calltasks.proxies import proxy_for
+from calltasks.settings import PlatformSettings, SettingsError, load
 from devstack.processes import free_port
 from devstack.temporal import EmbeddedTemporal
-from settings import PlatformSettings, SettingsError, load
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, Simulators
 
 commands.app.add_typer(recordings, name="recordings")

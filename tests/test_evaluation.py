@@ -11,14 +11,14 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner, Result
 
-import commands
 import simulators
-from activities.follow_up_times import resolve
-from activities.judgement import PROMPT_VERSION
-from clients.analysis import AnalysisModel, Completion
-from clients.errors import PermanentError
-from evaluation.conversations import ConversationsError, Labelled, load
-from evaluation.scoring import evaluate
+from calltasks.cli import commands
+from calltasks.errors import PermanentError
+from calltasks.evaluation.conversations import ConversationsError, Labelled, load
+from calltasks.evaluation.scoring import evaluate
+from calltasks.model.analysis import AnalysisModel, Completion
+from calltasks.rules.follow_up_times import resolve
+from calltasks.rules.judgement import PROMPT_VERSION
 from simulators import Fault, Simulators
 from simulators.dialogues import COURSES
 

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from clients.tables import follow_ups as table
-from clients.tables import schema
-from clients.tables.analyses import FollowUp
+from calltasks.database import schema
+from calltasks.database.tables import follow_ups as table
+from calltasks.database.tables.analyses import FollowUp
 from devstack.mariadb import EmbeddedMariaDB
 
 ROWS = 6

@@ -10,10 +10,10 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.follow_ups import FollowUpRequest, FollowUps
-from activities.judgement import SYSTEM, question, read_answer, render
-from clients.analysis import Completion
-from clients.database import Database
-from settings import DatabaseSettings, load
+from calltasks.database.connection import Database
+from calltasks.model.analysis import Completion
+from calltasks.rules.judgement import SYSTEM, question, read_answer, render
+from calltasks.settings import DatabaseSettings, load
 from simulators import Contact, Fault, SimulatorOptions
 from simulators.dialogues import COURSES
 from simulators.spoken_times import find_time

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pymysql.converters import escape_string
 
-from clients.database import bulks
-from clients.errors import PermanentError
+from calltasks.database.connection import bulks
+from calltasks.errors import PermanentError
 from simulators import Fault
 from tests.pipeline import Site, Sites
 from tests.test_analyses import CALLS, FICKLE, follow_up, judge, judged_task, ledger, task_of

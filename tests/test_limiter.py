@@ -9,12 +9,12 @@ from time import monotonic
 
 import pytest
 
-from clients.database import Database
-from clients.errors import LONGEST_WISH, ThrottledError
-from clients.limiter import RateLimiter, shared
+from calltasks.database.connection import Database
+from calltasks.errors import LONGEST_WISH, ThrottledError
+from calltasks.limiter import RateLimiter, shared
+from calltasks.settings import DatabaseSettings, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
-from settings import DatabaseSettings, load
 from tests.pipeline import Site, eventually, opening_sites
 
 Limiters = Callable[..., Awaitable[RateLimiter]]

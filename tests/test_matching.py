@@ -9,11 +9,11 @@ import pytest
 from pymysql.cursors import Cursor
 
 from activities.job_ids import match_all, match_by_reference
-from activities.pairing import IdentifiedJob
-from clients.database import Database
-from clients.tables import rows as table
-from clients.tables import tasks as task_table
-from settings import DatabaseSettings, load
+from calltasks.database.connection import Database
+from calltasks.database.tables import rows as table
+from calltasks.database.tables import tasks as task_table
+from calltasks.rules.pairing import IdentifiedJob
+from calltasks.settings import DatabaseSettings, load
 from simulators import Contact
 from tests.comparison import assert_finished
 from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone

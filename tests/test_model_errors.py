@@ -14,9 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from clients.analysis import LONGEST_WAIT, REFUSALS, THROTTLED_TRIES, UNSURE_TRIES, AnalysisModel, Completion
-from clients.analysis_errors import BILL, CALL, CODES, HINTS, KEY, MODEL, PASSING, THROTTLED, translate
-from clients.errors import (
+from calltasks.errors import (
     AccountError,
     PassingError,
     PermanentError,
@@ -24,8 +22,10 @@ from clients.errors import (
     ThrottledError,
     UnreadableAnswerError,
 )
-from clients.limiter import RateLimiter
-from settings import AnalysisSettings
+from calltasks.limiter import RateLimiter
+from calltasks.model.analysis import LONGEST_WAIT, REFUSALS, THROTTLED_TRIES, UNSURE_TRIES, AnalysisModel, Completion
+from calltasks.model.errors import BILL, CALL, CODES, HINTS, KEY, MODEL, PASSING, THROTTLED, translate
+from calltasks.settings import AnalysisSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "judgements.md"
 HTML = "<!DOCTYPE html><html><body>502 Bad Gateway</body></html>"
@@ -366,7 +366,7 @@ async def test_thousands_of_calls_do_not_ask_an_account_that_refuses(
     assert REFUSALS <= vendor.asked <= REFUSALS + 50  # what was under way by then
     assert vendor.waits == []
     vendor.status, vendor.body = 200, said("{}")
-    monkeypatch.setattr("clients.analysis.REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("calltasks.model.analysis.REFUSED_SECONDS", 0.0)
     monkeypatch.setattr(vendor.model, "_refused_until", 0.0)
     assert await many(vendor, 20) == []
 

@@ -5,10 +5,10 @@ import asyncio
 from temporalio.testing import ActivityEnvironment
 
 from activities.monitoring import Checked, Monitoring
-from clients.database import Database
-from settings import DatabaseSettings, load
+from calltasks.database.connection import Database
+from calltasks.options import workflow_id
+from calltasks.settings import DatabaseSettings, load
 from tests.pipeline import Sites
-from workflows.options import workflow_id
 
 OPEN = 1_000
 

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from temporalio.client import WorkflowFailureError
 
+from calltasks.options import CALL_TASKS, MONITOR_WORKFLOW, WORKFLOW
 from devstack.processes import free_port
 from simulators import Fault, SimulatorOptions
 from tests.pipeline import Site, Sites, eventually
 from tests.programs import Program, own_environment
 from tests.prometheus import PROJECT, Prometheus, promtool
 from tests.test_docs import OPERATIONS, anchors
-from workflows.options import CALL_TASKS, MONITOR_WORKFLOW, WORKFLOW
 
 MONITORING = PROJECT / "monitoring"
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana-dashboard.json").read_text("utf-8"))

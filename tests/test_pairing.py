@@ -8,10 +8,10 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.pairing import IdentifiedJob, Pairing, pair, reference_of
-from clients.phones import comparable
-from clients.platform import Contact
-from clients.tables.rows import MatchRow
+from calltasks.database.tables.rows import MatchRow
+from calltasks.platform.session import Contact
+from calltasks.rules.pairing import IdentifiedJob, Pairing, pair, reference_of
+from calltasks.rules.phones import comparable
 
 TASK, OTHER = 5, 6
 NUMBERS = ["13900000001", "13900000002", "8001", "", "无"]

@@ -11,18 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from activities.conversations import chosen_attempt, outcome_of, status_of
-from activities.follow_up_times import resolve
-from activities.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
-from activities.pairing import lead_of
-from activities.row_runs import count, pack, take, unpack
-from activities.transcripts import transcript
-from clients import analysis_errors, outbound_bot, platform
-from clients.columns import Column
-from clients.database import bulks, to_json, translate
-from clients.errors import ServiceError
-from clients.platform import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
-from clients.tables.rows import CallRow
+from calltasks.database.columns import Column
+from calltasks.database.connection import bulks, to_json, translate
+from calltasks.database.tables.rows import CallRow
+from calltasks.errors import ServiceError
+from calltasks.model import errors as analysis_errors
+from calltasks.outcomes import chosen_attempt, outcome_of, status_of
+from calltasks.platform import outbound_bot
+from calltasks.platform import session as platform
+from calltasks.platform.session import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
+from calltasks.rules.follow_up_times import resolve
+from calltasks.rules.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
+from calltasks.rules.pairing import lead_of
+from calltasks.rules.row_ranges import count, pack, take, unpack
+from calltasks.transcripts import transcript
 
 ZONE = ZoneInfo("Asia/Shanghai")
 NOW = datetime(2026, 11, 18, 6, 5, tzinfo=UTC)

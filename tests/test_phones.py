@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.phones import comparable, dialled, e164
+from calltasks.rules.phones import comparable, dialled, e164
 
 SAME = [
     "13900000001",

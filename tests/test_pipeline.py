@@ -5,10 +5,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
 from tests.pipeline import QUICK, Sites
-from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 
 async def test_a_thousand_leads_come_out_as_the_platform_recorded_them(

@@ -4,11 +4,11 @@ import asyncio
 import json
 from typing import Any
 
+from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
 from devstack.temporal import EmbeddedTemporal, find_temporal
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_nothing_went_back, assert_one_follow_up_a_row
 from tests.pipeline import QUICK, Site, Sites, phone
-from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 NONSENSE: list[Any] = [None, "all", [], {}, {"all": False}, {"al": True}, {"call_job_ids": 5}, {"call_job_ids": []}]
 

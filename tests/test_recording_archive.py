@@ -15,11 +15,11 @@ import pytest
 from aiohttp import web
 from fsspec.registry import _registry
 
-from clients import downloads
-from clients.archive import Archive, stem
-from clients.errors import PassingError
+from calltasks.errors import PassingError
+from calltasks.recordings import downloads
+from calltasks.recordings.archive import Archive, stem
+from calltasks.settings import ArchiveSettings, SettingsError, load
 from devstack.stack import PROJECT
-from settings import ArchiveSettings, SettingsError, load
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 CALL = (42, "0f9a1c52-7a44-4d8e-9c1b-5b0d3e6f7a00", "0f9a1c52-7a44-4d8e-9c1b-5b0d3e6f7a01")
@@ -171,7 +171,7 @@ async def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
         return stream
 
     code = (
-        "import asyncio\nfrom clients.archive import Archive\nfrom settings import ArchiveSettings, load\n"
+        "import asyncio\nfrom calltasks.recordings.archive import Archive\nfrom settings import ArchiveSettings, load\n"
         "async def ask(): return '{url}/a.wav'\n"
         "async def keep():\n    archive = Archive(load(ArchiveSettings))\n    await archive.check()\n"
         f"    await archive.keep(*{CALL!r}, ask)\n"

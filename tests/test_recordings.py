@@ -15,15 +15,16 @@ from temporalio.testing import ActivityEnvironment
 from typer.testing import CliRunner
 from yarl import URL
 
-from activities import recording_archive
 from activities import recordings as recordings_module
-from activities.recordings import RecordingRequest, Recordings, RecordingsSaved, archive_of
+from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
 from activities.tasks import ReviewRequest, Tasks
-from clients.archive import Archive
-from clients.errors import PassingError
-from commands_recordings import recordings as command
+from calltasks.cli.recordings import recordings as command
+from calltasks.errors import PassingError
+from calltasks.recordings import archiving as recording_archive
+from calltasks.recordings.archive import Archive
+from calltasks.recordings.finding import archive_of
+from calltasks.settings import ArchiveSettings, load
 from devstack.stack import PROJECT
-from settings import ArchiveSettings, load
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import ZONE, assert_numbers, wall
 from tests.pipeline import Site, Sites, phone

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 from pymysql.cursors import Cursor
 
-from clients.database import Database, flat
-from clients.errors import PermanentError
-from clients.tables.refusals import Refused, write_each
-from settings import DatabaseSettings, load
+from calltasks.database.connection import Database, flat
+from calltasks.database.refusals import Refused, write_each
+from calltasks.errors import PermanentError
+from calltasks.settings import DatabaseSettings, load
 
 
 @pytest.fixture

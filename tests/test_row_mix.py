@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from clients.tables.ledger import digest
+from calltasks.database.tables.ledger import digest
+from calltasks.options import Options, workflow_id
 from simulators import Contact
 from tests.comparison import FINAL
 from tests.pipeline import Site, Sites, phone
-from workflows.options import Options, workflow_id
 from workflows.pipeline import FEW_ROWS, PIECE_ROWS
 
 SAID = json.dumps([{"Speaker": "Contact", "Script": "不需要，别再打了。"}])

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from clients.tables.ledger import digest
-from clients.tables.needs import FINAL, final_status, is_final, is_status
+from calltasks.database.tables.ledger import digest
+from calltasks.database.tables.needs import FINAL, final_status, is_final, is_status
+from calltasks.options import workflow_id
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import REMARKS
 from tests.pipeline import QUICK, Site, Sites, eventually, phone
-from workflows.options import workflow_id
 
 SAID = json.dumps([{"Speaker": "Contact", "Script": "不需要，别再打了。"}], ensure_ascii=False)
 STATUSES = (None, "", *FINAL, "SUCCEEDED", " failed ", "cancelled\r\n", "Executing", "未知")

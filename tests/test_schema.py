@@ -12,16 +12,17 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import SecretStr
 
-from activities.judgement import render
-from activities.transcripts import OMITTED, length, transcript, turns_of
-from clients.columns import CODECS, Column
-from clients.database import Database
-from clients.tables import schema, tasks
-from clients.tables.crm import NEEDS
-from clients.tables.schema import SchemaError
-from clients.tables.tasks import UnknownLeadsError
+from calltasks.database import schema
+from calltasks.database.columns import CODECS, Column
+from calltasks.database.connection import Database
+from calltasks.database.crm import NEEDS
+from calltasks.database.schema import SchemaError
+from calltasks.database.tables import tasks
+from calltasks.database.tables.tasks import UnknownLeadsError
+from calltasks.rules.judgement import render
+from calltasks.settings import DatabaseSettings
+from calltasks.transcripts import OMITTED, length, transcript, turns_of
 from devstack.mariadb import EmbeddedMariaDB
-from settings import DatabaseSettings
 from simulators import Contact, SimulatorOptions
 from tests.pipeline import ORGANIZATION, Site, Sites, assert_finished, lead, phone
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from typer.testing import CliRunner
 
-import commands
-import screens
+from calltasks.cli import commands, screens
+from calltasks.options import MONITOR_SCHEDULE
 from simulators import Fault, SimulatorOptions
 from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.programs import own_environment
-from workflows.options import MONITOR_SCHEDULE
 
 SLOW = SimulatorOptions(time_scale=2, concurrency=2, seconds_per_call=60)
 PROJECT = Path(__file__).resolve().parent.parent

@@ -18,16 +18,16 @@ from pymysql.cursors import Cursor
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-import settings
-from clients.database import THREADS
-from clients.tables import rights, schema
-from clients.tables.rights import Rights
-from clients.tables.schema import SchemaError
+from calltasks import settings
+from calltasks.call_tasks import CallTasks
+from calltasks.database import rights, schema
+from calltasks.database.connection import THREADS
+from calltasks.database.rights import Rights
+from calltasks.database.schema import SchemaError
 from devstack import audit
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until
 from simulators import Contact, SimulatorOptions
-from starter import CallTasks
 from tests.api_site import TOKEN, api_settings, serving
 from tests.pipeline import PATIENCE, QUICK, LogLines, Site, Sites, assert_finished, decoded, eventually
 
@@ -286,7 +286,7 @@ def singly(one: Rights) -> list[str]:
 
 
 def secret_values() -> set[str]:
-    """Every value in the environment that settings.py calls a secret, and the password within DATABASE_URL."""
+    """Every value in the environment that the settings call a secret, and the password within DATABASE_URL."""
     found = set()
     for group in settings._Group.__subclasses__():
         for name, field in group.model_fields.items():

@@ -11,14 +11,14 @@ import pytest
 from pydantic import SecretStr
 from urllib3.connection import HTTPConnection
 
-import clients.database
-from clients.clock import elapsed
-from clients.database import Database
-from clients.limiter import RateLimiter
-from clients.outbound_bot import OutboundBot
-from clients.platform import PlatformSession, contact_json
-from clients.send_deadline import TooLateError
-from settings import DatabaseSettings, PlatformSettings, load
+import calltasks.database.connection
+from calltasks.clock import elapsed
+from calltasks.database.connection import Database
+from calltasks.limiter import RateLimiter
+from calltasks.platform.outbound_bot import OutboundBot
+from calltasks.platform.send_deadline import TooLateError
+from calltasks.platform.session import PlatformSession, contact_json
+from calltasks.settings import DatabaseSettings, PlatformSettings, load
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, SCRIPT_ID, Simulators, running
 from tests.pipeline import phone
 from tests.tls import Certificates, pump, tls_before
@@ -143,7 +143,7 @@ async def test_after_a_suspension_the_database_is_asked_for_the_time(
     database = Database(load(DatabaseSettings))
     try:
         before = await database.now()
-        monkeypatch.setattr(clients.database, "_utc_now", lambda cursor: before + timedelta(hours=1))
+        monkeypatch.setattr(calltasks.database.connection, "_utc_now", lambda cursor: before + timedelta(hours=1))
         assert await database.now() < before + timedelta(minutes=1)
         suspend(monkeypatch, 3600)
         assert await database.now() >= before + timedelta(hours=1)

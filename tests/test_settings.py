@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
+from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
 
 DATABASE = "mysql+pymysql://crm:hidden-word@db.example:3306/crm"
 PLATFORM = {

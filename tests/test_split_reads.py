@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from pymysql.connections import Connection
 
-import clients.database
-import clients.session
+import calltasks.database.connection
+import calltasks.database.session
 import worker
-from clients.database import Database
-from clients.tables import endpoint
-from clients.tables.schema import SchemaError
+from calltasks.database import endpoint
+from calltasks.database.connection import Database
+from calltasks.database.schema import SchemaError
+from calltasks.settings import DatabaseSettings, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
-from settings import DatabaseSettings, load
 from simulators import Fault
 from tests.pipeline import QUICK, Site, Sites, eventually, opening_sites
 
@@ -91,7 +91,7 @@ Split = Any
 @pytest.fixture
 def split(pair: tuple[EmbeddedMariaDB, EmbeddedMariaDB], monkeypatch: pytest.MonkeyPatch) -> Split:
     """`split(mode)`: from now on the product's connections go through such an address; how much was read elsewhere."""
-    query, prepare = Connection.query, clients.session.prepare
+    query, prepare = Connection.query, calltasks.database.session.prepare
 
     def begin(mode: str) -> Counter[str]:
         routed: Counter[str] = Counter()
@@ -110,7 +110,7 @@ def split(pair: tuple[EmbeddedMariaDB, EmbeddedMariaDB], monkeypatch: pytest.Mon
             connection._result = there._result
             return count
 
-        monkeypatch.setattr(clients.database, "prepare", prepared)
+        monkeypatch.setattr(calltasks.database.connection, "prepare", prepared)
         monkeypatch.setattr(Connection, "query", asking)
         return routed
 

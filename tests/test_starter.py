@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowFailureError
 
+from calltasks.call_tasks import CallTasks
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, free_port
 from simulators import Contact, Fault, SimulatorOptions
-from starter import CallTasks
 from tests.comparison import assert_finished
 from tests.pipeline import QUICK, Site, Sites, eventually, phone
 from tests.programs import Program, own_environment

@@ -7,11 +7,11 @@ from time import monotonic
 
 import pytest
 
+from calltasks.options import Options
 from simulators import Fault, SimulatorOptions
 from tests.comparison import assert_finished
 from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.test_who_dials import says
-from workflows.options import Options
 
 SOON = 8.0
 """Seconds within which what was asked for is done, on a machine that is busy too."""

@@ -7,13 +7,13 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from activities.job_ids import PagesRead
-from activities.row_runs import pack
 from activities.tasks import Task, Work
+from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.rules.row_ranges import pack
 from simulators import Contact, SimulatorOptions
 from tests.comparison import assert_finished
 from tests.pipeline import QUICK, Site, Sites, eventually, phone
 from workflows import reanalysis
-from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 from workflows.pipeline import Pipeline
 
 

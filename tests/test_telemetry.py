@@ -17,15 +17,15 @@ from temporalio.common import MetricMeter
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 
 from activities.monitoring import Monitoring
-from clients import telemetry
-from clients.database import Database
-from clients.errors import AccountError, DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
-from clients.logs import JsonFormatter
-from settings import DatabaseSettings, SettingsError, TelemetrySettings, TracingSettings, load
+from calltasks.database.connection import Database
+from calltasks.errors import AccountError, DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
+from calltasks.observing import telemetry
+from calltasks.observing.logs import JsonFormatter
+from calltasks.options import WORKFLOW
+from calltasks.settings import DatabaseSettings, SettingsError, TelemetrySettings, TracingSettings, load
 from simulators import SimulatorOptions
 from tests.pipeline import Sites
 from tests.programs import Program, own_environment
-from workflows.options import WORKFLOW
 
 # --- settings -------------------------------------------------------------------------------------------------------
 

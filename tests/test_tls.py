@@ -7,12 +7,12 @@ from pydantic import SecretStr
 from pymysql.cursors import Cursor
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
-from clients.database import Database
-from clients.errors import PassingError, PermanentError, ServiceError
-from clients.temporal import connect
+from calltasks.database.connection import Database
+from calltasks.errors import PassingError, PermanentError, ServiceError
+from calltasks.settings import DatabaseSettings, SettingsError
+from calltasks.temporal.connection import connect
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
-from settings import DatabaseSettings, SettingsError
 from tests.tls import Certificates, tls_before
 
 pytestmark = pytest.mark.database
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.database
 @pytest.fixture(autouse=True)
 def _tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is refused is not tried again here: that takes a second each time."""
-    monkeypatch.setattr("clients.database.TRIES", 1)
+    monkeypatch.setattr("calltasks.database.connection.TRIES", 1)
 
 
 # --- TLS to the database --------------------------------------------------------------------------------------------

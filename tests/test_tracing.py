@@ -14,15 +14,15 @@ from temporalio.client import WorkflowHistory
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.worker import Replayer
 
-from clients import tracing
-from clients.temporal import connect
+from calltasks.observing import tracing
+from calltasks.options import WORKFLOW
+from calltasks.temporal.connection import connect
 from simulators import SimulatorOptions
 from tests.pipeline import QUICK, Sites
 from tests.test_privacy import FAULTS, personal, said_of
 from tests.test_replay import HISTORIES, SANDBOX, read
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
-from workflows.options import WORKFLOW
 
 
 class Collector(ThreadingHTTPServer):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clients.analysis_errors import BILL, HINTS, MODE_HINT
+from calltasks.model.errors import BILL, HINTS, MODE_HINT
 from simulators import Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_one_follow_up_a_row
 from tests.pipeline import QUICK, Site, Sites

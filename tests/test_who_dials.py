@@ -8,11 +8,11 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
+from calltasks.call_tasks import NotRunningError, NotStartedError
+from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import Contact, Fault
-from starter import NotRunningError, NotStartedError
 from tests.comparison import assert_finished
 from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone
-from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 LEADS = 3
 TALKED = '[{"Speaker": "Contact", "Script": "不需要。"}]'

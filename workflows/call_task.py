@@ -18,10 +18,10 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import Counters, WatchRequest
     from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
+    from calltasks.options import Carried, Force, Options, read_input
     from workflows import reanalysis
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
-    from workflows.options import Carried, Force, Options, read_input
     from workflows.pacing import Pace, standing
     from workflows.pipeline import PIECE_ROWS, Pipeline
     from workflows.search_attributes import SearchAttributes

@@ -11,7 +11,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import ControlRequest
     from activities.tasks import Keep, Task
-    from workflows.options import Carried
+    from calltasks.options import Carried
     from workflows.steps import Steps
     from workflows.tally import Tally
 

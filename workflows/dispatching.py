@@ -14,8 +14,8 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.dispatch import SEND_SECONDS, DispatchRequest
     from activities.tasks import HandedOver, Task
+    from calltasks.options import Options
     from workflows.controls import Controls
-    from workflows.options import Options
     from workflows.steps import Steps
     from workflows.tally import Tally
 

@@ -6,7 +6,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.monitoring import Checked, Monitoring
-    from workflows import options
+    from calltasks import options
 
 
 @workflow.defn(name=options.MONITOR_WORKFLOW)

@@ -6,7 +6,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.tasks import Review
-    from workflows.options import Options
+    from calltasks.options import Options
 
 GROWTH = 1.5
 

@@ -16,10 +16,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import FollowUpRequest
     from activities.job_ids import Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest
-    from activities.row_runs import Runs, count, take
     from activities.tasks import Review, Task, Work
+    from calltasks.options import Force, Options
+    from calltasks.rules.row_ranges import Runs, count, take
     from workflows.lanes import Lane
-    from workflows.options import Force, Options
     from workflows.reanalysis import Reanalysis
     from workflows.steps import Steps
     from workflows.tally import Tally

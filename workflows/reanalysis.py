@@ -11,9 +11,9 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import TRIES, FollowUpRequest
-    from activities.row_runs import count
     from activities.tasks import Selection, Task, Work
-    from workflows.options import Force, Options
+    from calltasks.options import Force, Options
+    from calltasks.rules.row_ranges import count
     from workflows.steps import Steps, reason
     from workflows.tally import Tally
 

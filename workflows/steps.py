@@ -21,9 +21,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
     from activities.job_ids import JobIds, Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
-    from activities.row_runs import count
     from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Selection, Task, Tasks, Work
-    from workflows import options
+    from calltasks import options
+    from calltasks.rules.row_ranges import count
     from workflows.tally import Tally
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.conversations import Fetched
     from activities.tasks import Review
-    from workflows.options import Carried
+    from calltasks.options import Carried
 
 ERROR_CHARACTERS = 200
 

@@ -35,13 +35,13 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
 import activities.liveness
-import clients.analysis
-import clients.outbound_bot
-import clients.send_deadline
+import calltasks.model.analysis
+import calltasks.platform.outbound_bot
+import calltasks.platform.send_deadline
 import worker
-from clients.database import Database
-from workflows import options
-from workflows.options import QUEUES
+from calltasks import options
+from calltasks.database.connection import Database
+from calltasks.options import QUEUES
 
 PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
 HEARTBEAT = timedelta(seconds=3)
@@ -152,8 +152,8 @@ class Saboteur:
 
     def around_platform(self) -> None:
         """Before a request is made, on its connection before it leaves, and after its answer came."""
-        send = clients.outbound_bot.OutboundBot._send
-        in_time = clients.send_deadline._in_time
+        send = calltasks.platform.outbound_bot.OutboundBot._send
+        in_time = calltasks.platform.send_deadline._in_time
         action_of = threading.local()
 
         def sending(bot: Any, action: str, *arguments: Any) -> Any:
@@ -169,12 +169,12 @@ class Saboteur:
                 self.passes(f"request {action} leaves")
             in_time()
 
-        setattr(clients.outbound_bot.OutboundBot, "_send", sending)  # noqa: B010
-        setattr(clients.send_deadline, "_in_time", leaving)  # noqa: B010
+        setattr(calltasks.platform.outbound_bot.OutboundBot, "_send", sending)  # noqa: B010
+        setattr(calltasks.platform.send_deadline, "_in_time", leaving)  # noqa: B010
 
     def around_model(self) -> None:
         """Before and after each question to the model."""
-        ask = clients.analysis.AnalysisModel._ask
+        ask = calltasks.model.analysis.AnalysisModel._ask
 
         async def asking(model: Any, *arguments: Any) -> Any:
             self.passes("model before")
@@ -182,7 +182,7 @@ class Saboteur:
             self.passes("model after")
             return answer
 
-        setattr(clients.analysis.AnalysisModel, "_ask", asking)  # noqa: B010
+        setattr(calltasks.model.analysis.AnalysisModel, "_ask", asking)  # noqa: B010
 
     def around_heartbeats(self) -> None:
         """Before and after each heartbeat."""
@@ -259,7 +259,7 @@ def shift_clock(seconds: float) -> None:
     time.time = lambda: true_time() + seconds
     time.gmtime = lambda *moment: true_gmtime(*(moment or (time.time(),)))
     for name, module in list(sys.modules.items()):
-        if name.split(".")[0] in ("activities", "clients", "darabonba", "alibabacloud_tea_openapi", "Tea"):
+        if name.split(".")[0] in ("activities", "calltasks", "darabonba", "alibabacloud_tea_openapi", "Tea"):
             if module.__dict__.get("datetime") is datetime:
                 module.__dict__["datetime"] = Shifted
             elif getattr(module.__dict__.get("datetime"), "datetime", None) is datetime:

@@ -21,14 +21,14 @@ import pytest
 from pymysql.cursors import DictCursor
 from temporalio.client import Client
 
+from calltasks.call_tasks import CallTasks
+from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions, Simulators, running
-from starter import CallTasks
 from tests.faults.invariants import Excused, Observer, check
 from tests.faults.saboteur import CLOCK, EVENTS, PASSAGES, PLAN, Act, plan_of
 from tests.pipeline import PATIENCE, QUICK, LogLines, Site, Sites, environment, new_namespace
-from workflows.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 
 PROJECT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("FAULTS_SEED", "4"))

@@ -25,7 +25,7 @@ UNGUARDED = "            await workflow.sleep(0.1)\n" + OPENS
 def version(directory: Path, opens: str) -> Path:
     """A copy of the project whose workflow begins in another way, and whose prompt has another version."""
     shutil.copytree(PROJECT, directory, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.png"))
-    code, prompt = directory / "workflows/call_task.py", directory / "activities/prompts/judgement.zh.md"
+    code, prompt = directory / "workflows/call_task.py", directory / "calltasks/rules/prompts/judgement.zh.md"
     text = code.read_text("utf-8")
     assert text.count(OPENS) == 1
     code.write_text(text.replace(OPENS, opens), "utf-8")

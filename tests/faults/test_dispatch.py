@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from calltasks.call_tasks import CallTasks
 from simulators import Fault, SimulatorOptions
-from starter import CallTasks
 from tests.faults.saboteur import Act
 from tests.faults.site import (
     PATIENT,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from calltasks.call_tasks import CallTasks
+from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import SimulatorOptions
-from starter import CallTasks
 from tests.faults.invariants import Excused
 from tests.faults.site import (
     PATIENT,
@@ -22,7 +23,6 @@ from tests.faults.site import (
     verify,
 )
 from tests.pipeline import Sites
-from workflows.options import CALL_TASKS, WORKFLOW, workflow_id
 
 WORLD = SimulatorOptions(seed=SEED, seconds_per_call=2, time_scale=2, transcript_lag=1, recording_lag=1, retry_after=1)
 OVER = SimulatorOptions(seed=SEED, calls_over=True)

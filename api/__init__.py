@@ -1,1 +1,0 @@
-"""HTTP for backends: ``python -m api`` (docs/http.md)."""

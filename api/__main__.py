@@ -1,5 +1,0 @@
-"""``python -m api``."""
-
-from api.server import main
-
-main()

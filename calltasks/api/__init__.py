@@ -1,0 +1,1 @@
+"""HTTP for backends: ``python -m calltasks.api`` (docs/http.md)."""

@@ -1,0 +1,5 @@
+"""``python -m calltasks.api``."""
+
+from calltasks.api.server import main
+
+main()

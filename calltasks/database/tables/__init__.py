@@ -1,0 +1,1 @@
+"""Statements, a module a table family."""

@@ -1,0 +1,339 @@
+"""Our ledger of judgements, ``call_analyses``, and what became of a row's follow-up since we wrote it (SPEC 6, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.connection import bulks, flat, marks
+from calltasks.database.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
+from calltasks.database.tables.ledger import entries as ledger_entries
+from calltasks.database.tables.needs import final_status
+
+CALLED_AT = (
+    "COALESCE("
+    + ", ".join(
+        f"IF(TO_DAYS(l.{column}) IS NULL, NULL, l.{column})" for column in ("updated_time", "planed_time", "call_time")
+    )
+    + ")"
+)
+"""The time of a call, wall clock; a zero date, or one with a zero month or day, is none."""
+
+
+def moment(value: object) -> datetime | None:
+    """A time as the driver gives it; what is none (``2026-00-00`` comes as text) is None."""
+    return value if isinstance(value, datetime) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """What a row's follow-up shall say. Times are wall clock; ``outcome`` as in ``call_analyses``, or kept.
+
+    Attributes:
+        answer_id: of the answer of the model that it comes from, which is in the ledger already; or empty.
+    """
+
+    list_id: int
+    call_job_id: str
+    outcome: str
+    is_interested: int
+    leads_remark: str
+    next_follow_time: datetime | None = None
+    evidence: str = ""
+    model: str = ""
+    prompt_version: str = ""
+    transcript_hash: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error_code: str = ""
+    answer_id: str = ""
+
+
+def default_remark(call_status: str) -> str:
+    """What the follow-up of a call without transcript says (SPEC 6)."""
+    remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
+    status = final_status(call_status) or call_status
+    return remarks.get(status, f"外呼状态：{status}；")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowing:
+    """Which of the named calls a re-analysis takes; what is not given does not count.
+
+    Attributes:
+        interest: ``is_interested`` as it is now.
+        since, until: first and last day of the call, both included, wall clock.
+        prompt_version: of the last judgement that was made of the call.
+    """
+
+    interest: int | None = None
+    since: date | None = None
+    until: date | None = None
+    prompt_version: str = ""
+
+    def condition(self) -> tuple[str, list[Any]]:
+        """`` AND …`` on ``leads_task_list l``, and its parameters."""
+        parts: list[tuple[str, Any]] = []
+        if self.interest is not None:
+            parts.append(("l.is_interested = %s", str(self.interest)))
+        if self.since is not None:
+            parts.append((f"{CALLED_AT} >= %s", self.since))
+        if self.until is not None and self.until < date.max:
+            parts.append((f"{CALLED_AT} < %s", self.until + timedelta(days=1)))
+        if self.prompt_version:
+            last = (
+                f"(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND {SAME_CALL.format('j')}"
+                " AND j.outcome IN ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
+            )
+            parts.append((f"{last} = %s", self.prompt_version))
+        return "".join(f" AND {condition}" for condition, _ in parts), [value for _, value in parts]
+
+
+ALL = Narrowing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """How a row's follow-up stands in the CRM. Times are wall clock.
+
+    Attributes:
+        call_job_id: of the row's call.
+        follow_id: 0 if the row never had a follow-up.
+        linked: whether the row points to it; a lost link is in our ledger still.
+        change: what a person did since we wrote it: ``edited`` (remark, next time or interest), ``deleted``, or ``""``.
+    """
+
+    list_id: int
+    leads_id: Any
+    call_job_id: str
+    is_interested: int | None
+    follow_id: int
+    linked: bool
+    leads_remark: str
+    next_follow_time: datetime | None
+    change: str
+
+    def action(self, outcome: str, *, override: bool) -> str:
+        """What a new judgement does to it: ``create``, ``update``, ``keep``, or nothing (``failed``)."""
+        if not self.follow_id:
+            return "create"
+        if outcome == "failed":
+            # It is written down, but it does not replace what a customer's call was judged to say.
+            return "failed"
+        if self.change and not override:
+            return "keep"
+        return "create" if self.change == "deleted" else "update"
+
+
+def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[int, Present]:
+    """How the follow-ups of these rows stand, by row, in order of id.
+
+    A follow-up that our ledger does not know (it is older than our time) never counts as changed.
+
+    Args:
+        cursor: inside a transaction, if ``lock``.
+        ids: of ``leads_task_list``.
+        lock: keep rows and follow-ups from being changed until the transaction ends.
+    """
+    if not ids:
+        return {}
+    some, update = marks(len(ids)), " FOR UPDATE" if lock else ""
+    cursor.execute(
+        "SELECT id, leads_id, is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'), leads_follow_id,"
+        f" COALESCE(call_job_id, '') FROM leads_task_list WHERE id IN ({some}) ORDER BY id{update}",
+        ids,
+    )
+    rows = cursor.fetchall()
+    ledger = ledger_entries(cursor, ids)
+    follow_ids = {int(row[0]): _follow_id(row, ledger) for row in rows}
+    there = _follow_ups(cursor, sorted({id_ for id_ in follow_ids.values() if id_}), update)
+    found = {}
+    for row in rows:
+        id_, interest = int(row[0]), None if row[2] in (None, "") else int(row[2])
+        follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
+        remark, next_time = follow_up or ("", None)
+        known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None
+        found[id_] = Present(
+            list_id=id_,
+            leads_id=row[1],
+            call_job_id=str(row[5]),
+            is_interested=interest,
+            follow_id=follow_ids[id_],
+            linked=bool(row[3]),
+            leads_remark=remark,
+            next_follow_time=next_time,
+            change=_change(follow_up, interest, known) if follow_ids[id_] else "",
+        )
+    return found
+
+
+def _follow_id(row: tuple[Any, ...], ledger: dict[int, Entry]) -> int:
+    if row[3]:
+        return int(row[4])
+    entry = ledger.get(int(row[0]))
+    return entry.follow_id if entry else 0
+
+
+def _follow_ups(cursor: Cursor, ids: Sequence[int], update: str) -> dict[int, tuple[str, Any]]:
+    if not ids:
+        return {}
+    cursor.execute(
+        "SELECT id, leads_remark, next_follow_time FROM dcc_leads_follow"
+        f" WHERE id IN ({marks(len(ids))}) ORDER BY id{update}",
+        ids,
+    )
+    return {int(row[0]): (str(row[1] or ""), row[2]) for row in cursor.fetchall()}
+
+
+def _change(there: tuple[str, Any] | None, interest: int | None, written: Entry | None) -> str:
+    if there is None:
+        return "deleted"
+    if written is None:
+        return ""
+    # An interest that is gone is a lost one, not a person's word.
+    same = interest in (None, written.is_interested) and digest(*there) == written.stored
+    return "" if same else "edited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """One judgement of a call, as the ledger keeps it. ``created_at`` is UTC, ``next_follow_time`` wall clock."""
+
+    id: int
+    request_id: str
+    outcome: str
+    is_interested: int
+    leads_remark: str
+    next_follow_time: datetime | None
+    evidence: str
+    model: str
+    prompt_version: str
+    transcript_hash: str
+    input_tokens: int
+    output_tokens: int
+    error_code: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallHistory:
+    """A call, its judgements in the order in which they were made, and how its follow-up stands."""
+
+    call_job_id: str
+    task_id: int
+    list_id: int
+    call_status: str
+    called_at: datetime | None
+    follow_up: Present
+    analyses: list[Analysis]
+
+
+def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
+    """The judgements of a call; None if no row has this job id."""
+    cursor.execute(
+        f"SELECT l.task_id, l.id, COALESCE(l.call_status, ''), {CALLED_AT} FROM leads_task_list l"
+        " WHERE l.call_job_id = %s ORDER BY l.id LIMIT 1",
+        (call_job_id,),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    list_id = int(row[1])
+    cursor.execute(
+        "SELECT id, request_id, outcome, is_interested, leads_remark, next_follow_time, evidence, model,"
+        " prompt_version, transcript_hash, input_tokens, output_tokens, error_code, created_at"
+        " FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
+        (list_id, call_job_id),
+    )
+    names = [field.name for field in fields(Analysis)]
+    analyses = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    return CallHistory(
+        call_job_id=call_job_id,
+        task_id=int(row[0]),
+        list_id=list_id,
+        call_status=str(row[2]),
+        called_at=moment(row[3]),
+        follow_up=present(cursor, [list_id])[list_id],
+        analyses=analyses,
+    )
+
+
+_ENTRY = (
+    *("answer_id", "list_id", "task_id", "job_group_id", "call_job_id", "request_id", "outcome", "is_interested"),
+    *("leads_remark", "next_follow_time", "evidence", "model", "prompt_version", "transcript_hash", "input_tokens"),
+    *("output_tokens", "error_code", "created_at", "settled_at"),
+)
+
+
+def record(
+    cursor: Cursor,
+    task_id: int,
+    judgements: Sequence[FollowUp],
+    request_id: str,
+    *,
+    now_utc: datetime,
+    settled: datetime | None = None,
+) -> None:
+    """Add judgements to the ledger; one that is there already (by its ``answer_id``) stays as it is."""
+    rows = [
+        (
+            *(f.answer_id or None, f.list_id, task_id, task_id, f.call_job_id, request_id, f.outcome),
+            *(f.is_interested, f.leads_remark, f.next_follow_time, f.evidence, f.model, f.prompt_version),
+            *(f.transcript_hash, f.input_tokens, f.output_tokens, f.error_code, now_utc, settled),
+        )
+        for f in judgements
+    ]
+    for part in bulks(rows):
+        cursor.execute(
+            f"INSERT INTO call_analyses ({', '.join(_ENTRY)}) VALUES "
+            + ", ".join([f"({marks(3)}, {GROUP}, {marks(15)})"] * len(part))
+            + " ON DUPLICATE KEY UPDATE outcome = outcome",
+            flat(part),
+        )
+
+
+def settle(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], request_id: str, *, now_utc: datetime) -> None:
+    """Write down, in the transaction that writes the CRM, what became of judgements."""
+    by_outcome: dict[str, list[str]] = {}
+    for judgement in judgements:
+        if judgement.answer_id:
+            by_outcome.setdefault(judgement.outcome, []).append(judgement.answer_id)
+    for outcome, answers in by_outcome.items():
+        cursor.execute(
+            "UPDATE call_analyses SET outcome = %s, settled_at = COALESCE(settled_at, %s)"
+            f" WHERE answer_id IN ({marks(len(answers))})",
+            (outcome, now_utc, *answers),
+        )
+    others = [judgement for judgement in judgements if not judgement.answer_id]
+    record(cursor, task_id, others, request_id, now_utc=now_utc, settled=now_utc)
+
+
+def answers(cursor: Cursor, ids: Sequence[int], request_id: str) -> list[FollowUp]:
+    """What the model has answered about these rows' calls, for first follow-ups or for this request, oldest first."""
+    if not ids:
+        return []
+    names = [field.name for field in fields(FollowUp)]
+    cursor.execute(
+        f"SELECT {', '.join(f'a.{name}' for name in names)} FROM call_analyses a"
+        f" JOIN leads_task_list l ON l.id = a.list_id AND {SAME_CALL.format('a')}"
+        f" WHERE a.list_id IN ({marks(len(ids))}) AND a.request_id = %s AND a.outcome IN ('analysed', 'kept')"
+        " AND a.answer_id IS NOT NULL ORDER BY a.id",
+        (*ids, request_id),
+    )
+    found = [FollowUp(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    return [replace(one, outcome="analysed") for one in found]
+
+
+def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
+    """Tokens that a re-analysis, or (without one) all of a task, has cost, unreadable answers included."""
+    cursor.execute(
+        "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM call_analyses a"
+        f" WHERE {OF_TASK.format('a')} AND (%s = '' OR request_id = %s)",
+        (task_id, request_id, request_id),
+    )
+    row = cursor.fetchone()
+    return int(row[0]) if row else 0

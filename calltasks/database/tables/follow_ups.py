@@ -1,0 +1,391 @@
+"""``dcc_leads_follow`` and our ledger of it: exactly one follow-up a row (SPEC 6, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.connection import SERVICE, bulks, derived, flat, marks, unchanged
+from calltasks.database.tables import ledger
+from calltasks.database.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
+from calltasks.database.tables.ledger import SAME_CALL, Given
+from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
+from calltasks.database.tables.orphans import find as find_orphans
+from calltasks.database.tables.rows import Runs, ids_in
+from calltasks.errors import PermanentError
+
+ROWS_A_TRANSACTION = 500
+"""Rows whose follow-ups become visible together; bounds how long their locks are held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedCall:
+    """A called row with its outcome, to be followed up. Times are wall clock."""
+
+    id: int
+    call_job_id: str
+    call_status: str
+    conversation: str
+    called_at: datetime | None
+    tries: int
+    since: datetime | None
+    error_code: str = ""
+
+
+KNOWN = "known"
+"""Outcome of a row whose follow-up our ledger knows: the link alone is mended, nothing else is ever written for it."""
+
+
+class LedgerError(PermanentError):
+    """The database did not do what it was asked to; the transaction is given up."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(SERVICE, "follow_up", what)
+
+
+_CALLS = (
+    "SELECT l.id, l.call_job_id, l.call_status, COALESCE(l.call_conversation, ''),"
+    f" {CALLED_AT}, COALESCE(a.tries, 0), a.since, COALESCE(a.error_code, '')"
+)
+
+
+def _finished(cursor: Cursor) -> list[FinishedCall]:
+    return [
+        FinishedCall(
+            id=int(row[0]),
+            call_job_id=str(row[1]),
+            call_status=str(row[2]),
+            conversation=str(row[3]),
+            called_at=moment(row[4]),
+            tries=int(row[5]),
+            since=row[6],
+            error_code=str(row[7]),
+        )
+        for row in cursor.fetchall()
+    ]
+
+
+def to_follow_up(
+    cursor: Cursor, task_id: int, runs: Runs, *, conversation_grace: float, now: datetime
+) -> list[FinishedCall]:
+    """Of these rows those that wait for a follow-up and no longer for a transcript. ``now`` is UTC, naive."""
+    condition, parameters = ids_in(runs)
+    cursor.execute(
+        f"{_CALLS}{FOLLOW_UP.rows} AND {condition} AND {FOLLOW_UP.due_now} ORDER BY l.id",
+        (task_id, conversation_grace, *parameters, now),
+    )
+    return _finished(cursor)
+
+
+def to_analyse_again(
+    cursor: Cursor, task_id: int, runs: Runs, request_id: str, *, conversation_grace: float
+) -> list[FinishedCall]:
+    """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
+    condition, parameters = ids_in(runs)
+    cursor.execute(
+        f"{_CALLS} FROM leads_task_list l{FOLLOW_UP.joins} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
+        f" AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"
+        " WHERE j.list_id = l.id AND j.request_id = %s AND j.settled_at IS NOT NULL)"
+        f" AND NOT {TRANSCRIPT_EXPECTED} ORDER BY l.id",
+        (task_id, *parameters, request_id, conversation_grace),
+    )
+    return _finished(cursor)
+
+
+def requested(
+    cursor: Cursor,
+    task_id: int,
+    *,
+    job_ids: Sequence[str] | None,
+    failed: bool,
+    narrowed: Narrowing = ALL,
+    after: int = 0,
+    limit: int | None = None,
+) -> list[int]:
+    """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all; in
+    order of id, ``limit`` of them (None: all) from behind ``after``."""
+    condition, parameters = narrowed.condition()
+    join = (
+        f" JOIN call_follow_ups f ON f.list_id = l.id AND {SAME_CALL.format('f')}"
+        " AND f.outcome IN ('failed', 'over_ceiling')"
+    )
+    if job_ids is not None:
+        if not job_ids:
+            return []
+        condition += f" AND l.call_job_id IN ({marks(len(job_ids))})"
+        parameters = [*parameters, *job_ids]
+    cursor.execute(
+        f"SELECT l.id FROM leads_task_list l{join if failed and job_ids is None else ''} WHERE l.task_id = %s"
+        f" AND l.id > %s AND {CALLED} AND {is_final()}{condition}"
+        " ORDER BY l.id" + ("" if limit is None else " LIMIT %s"),
+        (task_id, after, *parameters, *(() if limit is None else (limit,))),
+    )
+    return [int(row[0]) for row in cursor.fetchall()]
+
+
+def create(
+    cursor: Cursor,
+    task_id: int,
+    follow_ups: Sequence[FollowUp],
+    *,
+    now: datetime,
+    now_utc: datetime,
+    request_id: str = "",
+) -> int:
+    """Write the follow-ups of these rows, inside a transaction; rows that have or had one are left out.
+
+    A row whose follow-up is in the ledger but whose link was lost gets the link back, never a second follow-up; so
+    does one whose follow-up another program wrote but never linked.
+
+    Args:
+        cursor: inside a transaction (READ COMMITTED).
+        task_id: the rows' task.
+        follow_ups: at most one a row, at most ``ROWS_A_TRANSACTION``.
+        now: wall clock, for the CRM's columns.
+        now_utc: UTC, naive, for ours.
+        request_id: of the re-analysis that asked for them, if one did.
+
+    Returns:
+        How many follow-ups were written.
+
+    Raises:
+        LedgerError: an id or a count is not what it must be; nothing is written.
+    """
+    wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
+    rows = [row for row in _lock(cursor, sorted(wanted)) if row.call_job_id == wanted[row.id].call_job_id]
+    if not rows:
+        return 0
+    known = ledger.entries(cursor, [row.id for row in rows])
+    word = _persons_word(cursor, rows)
+    relink = [
+        (row.id, known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
+        for row in rows
+        if row.id in known and (not row.follow_id or row.interest is None)
+    ]
+    _link(cursor, relink)
+    open_ = [row for row in rows if row.id not in known and wanted[row.id].outcome != KNOWN]
+    unlinked = [row for row in open_ if not row.follow_id]
+    # A follow-up from before our time, whose row was never judged: the judgement alone is ours to add.
+    found = {row.id: row.follow_id for row in open_ if row.follow_id and row.interest is None}
+    _judge(cursor, [(id_, wanted[id_].is_interested) for id_ in found])
+    orphans = find_orphans(cursor, task_id, [row.id for row in unlinked])
+    new = [(row.id, row.leads_id) for row in unlinked if row.id not in orphans]
+    made = dict(_insert(cursor, new, wanted, now=now))
+    links = orphans | made
+    _link(cursor, [(id_, follow_id, word.get(id_, wanted[id_].is_interested)) for id_, follow_id in links.items()])
+    found |= orphans
+    entries = [
+        replace(one, outcome="kept") if one.outcome == "analysed" else one for one in map(wanted.get, found) if one
+    ]
+    entries += [wanted[id_] for id_ in made]
+    settle(
+        cursor, task_id, [one for one in entries if request_id or one.outcome != "default"], request_id, now_utc=now_utc
+    )
+    kept = [replace(wanted[id_], outcome="kept") for id_ in found]
+    given = [_given(one, (found | made)[one.list_id]) for one in (*kept, *(wanted[id_] for id_ in made))]
+    ledger.save(cursor, task_id, _as_stored(cursor, given, word), now_utc)
+    return len(made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A locked row. ``follow_id``: 0 if it points to no follow-up."""
+
+    id: int
+    leads_id: Any
+    call_job_id: str
+    follow_id: int
+    interest: int | None
+
+
+def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
+    cursor.execute(
+        "SELECT id, leads_id, COALESCE(call_job_id, ''), COALESCE(NULLIF(leads_follow_id, ''), 0), is_interested"
+        f" FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
+        ids,
+    )
+    return [
+        _Row(
+            id=int(row[0]),
+            leads_id=row[1],
+            call_job_id=str(row[2]),
+            follow_id=int(row[3]),
+            interest=None if row[4] in (None, "") else int(row[4]),
+        )
+        for row in cursor.fetchall()
+    ]
+
+
+def _persons_word(cursor: Cursor, rows: Sequence[_Row]) -> dict[int, int]:
+    """Interests that somebody has set before our first follow-up, by row; what the column starts with is nobody's."""
+    said = {row.id: row.interest for row in rows if row.interest is not None and not row.follow_id}
+    if not said:
+        return {}
+    cursor.execute(
+        "SELECT column_default, is_nullable FROM information_schema.columns WHERE table_schema = DATABASE()"
+        " AND table_name = 'leads_task_list' AND column_name = 'is_interested'"
+    )
+    default, nullable = cursor.fetchone() or (None, "YES")
+    start = str(default).strip("'") if default is not None else "" if nullable == "YES" else "0"
+    return {id_: interest for id_, interest in said.items() if str(interest) != start}
+
+
+def _as_stored(cursor: Cursor, given: Sequence[Given], word: dict[int, int]) -> list[Given]:
+    """With the interests that the rows hold now: columns may change values. A person's own word is not ours."""
+    if not given:
+        return []
+    ids = [one.list_id for one in given]
+    cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
+    stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] not in (None, "") and int(row[0]) not in word}
+    return [replace(one, is_interested=int(stored.get(one.list_id, one.is_interested))) for one in given]
+
+
+def _given(one: FollowUp, follow_id: int) -> Given:
+    return Given(
+        list_id=one.list_id,
+        call_job_id=one.call_job_id,
+        follow_id=follow_id,
+        is_interested=one.is_interested,
+        outcome=one.outcome,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """What a portion of re-analyses came to: rows judged anew, and rows whose follow-up a person's edit kept."""
+
+    judged: int
+    kept: list[int]
+
+
+def update(
+    cursor: Cursor,
+    task_id: int,
+    follow_ups: Sequence[FollowUp],
+    *,
+    request_id: str,
+    now: datetime,
+    now_utc: datetime,
+    override: bool = False,
+) -> Rewritten:
+    """Write re-analyses (SPEC 7), inside a transaction: update where there is a follow-up, else create.
+
+    Rows that this request has judged already are left out, so that it counts once however often it is run. A follow-up
+    that a person has edited or deleted since is left as it is, and the judgement goes into the ledger as ``kept``;
+    with ``override`` it is replaced, or made again.
+    """
+    wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
+    ids = sorted(wanted)
+    cursor.execute(
+        f"SELECT list_id FROM call_analyses WHERE task_id = %s AND request_id = %s AND list_id IN ({marks(len(ids))})"
+        " AND settled_at IS NOT NULL",
+        (task_id, request_id, *ids),
+    )
+    done = {int(row[0]) for row in cursor.fetchall()}
+    todo: dict[str, list[Present]] = {}
+    for row in present(cursor, ids, lock=True).values():
+        one = wanted[row.list_id]
+        if row.list_id not in done and row.call_job_id == one.call_job_id:
+            todo.setdefault(row.action(one.outcome, override=override), []).append(row)
+    missing = [wanted[row.list_id] for row in todo.get("create", []) if not row.follow_id]
+    if missing:
+        create(cursor, task_id, missing, now=now, now_utc=now_utc, request_id=request_id)
+    written = [row for row in (*todo.get("update", []), *todo.get("create", [])) if row.follow_id]
+    if written:
+        _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)
+    kept = [row.list_id for row in todo.get("keep", [])]
+    entries = [
+        *(wanted[row.list_id] for row in (*todo.get("failed", []), *written)),
+        *(replace(wanted[id_], outcome="kept") for id_ in kept),
+    ]
+    settle(cursor, task_id, entries, request_id, now_utc=now_utc)
+    return Rewritten(judged=sum(one.outcome != "failed" for one in missing) + len(written), kept=kept)
+
+
+def _replace(
+    cursor: Cursor,
+    task_id: int,
+    rows: Sequence[Present],
+    wanted: dict[int, FollowUp],
+    *,
+    now: datetime,
+    now_utc: datetime,
+) -> None:
+    """Write new judgements where follow-ups are or were: deleted ones are made again, lost links mended."""
+    gone = [(row.list_id, row.leads_id) for row in rows if row.change == "deleted"]
+    follow_ids = {row.list_id: row.follow_id for row in rows} | dict(_insert(cursor, gone, wanted, now=now))
+    _rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"], now)
+    relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
+    _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
+    _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
+    given = [_given(wanted[row.list_id], follow_ids[row.list_id]) for row in rows]
+    ledger.save(cursor, task_id, _as_stored(cursor, given, {}), now_utc)
+
+
+def _insert(
+    cursor: Cursor, rows: Sequence[tuple[int, Any]], wanted: dict[int, FollowUp], *, now: datetime
+) -> list[tuple[int, int]]:
+    """Insert one follow-up a row; returns (row id, follow-up id), read back and checked."""
+    made: list[tuple[int, int]] = []
+    if rows:
+        cursor.execute("SELECT @@auto_increment_increment")
+        step = int((cursor.fetchone() or (1,))[0])
+    values = [
+        (id_, leads_id, now, wanted[id_].leads_remark, now, now, wanted[id_].next_follow_time) for id_, leads_id in rows
+    ]
+    for part in bulks(values):
+        cursor.execute(
+            "INSERT INTO dcc_leads_follow"
+            " (leads_id, follow_time, leads_remark, frist_follow_time, new_follow_time, next_follow_time) VALUES "
+            + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(part)),
+            flat(row[1:] for row in part),
+        )
+        first = int(cursor.lastrowid)
+        follow_ids = [first + step * index for index in range(len(part))]
+        cursor.execute(f"SELECT id, leads_id FROM dcc_leads_follow WHERE id IN ({marks(len(part))})", follow_ids)
+        # As text: a lead's id may be a number in one table and a text in the other.
+        owners = {int(row[0]): str(row[1]) for row in cursor.fetchall()}
+        if [owners.get(id_) for id_ in follow_ids] != [str(row[1]) for row in part]:
+            raise LedgerError("UnexpectedIds")
+        made += [(int(row[0]), follow_id) for row, follow_id in zip(part, follow_ids, strict=True)]
+    return made
+
+
+def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
+    if not links:
+        return
+    cursor.execute(
+        f"UPDATE ({derived(('id', 'follow_id', 'interest'), len(links))}) v"
+        " STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
+        f" SET t.leads_follow_id = v.follow_id, t.is_interested = v.interest, {unchanged(CALL_TIMES)}",
+        # As texts: for an ENUM a number would be the place of its label.
+        flat((id_, follow_id, str(interest)) for id_, follow_id, interest in links),
+    )
+    if cursor.rowcount != len(links):
+        raise LedgerError("UnlinkedRows")
+
+
+def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
+    if not judgements:
+        return
+    cursor.execute(
+        f"UPDATE ({derived(('id', 'interest'), len(judgements))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
+        f" SET t.is_interested = v.interest, {unchanged(CALL_TIMES)}",
+        flat((id_, str(interest)) for id_, interest in judgements),
+    )
+
+
+def _rewrite(cursor: Cursor, kept: Sequence[tuple[int, FollowUp]], now: datetime) -> None:
+    values = [(follow_id, follow_up.leads_remark, now, follow_up.next_follow_time) for follow_id, follow_up in kept]
+    for part in bulks(values):
+        cursor.execute(
+            f"UPDATE ({derived(('id', 'remark', 'renewed', 'next_time'), len(part))}) v"
+            " STRAIGHT_JOIN dcc_leads_follow t ON t.id = v.id"
+            " SET t.leads_remark = v.remark, t.new_follow_time = v.renewed, t.next_follow_time = v.next_time,"
+            f" {unchanged(['follow_time', 'frist_follow_time'])}",
+            flat(part),
+        )

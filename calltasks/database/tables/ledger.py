@@ -1,0 +1,114 @@
+"""``call_follow_ups``: which follow-up a call was given, and what the CRM held after we wrote it (SPEC 6, 7).
+
+Ids of rows come again where a CRM is restored or emptied beside our tables. So an entry carries the call's job id and
+counts only for a row that has it: the platform gives no id twice, and nobody edits it. It counts no longer where its
+follow-up is now another lead's, or another row's. A row whose lead was merged into another one keeps its entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.connection import flat, marks
+
+SAME_CALL = "CAST({0}.call_job_id AS BINARY) = CAST(l.call_job_id AS BINARY)"
+"""An entry is of the row ``l``. As bytes: the tables may have different collations."""
+OF_TASK = (
+    "{0}.task_id = %s AND ({0}.job_group_id IS NULL OR CAST({0}.job_group_id AS BINARY) ="
+    " (SELECT CAST(COALESCE(g.job_group_id, '') AS BINARY) FROM call_tasks g WHERE g.id = {0}.task_id))"
+)
+"""An entry is of the task that has this id now, not of one that had it before the CRM was restored or emptied."""
+GROUP = "(SELECT NULLIF(g.job_group_id, '') FROM call_tasks g WHERE g.id = %s)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What was written for a row. ``stored``: :func:`digest` of what the follow-up held then, as read back."""
+
+    follow_id: int
+    is_interested: int
+    outcome: str
+    stored: str
+
+
+def digest(remark: Any, next_time: Any) -> str:
+    """What a follow-up says, as read from its columns; whatever they do to values, two readings of one are alike."""
+    said = f"{str(remark or '').strip()}\n{next_time or ''}"
+    return hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()
+
+
+def entries(cursor: Cursor, ids: Sequence[int]) -> dict[int, Entry]:
+    """The entries that count, by row."""
+    cursor.execute(
+        "SELECT k.list_id, k.follow_id, k.is_interested, k.outcome, k.stored_hash, l.leads_id, f.leads_id"
+        f" FROM call_follow_ups k JOIN leads_task_list l ON l.id = k.list_id AND {SAME_CALL.format('k')}"
+        f" LEFT JOIN dcc_leads_follow f ON f.id = k.follow_id WHERE k.list_id IN ({marks(len(ids))})",
+        ids,
+    )
+    known = [row for row in cursor.fetchall() if row[6] is None or str(row[6]) == str(row[5])]
+    if not known:
+        return {}
+    # As text: an index serves, whether the column holds numbers or texts.
+    cursor.execute(
+        f"SELECT leads_follow_id, id FROM leads_task_list WHERE leads_follow_id IN ({marks(len(known))})",
+        [str(row[1]) for row in known],
+    )
+    owners = {(str(follow_id), int(id_)) for follow_id, id_ in cursor.fetchall()}
+    others = {follow_id for follow_id, _ in owners}
+    return {
+        int(list_id): Entry(follow_id=int(follow_id), is_interested=int(interest), outcome=outcome, stored=stored)
+        for list_id, follow_id, interest, outcome, stored, *_ in known
+        if str(follow_id) not in others or (str(follow_id), int(list_id)) in owners
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A follow-up that a row was given. ``is_interested`` is what we wrote, or would have."""
+
+    list_id: int
+    call_job_id: str
+    follow_id: int
+    is_interested: int
+    outcome: str
+
+
+def save(cursor: Cursor, task_id: int, given: Sequence[Given], now_utc: datetime) -> None:
+    """Write down which follow-ups rows were given, and what the follow-ups hold now, inside the same transaction."""
+    if not given:
+        return
+    cursor.execute(
+        f"SELECT id, leads_remark, next_follow_time FROM dcc_leads_follow WHERE id IN ({marks(len(given))})",
+        [one.follow_id for one in given],
+    )
+    stored = {int(row[0]): digest(row[1], row[2]) for row in cursor.fetchall()}
+    rows = [
+        (
+            *(one.list_id, task_id, task_id, one.call_job_id, one.follow_id, one.is_interested, one.outcome),
+            *(stored.get(one.follow_id, ""), now_utc),
+        )
+        for one in given
+    ]
+    columns = (
+        "task_id",
+        "job_group_id",
+        "call_job_id",
+        "follow_id",
+        "is_interested",
+        "outcome",
+        "stored_hash",
+        "created_at",
+    )
+    cursor.execute(
+        f"INSERT INTO call_follow_ups (list_id, {', '.join(columns)}) VALUES "
+        + ", ".join([f"(%s, %s, {GROUP}, %s, %s, %s, %s, %s, %s)"] * len(rows))
+        + " ON DUPLICATE KEY UPDATE "
+        + ", ".join(f"{column} = VALUES({column})" for column in columns),
+        flat(rows),
+    )

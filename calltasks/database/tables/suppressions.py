@@ -1,0 +1,43 @@
+"""``call_suppressions``: who is left out of a campaign, and why (SPEC 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.connection import bulks, flat, marks, unchanged
+from calltasks.database.tables.needs import CALL_TIMES
+
+NO_NUMBER = "no_number"
+"""What the row has for a phone number is none."""
+
+
+def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reason: str) -> None:
+    """Leave rows (id and lead) out: ``Cancelled``, with the reason; inside the transaction that would claim them."""
+    for part in bulks([(row_id, task_id, leads_id[:191], reason) for row_id, leads_id in rows]):
+        ids = [row[0] for row in part]
+        cursor.execute(
+            f"UPDATE leads_task_list t SET t.call_status = 'Cancelled', {unchanged(CALL_TIMES)}"
+            f" WHERE t.id IN ({marks(len(ids))}) AND COALESCE(t.call_job_id, '') = ''",
+            ids,
+        )
+        # The row of an earlier task may have had the same id.
+        cursor.execute(
+            "INSERT INTO call_suppressions (list_id, task_id, leads_id, reason, created_at) VALUES "
+            + ", ".join(["(%s, %s, %s, %s, UTC_TIMESTAMP(6))"] * len(part))
+            + " ON DUPLICATE KEY UPDATE task_id = VALUES(task_id), leads_id = VALUES(leads_id),"
+            " reason = VALUES(reason), created_at = VALUES(created_at)",
+            flat(part),
+        )
+
+
+def count(cursor: Cursor, task_id: int) -> dict[str, int]:
+    """How many rows of the task are left out, by reason."""
+    cursor.execute(
+        "SELECT s.reason, COUNT(*) FROM call_suppressions s JOIN leads_task_list l ON l.id = s.list_id"
+        " WHERE s.task_id = %s AND l.task_id = %s AND COALESCE(l.call_job_id, '') = '' AND l.call_status = 'Cancelled'"
+        " AND CAST(l.leads_id AS BINARY) = CAST(s.leads_id AS BINARY) GROUP BY s.reason",
+        (task_id, task_id),
+    )
+    return {str(reason): int(number) for reason, number in cursor.fetchall()}

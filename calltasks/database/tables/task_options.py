@@ -1,0 +1,88 @@
+"""``call_task_options``: what stays with a task from one run to the next.
+
+Ids can come again (a CRM that was emptied or restored beside our tables): an entry counts for the task of this id and
+this ``create_time`` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.tables.tasks import TaskRow
+
+FIRST_REST, LONGEST_REST = 300, 86_400
+"""Seconds between two looks at a task of which nothing was called: twice as long after each that found nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What earlier runs of a task were told.
+
+    Attributes:
+        options: those that a start gave, as a JSON object.
+        paused: operators have paused the calls, and not resumed them.
+        jobs_at_rest: jobs that its group listed when a run ended because none was of a lead; None: none ended so.
+    """
+
+    options: str = "{}"
+    paused: bool = False
+    jobs_at_rest: int | None = None
+
+
+def kept(cursor: Cursor, task: TaskRow) -> Kept:
+    """What stays with the task."""
+    cursor.execute(
+        "SELECT options, paused, jobs_at_rest FROM call_task_options WHERE task_id = %s AND create_time <=> %s",
+        (task.task_id, _created(task)),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return Kept()
+    return Kept(options=str(row[0]), paused=bool(row[1]), jobs_at_rest=None if row[2] is None else int(row[2]))
+
+
+def keep_options(cursor: Cursor, task: TaskRow, options: str) -> None:
+    """Keep these options, a JSON object, in the place of others; inside a transaction."""
+    _open(cursor, task)
+    cursor.execute("UPDATE call_task_options SET options = %s WHERE task_id = %s", (options, task.task_id))
+
+
+def keep_paused(cursor: Cursor, task: TaskRow, paused: bool) -> None:
+    """Keep whether the calls are paused; inside a transaction."""
+    _open(cursor, task)
+    cursor.execute("UPDATE call_task_options SET paused = %s WHERE task_id = %s", (paused, task.task_id))
+
+
+def rest(cursor: Cursor, task: TaskRow, jobs: int) -> None:
+    """Nothing was called, and the group lists so many jobs: leave the task alone for a while, longer each time; inside
+    a transaction."""
+    _open(cursor, task)
+    cursor.execute(
+        # The assignments are made from left to right.
+        "UPDATE call_task_options SET rests = IF(jobs_at_rest <=> %s, LEAST(rests + 1, 20), 1), jobs_at_rest = %s,"
+        " look_after = UTC_TIMESTAMP(6) + INTERVAL LEAST(%s * POW(2, rests - 1), %s) SECOND WHERE task_id = %s",
+        (jobs, jobs, FIRST_REST, LONGEST_REST, task.task_id),
+    )
+
+
+def _open(cursor: Cursor, task: TaskRow) -> None:
+    """Make the task's entry, if there is none; one of an earlier task of this id becomes its, empty."""
+    cursor.execute(
+        "INSERT IGNORE INTO call_task_options (task_id, create_time, options) VALUES (%s, %s, '{}')",
+        (task.task_id, _created(task)),
+    )
+    if cursor.rowcount:
+        return
+    cursor.execute(
+        "UPDATE call_task_options SET create_time = %s, options = '{}', paused = 0, jobs_at_rest = NULL, rests = 0,"
+        " look_after = NULL WHERE task_id = %s AND NOT create_time <=> %s",
+        (_created(task), task.task_id, _created(task)),
+    )
+
+
+def _created(task: TaskRow) -> datetime | None:
+    """A zero date is read as text, and is none."""
+    return task.create_time if isinstance(task.create_time, datetime) else None

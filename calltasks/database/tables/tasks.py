@@ -1,0 +1,337 @@
+"""``call_tasks``, and the standing of a whole task (SPEC 1, 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.columns import Table
+from calltasks.database.connection import bulks, flat, marks, unchanged
+from calltasks.database.crm import NUMBERS
+from calltasks.database.schema import SchemaError
+from calltasks.database.tables.ledger import OF_TASK
+from calltasks.database.tables.needs import (
+    CALL_TIMES,
+    CALLED,
+    HAS_RECORDING_ID,
+    RECORDED,
+    UNLINKED,
+    final_status,
+    folded_sql,
+    is_final,
+)
+
+MATCHABLE_SQL = (
+    "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
+)
+"""Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
+for nothing (SPEC 3)."""
+
+
+class UnknownLeadsError(Exception):
+    """Leads that were named do not exist in the organisation. ``leads`` are the first of their ids."""
+
+    def __init__(self, leads: Sequence[int | str]) -> None:
+        self.leads = list(leads)
+        named = ", ".join(str(lead) for lead in leads[:20])
+        super().__init__(f"unknown leads of this organisation: {named}" if leads else "the organisation has no leads")
+
+
+class NoLeadIdError(UnknownLeadsError):
+    """What was named cannot be the id of a lead: in this CRM they are numbers."""
+
+    def __init__(self, leads: Sequence[str]) -> None:
+        super().__init__(leads)
+        self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """One row of ``call_tasks``."""
+
+    task_id: int
+    organization_id: str
+    task_type: int
+    job_group_id: str
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """How many rows of a task stand alike. Empty text stands for NULL; final statuses as SPEC 4 spells them."""
+
+    called: bool
+    matchable: bool
+    status: str
+    interest: int | None
+    followed: bool
+    has_recording_id: bool
+    recorded: bool
+    count: int
+
+
+def create(
+    cursor: Cursor,
+    *,
+    tables: Mapping[str, Table],
+    name: str,
+    organization_id: str,
+    leads: Sequence[int | str] | None,
+    now: datetime,
+) -> tuple[int, int]:
+    """Insert a task and its rows (SPEC 1), inside a transaction.
+
+    Args:
+        cursor: inside a transaction.
+        tables: as ``schema.creating`` has seen them.
+        name: ``task_name``.
+        organization_id: whose leads.
+        leads: ids of ``dcc_leads``; None for all of the organisation.
+        now: ``call_time``, wall clock.
+
+    Returns:
+        The task's id and its number of rows.
+
+    Raises:
+        UnknownLeadsError: a named lead does not exist, or there is none at all.
+        NoLeadIdError: a named lead cannot exist.
+        SchemaError: a row's reference does not fit its column.
+    """
+    lead_id = tables["dcc_leads"].columns["leads_id"]
+    if lead_id.kind in NUMBERS and (wrong := [str(lead) for lead in leads or () if not str(lead).strip().isdecimal()]):
+        raise NoLeadIdError(wrong)
+    cursor.execute(
+        "INSERT INTO call_tasks (task_name, organization_id, task_type, job_group_id, create_time)"
+        " VALUES (%s, %s, '1', %s, %s)",
+        (name, organization_id, _empty(tables["call_tasks"], "job_group_id"), now),
+    )
+    task_id = int(cursor.lastrowid)
+    found = _leads(cursor, organization_id, leads)
+    for part in bulks(_rows(tables["leads_task_list"], task_id, organization_id, found, now)):
+        cursor.execute(
+            "INSERT INTO leads_task_list"
+            " (task_id, leads_id, leads_name, leads_phone, call_time, call_job_id, reference_id) VALUES "
+            + ", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(part)),
+            flat(part),
+        )
+    return task_id, len(found)
+
+
+def _leads(cursor: Cursor, organization_id: str, named: Sequence[int | str] | None) -> list[tuple[Any, Any, Any]]:
+    """Id, name and phone of the leads, in order."""
+    select = "SELECT organization_id, leads_id, leads_user_name, leads_user_phone FROM dcc_leads WHERE"
+    found: list[Any] = []
+    if named is None:
+        cursor.execute(f"{select} organization_id = %s ORDER BY leads_id", (organization_id,))
+        found += cursor.fetchall()
+    else:
+        for part in bulks([(str(lead),) for lead in named], 1000):
+            cursor.execute(
+                f"{select} organization_id = %s AND leads_id IN ({marks(len(part))})", (organization_id, *flat(part))
+            )
+            found += cursor.fetchall()
+    # The collation may take "ORG" for "org", and a number "7x" for 7: the exact text decides which lead of whom it is.
+    there = {str(lead): (lead, person, phone) for owner, lead, person, phone in found if str(owner) == organization_id}
+    wanted = list(there) if named is None else sorted({str(lead) for lead in named}, key=_by_number)
+    if unknown := [lead for lead in wanted if lead not in there]:
+        raise UnknownLeadsError(unknown)
+    if not wanted:
+        raise UnknownLeadsError([])
+    return [there[lead] for lead in wanted]
+
+
+def _by_number(lead: str) -> tuple[int, int, str]:
+    return (0, int(lead), lead) if lead.isdecimal() and lead.isascii() else (1, 0, lead)
+
+
+def _rows(
+    table: Table, task_id: int, organization_id: str, leads: Sequence[tuple[Any, Any, Any]], now: datetime
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of a new task. A phone number that the column does not hold whole is none: it would be another's."""
+    names, phones, references = (table.columns[name] for name in ("leads_name", "leads_phone", "reference_id"))
+    waiting = _empty(table, "call_job_id")
+    for lead, person, phone in leads:
+        reference = f"{task_id}{organization_id}{lead}"
+        if not references.whole(reference):
+            raise SchemaError(
+                f"leads_task_list.reference_id does not hold the reference of a row; it must hold {len(reference)}"
+                " characters"
+            )
+        yield (
+            task_id,
+            lead,
+            None if person is None else names.fit(str(person)),
+            None if phone is None else phones.whole(str(phone)),
+            now,
+            waiting,
+            reference,
+        )
+
+
+def _empty(table: Table, column: str) -> str | None:
+    """What a row holds that waits for a value; many do, so where the column is in a unique key it is NULL."""
+    return None if any(column in columns for columns in table.unique.values()) else ""
+
+
+def find_created(cursor: Cursor, *, name: str, organization_id: str, now: datetime) -> int | None:
+    """The latest task that :func:`create` made with exactly these arguments, or None."""
+    cursor.execute(
+        "SELECT MAX(id) FROM call_tasks WHERE task_name = %s AND organization_id = %s AND create_time = %s",
+        (name, organization_id, now),
+    )
+    row = cursor.fetchone()
+    return int(row[0]) if row and row[0] is not None else None
+
+
+def load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow | None:
+    """The task, or None if there is none of this id. ``lock``: nobody else has it before the transaction ends."""
+    cursor.execute(
+        "SELECT id, organization_id, task_type, job_group_id, create_time FROM call_tasks WHERE id = %s"
+        + (" FOR UPDATE" if lock else ""),
+        (task_id,),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return TaskRow(
+        task_id=int(row[0]),
+        organization_id=str(row[1] or ""),
+        task_type=int(row[2] or 1),
+        job_group_id=str(row[3] or ""),
+        create_time=row[4],
+    )
+
+
+def save_group(cursor: Cursor, task_id: int, group_id: str) -> None:
+    """Save the job group's id, unless the task has one."""
+    cursor.execute(
+        f"UPDATE call_tasks t SET t.job_group_id = %s, {unchanged(['create_time'])}"
+        " WHERE t.id = %s AND COALESCE(t.job_group_id, '') = ''",
+        (group_id, task_id),
+    )
+
+
+def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
+    """Raise ``task_type``: it never falls (SPEC 8)."""
+    lower = ["", *map(str, range(task_type))]
+    cursor.execute(
+        # As texts: for an ENUM a number would be the place of its label.
+        f"UPDATE call_tasks t SET t.task_type = %s, {unchanged(['create_time'])}"
+        f" WHERE t.id = %s AND COALESCE(t.task_type, '') IN ({marks(len(lower))})",
+        (str(task_type), task_id, *lower),
+    )
+
+
+def open_tasks(cursor: Cursor) -> dict[int, bool]:
+    """Tasks that are dialling or being followed up (SPEC 9): whether a look at them is due, or they are at rest."""
+    cursor.execute(
+        "SELECT t.id, COALESCE(o.look_after <= UTC_TIMESTAMP(6), 1) FROM call_tasks t LEFT JOIN call_task_options o"
+        " ON o.task_id = t.id AND o.create_time <=> t.create_time AND t.task_type = '2'"
+        " WHERE t.task_type IN ('2', '3') AND COALESCE(t.job_group_id, '') <> '' ORDER BY t.id"
+    )
+    return {int(row[0]): bool(row[1]) for row in cursor.fetchall()}
+
+
+def was_started(cursor: Cursor, task_id: int) -> bool:
+    """Whether calls of the task were ever begun, by us or by another program: it has type 3 or 4, or type 2 and a job
+    group or a call."""
+    cursor.execute(
+        "SELECT 1 FROM call_tasks t WHERE t.id = %s AND (t.task_type IN ('3', '4') OR (t.task_type = '2' AND"
+        " (COALESCE(t.job_group_id, '') <> '' OR EXISTS (SELECT 1 FROM leads_task_list l WHERE l.task_id = t.id"
+        " AND COALESCE(l.call_job_id, '') <> ''))))",
+        (task_id,),
+    )
+    return cursor.fetchone() is not None
+
+
+def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tuple[int, int]]) -> None:
+    """Rows that were handed to nobody, and never will be: those without a job and an outcome are ``Cancelled``.
+
+    Args:
+        cursor: inside a transaction that has locked the task.
+        task_id: the task.
+        after: the last row that was part of a batch.
+        unsent: first and last rows of batches whose request did not leave.
+    """
+    for first, last in (*unsent, (after + 1, None)):
+        cursor.execute(
+            f"UPDATE leads_task_list l SET l.call_status = 'Cancelled', {unchanged(CALL_TIMES, 'l')}"
+            " WHERE l.task_id = %s AND l.id >= %s"
+            + ("" if last is None else " AND l.id <= %s")
+            + f" AND NOT ({CALLED}) AND NOT {is_final()}",
+            (task_id, first) if last is None else (task_id, first, last),
+        )
+
+
+_OLDEST_UNFINISHED = (
+    # Rows are handed over in the order of their ids: each task's first unfinished one decides.
+    "SELECT MIN(handed_over), MIN(CASE WHEN handed_over IS NULL THEN call_time END) FROM ("
+    " SELECT l.call_time, (SELECT d.attempted_at FROM call_dispatches d JOIN call_tasks g ON g.id = d.task_id"
+    "   WHERE d.task_id = l.task_id AND (d.job_group_id IS NULL"
+    "   OR CAST(d.job_group_id AS BINARY) = CAST(g.job_group_id AS BINARY))"
+    "   AND d.last_id >= l.id AND d.first_id <= l.id ORDER BY d.last_id LIMIT 1) AS handed_over"
+    " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
+    f"   AND (NOT {is_final('u')} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"
+    "   ORDER BY u.id LIMIT 1) AS id"
+    "  FROM call_tasks t WHERE t.task_type IN ('2', '3') AND COALESCE(t.job_group_id, '') <> '') AS firsts"
+    " JOIN leads_task_list l ON l.id = firsts.id) AS oldest"
+)
+
+
+def oldest_unfinished(cursor: Cursor) -> tuple[datetime | None, datetime | None]:
+    """Of the called rows of open tasks that have no outcome or no follow-up yet: when the first was handed over.
+
+    Returns:
+        That time (UTC, naive), and of rows that another program handed over the first ``call_time`` (wall clock);
+        None where there is no such row.
+    """
+    cursor.execute(_OLDEST_UNFINISHED)
+    row = cursor.fetchone()
+    return (row[0], row[1]) if row else (None, None)
+
+
+def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
+    """The task's rows, counted by how they stand: one statement."""
+    cursor.execute(
+        f"SELECT {CALLED}, {MATCHABLE_SQL},"
+        f" {folded_sql('call_status')}, is_interested, NOT ({UNLINKED}), {HAS_RECORDING_ID}, {RECORDED}, COUNT(*),"
+        " MIN(COALESCE(call_status, ''))"
+        " FROM leads_task_list l WHERE task_id = %s GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        (task_id,),
+    )
+    return [
+        RowGroup(
+            called=bool(called),
+            matchable=bool(matchable),
+            status=final_status(status) or status.strip(),
+            interest=None if interest in (None, "") else int(interest),
+            followed=bool(followed),
+            has_recording_id=bool(has_recording_id),
+            recorded=bool(recorded),
+            count=int(count),
+        )
+        for called, matchable, _, interest, followed, has_recording_id, recorded, count, status in cursor.fetchall()
+    ]
+
+
+def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
+    """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens, rows that the database refuses."""
+    follow_ups, analyses = OF_TASK.format("f"), OF_TASK.format("a")
+    cursor.execute(
+        f"SELECT outcome, COUNT(*) FROM call_follow_ups f WHERE {follow_ups} GROUP BY outcome"
+        " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND settled_at IS NOT NULL"
+        f" AND outcome IN ('analysed', 'default')), 0) FROM call_analyses a WHERE {analyses}"
+        " UNION ALL SELECT 'kept_edits', COALESCE(SUM(request_id <> '' AND outcome = 'kept'), 0)"
+        f" FROM call_analyses a WHERE {analyses}"
+        f" UNION ALL SELECT 'input_tokens', COALESCE(SUM(input_tokens), 0) FROM call_analyses a WHERE {analyses}"
+        f" UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses a WHERE {analyses}"
+        " UNION ALL SELECT 'set_aside', COUNT(*) FROM call_retries r JOIN leads_task_list l ON l.id = r.list_id"
+        " WHERE r.task_id = %s AND l.task_id = r.task_id AND r.step = 'analysis' AND r.error_code LIKE 'MySQL.%%'"
+        " AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR COALESCE(l.is_interested, '') = '')",
+        (task_id,) * 6,
+    )
+    return {str(name): int(count) for name, count in cursor.fetchall()}

@@ -1,0 +1,188 @@
+"""Labelled conversations put to the model as calls are, and how its judgements compare with the labels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from calltasks.database.connection import SERVICE as DATABASE
+from calltasks.errors import ServiceError
+from calltasks.evaluation.conversations import Labelled
+from calltasks.rules.judgement import (
+    PROMPT_VERSION,
+    SYSTEM,
+    InvalidAnswerError,
+    Judgement,
+    question,
+    read_answer,
+    render,
+)
+
+if TYPE_CHECKING:
+    from calltasks.model.analysis import AnalysisModel
+
+AT_ONCE = 8
+"""Model calls under way: workers that share the rate limit keep most of it."""
+TENANT = "evaluation"
+CLOSE = timedelta(days=1)
+INTERESTS = ("0", "1", "2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the model made of a conversation: a judgement, or ``problem`` (``InvalidAnswer``, or an error's code)."""
+
+    labelled: Labelled
+    judgement: Judgement | None
+    problem: str
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def got(self) -> str:
+        """The interest, or ``invalid`` or ``error``."""
+        if self.judgement is not None:
+            return str(self.judgement.is_interested)
+        return "invalid" if self.problem == "InvalidAnswer" else "error"
+
+    @property
+    def time(self) -> str:
+        """How the next time compares with the label's; ``""`` without a judgement."""
+        if self.judgement is None:
+            return ""
+        expected, got = self.labelled.next_time, _minute(self.judgement.next_follow_time)
+        if expected is None:
+            return "rightly_none" if got is None else "invented"
+        if got is None:
+            return "missed"
+        if got == expected:
+            return "exact"
+        return "within_a_day" if abs(got - expected) <= CLOSE else "wrong"
+
+    @property
+    def agrees(self) -> bool:
+        """Whether interest and next time are as labelled; a time within a day is not."""
+        return self.got == str(self.labelled.is_interested) and self.time in ("exact", "rightly_none")
+
+
+async def evaluate(
+    model: AnalysisModel, conversations: Sequence[Labelled], *, advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Judge every conversation once, a few at a time.
+
+    Args:
+        model: the configured one, within its rate limit.
+        conversations: labelled.
+        advance: called after each of them.
+
+    Returns:
+        The report, as ``evaluate --json`` prints it (docs/judgements.md).
+
+    Raises:
+        ServiceError: the database, which keeps the rate limit, is out of reach; what the model does wrong is reported.
+    """
+    began = monotonic()
+    verdicts: dict[str, Verdict] = {}
+    rest = iter(conversations)
+
+    async def work() -> None:
+        for labelled in rest:
+            verdicts[labelled.id] = await _judge(model, labelled)
+            advance()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    report = _report([verdicts[labelled.id] for labelled in conversations])
+    return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
+
+
+async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
+    transcript = render(labelled.conversation())
+    try:
+        answer = await model.complete(system=SYSTEM, user=question(transcript, labelled.called_at), tenant=TENANT)
+    except ServiceError as error:
+        if error.service == DATABASE:
+            # The rate limit is kept in the database: when that fails, the model has not.
+            raise
+        return Verdict(labelled=labelled, judgement=None, problem=error.code, input_tokens=0, output_tokens=0)
+    problem = ""
+    try:
+        judgement = read_answer(answer.text, called_at=labelled.called_at, transcript=transcript)
+    except InvalidAnswerError:
+        judgement, problem = None, "InvalidAnswer"
+    return Verdict(
+        labelled=labelled,
+        judgement=judgement,
+        problem=problem,
+        input_tokens=answer.input_tokens,
+        output_tokens=answer.output_tokens,
+    )
+
+
+def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    answered = [verdict for verdict in verdicts if verdict.got != "error"]
+    judged = [verdict for verdict in verdicts if verdict.judgement is not None]
+    right = sum(verdict.got == str(verdict.labelled.is_interested) for verdict in answered)
+    pairs = Counter((str(verdict.labelled.is_interested), verdict.got) for verdict in verdicts)
+    columns = (*INTERESTS, "invalid", "error")
+    times = Counter(verdict.time for verdict in judged)
+    timely = times["exact"] + times["rightly_none"]
+    return {
+        "conversations": len(verdicts),
+        "judged": len(judged),
+        "interest": {
+            "accuracy": _share(right, len(answered)),
+            "right": right,
+            "of": len(answered),
+            "confusion": {label: {got: pairs[label, got] for got in columns} for label in INTERESTS},
+        },
+        "next_time": {
+            "accuracy": _share(timely, len(judged)),
+            **{kind: times[kind] for kind in ("exact", "within_a_day", "wrong", "missed", "invented", "rightly_none")},
+        },
+        "disagreements": [_disagreement(verdict) for verdict in judged if not verdict.agrees],
+        "invalid": [verdict.labelled.id for verdict in verdicts if verdict.got == "invalid"],
+        "errors": [{"id": v.labelled.id, "code": v.problem} for v in verdicts if v.got == "error"],
+        "calls": len(verdicts),
+        "input_tokens": sum(verdict.input_tokens for verdict in verdicts),
+        "output_tokens": sum(verdict.output_tokens for verdict in verdicts),
+    }
+
+
+def _disagreement(verdict: Verdict) -> dict[str, Any]:
+    judgement, labelled = verdict.judgement, verdict.labelled
+    assert judgement is not None
+    return {
+        "id": labelled.id,
+        "expected": {"is_interested": labelled.is_interested, "next_follow_time": _shown(labelled.next_follow_time)},
+        "got": {
+            "is_interested": judgement.is_interested,
+            "next_follow_time": _shown(judgement.next_follow_time),
+            "leads_remark": judgement.leads_remark,
+        },
+        "next_time": verdict.time,
+        "evidence": judgement.evidence,
+        "note": labelled.note,
+    }
+
+
+def _minute(moment: datetime | None) -> datetime | None:
+    """Labels hold no seconds."""
+    return moment and moment.replace(second=0, microsecond=0)
+
+
+def _shown(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

@@ -1,0 +1,216 @@
+"""The language model: DashScope through its SDK (asynchronous, pooled, SDK retries off).
+
+One question, one answer text. With ``ANALYSIS_APP_ID`` a Bailian application answers instead of a bare model. Bodies
+are read here: the SDK's own models refuse a whole answer for an odd count of tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import httpx
+from dashscope import AsyncClient
+from dashscope.v2.errors import check_response
+from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
+
+from calltasks.errors import AccountError, PassingError, ThrottledError, UnreadableAnswerError
+from calltasks.limiter import RateLimiter
+from calltasks.model.errors import SERVICE, is_sure, translate
+from calltasks.observing import telemetry
+from calltasks.proxies import proxy_for
+from calltasks.settings import AnalysisSettings
+
+TIMEOUT_SECONDS = 60.0
+CONNECT_SECONDS = 5.0
+ANSWER_CHARACTERS = 50_000
+"""A longer answer cannot be a judgement."""
+MOST_TOKENS = 1_000_000_000
+THROTTLED_TRIES = 8
+UNSURE_TRIES = 4
+"""As many for a 429 whose code is not known: it may mean something that no waiting mends."""
+THROTTLED_SECONDS = 30.0
+LONGEST_WAIT = 120.0
+"""Seconds that all wait at most because the service asks for it; limits by the minute are over by then."""
+REFUSALS = 5
+"""So many refusals of the account in a row, and nothing is asked for ``REFUSED_SECONDS``: every call gets the same."""
+REFUSED_SECONDS = 10.0
+GENERATION = "/services/aigc/text-generation/generation"
+FINISHED = ("", "null", "stop")
+"""Reasons that an answer ended for which it is whole; some services name none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the model answered, and what it cost in tokens."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+
+
+class AnalysisModel:
+    """The configured model or application, shared by a whole process.
+
+    Attributes:
+        name: the model's name, or ``app:`` and the application's id.
+    """
+
+    def __init__(self, settings: AnalysisSettings, limiter: RateLimiter) -> None:
+        self._app_id = settings.analysis_app_id
+        self._model = settings.analysis_model
+        self.name = f"app:{self._app_id}" if self._app_id else self._model
+        self.limiter = limiter
+        self._refusals = 0
+        self._refused_until = 0.0
+        self._refusal: AccountError
+        self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
+        key = settings.dashscope_api_key.get_secret_value()
+        base_url = settings.dashscope_http_base_url.rstrip("/")
+        proxy = proxy_for(base_url)
+        limits = httpx.Limits(
+            max_connections=settings.analysis_concurrency, max_keepalive_connections=settings.analysis_concurrency
+        )
+        # aiohttp carries the same SDK at a third of the CPU; a client of our own must bring the key itself.
+        self._http = HttpxAiohttpClient(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
+            limits=limits,
+            # Of the environment's proxies only the one for this address: another one's form is no matter of ours.
+            transport=AiohttpTransport(limits=limits, proxy=httpx.Proxy(proxy) if proxy else None),
+        )
+        self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
+
+    async def complete(self, *, system: str, user: str, tenant: str) -> Completion:
+        """Ask the model once, in its turn and as often as it asks us to slow down.
+
+        Args:
+            system: what it shall do.
+            user: what it shall do it with.
+            tenant: the organisation on whose behalf, for fair shares of the rate limit.
+
+        Raises:
+            UnreadableAnswerError: an answer that was paid for and cannot be a judgement.
+            PassingError: out of reach, or throttled for so long that the call is better set aside.
+            AccountError: nothing is answered before a person has paid, permitted or set something.
+            PermanentError: this question is refused (content filter).
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            self._let_pass()
+            begin = monotonic()
+            async with self.limiter.slot(tenant=tenant, priority=1):
+                telemetry.metrics.waited(SERVICE, monotonic() - begin)
+                self._let_pass()
+                try:
+                    with telemetry.vendor_call(SERVICE, "completion"):
+                        return await self._ask(system, user)
+                except ThrottledError as error:
+                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
+                    if attempt == (THROTTLED_TRIES if is_sure(error) else UNSURE_TRIES) or wait > LONGEST_WAIT:
+                        raise
+                except AccountError as error:
+                    self._refusals, self._refusal = self._refusals + 1, error
+                    self._refused_until = monotonic() + REFUSED_SECONDS
+                    raise
+            await self.limiter.slow_down(wait)
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        await self._http.aclose()
+
+    def _let_pass(self) -> None:
+        """Raise what the account was refused with just now, time and again: thousands need not ask to be told so."""
+        if self._refusals >= REFUSALS and monotonic() < self._refused_until:
+            last = self._refusal
+            raise AccountError(SERVICE, "completion", last.code, kind=last.kind, hint=last.hint)
+
+    async def _ask(self, system: str, user: str) -> Completion:
+        try:
+            response = await self._client.transport.request(
+                "POST", self._path, json=self._question(system, user), sdk_module="app" if self._app_id else "aigc"
+            )
+            check_response(response)
+        except Exception as error:
+            raise translate(error) from None
+        try:
+            body = response.json()
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            raise PassingError(SERVICE, "completion", "UnreadableAnswer")
+        self._refusals = 0
+        return self._completion(body)
+
+    def _question(self, system: str, user: str) -> dict[str, Any]:
+        if self._app_id:
+            return {"input": {"prompt": f"{system}\n\n{user}"}, "parameters": {}}
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        parameters = {"result_format": "message", "response_format": {"type": "json_object"}}
+        return {"model": self._model, "input": {"messages": messages}, "parameters": parameters}
+
+    def _completion(self, body: dict[str, Any]) -> Completion:
+        output = _mapping(body.get("output"))
+        choices = output.get("choices")
+        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else output
+        text = _text(_mapping(choice.get("message")).get("content") if "message" in choice else choice.get("text"))
+        reason = _reason(choice.get("finish_reason"))
+        usage = body.get("usage")
+        tokens = {
+            "input_tokens": _tokens(usage, "input_tokens", "prompt_tokens"),
+            "output_tokens": _tokens(usage, "output_tokens", "completion_tokens"),
+        }
+        problem = "" if reason in FINISHED else f"Unfinished.{reason}"
+        problem = problem or ("" if text.strip() else "NoAnswer")
+        problem = problem or ("" if len(text) <= ANSWER_CHARACTERS else "UnreadableAnswer")
+        if problem:
+            request_id = str(body.get("request_id") or "")
+            raise UnreadableAnswerError(
+                SERVICE, "completion", problem, request_id=request_id, model=self.name, **tokens
+            )
+        return Completion(text=text, **tokens)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _reason(value: Any) -> str:
+    """Why the answer ended: a word, ``""`` if none was given."""
+    word = str(value or "").lower()
+    return word if re.fullmatch(r"[a-z_]{0,30}", word) else "other"
+
+
+def _text(content: Any) -> str:
+    """The words of a message: a text, parts of one (thoughts are none), or an object that was taken apart already."""
+    if isinstance(content, list):
+        parts = [_mapping(part) for part in content if not isinstance(part, str)]
+        words = [part.get("text") for part in parts if part.get("type") in (None, "text", "output_text")]
+        return "".join(word for word in [*words, *content] if isinstance(word, str))
+    if isinstance(content, Mapping):
+        text = content.get("text")
+        return text if isinstance(text, str) else json.dumps(content, ensure_ascii=False)
+    return content if isinstance(content, str) else ""
+
+
+def _tokens(usage: Any, *names: str) -> int:
+    """Tokens by one of these names; an application counts them for each of its models."""
+    models = _mapping(usage).get("models")
+    parts = models if isinstance(models, list) and models else usage if isinstance(usage, list) else [usage]
+    counts = [[_count(_mapping(part).get(name)) for name in names] for part in parts]
+    return _count(sum(next(filter(None, count), 0) for count in counts))
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; what is none, or more than a column holds, counts as 0."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST_TOKENS else 0

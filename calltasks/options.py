@@ -1,0 +1,176 @@
+"""Names, timeouts and retry policies of the workflows, and their input."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from temporalio.common import RetryPolicy
+
+WORKFLOW = "CallTaskWorkflow"
+MONITOR_WORKFLOW = "MonitorWorkflow"
+MONITOR_SCHEDULE = "call-task-monitor"
+MONITOR_INTERVAL = timedelta(minutes=5)
+
+CALL_TASKS = "call-tasks"
+"""Task queue of the workflows and of the activities on the database."""
+OUTBOUND_BOT = "outbound-bot"
+"""Task queue of the activities on the platform."""
+ANALYSIS = "analysis"
+"""Task queue of the activities on the model."""
+QUEUES = (CALL_TASKS, OUTBOUND_BOT, ANALYSIS)
+
+
+def workflow_id(task_id: int) -> str:
+    """The workflow id of a call task."""
+    return f"call-task-{task_id}"
+
+
+MOST_TOKENS = 10**12
+"""A ceiling of tokens is at most this."""
+
+# Queued work goes in this order (SPEC, Always); 1 first.
+CONVERSATIONS_FIRST, JOB_IDS, ANALYSES, RECORDINGS = 1, 2, 3, 4
+
+HEARTBEAT = timedelta(seconds=15)
+"""A worker that is silent for longer has died; its activity is handed to another one."""
+WORK_TIMEOUT = timedelta(hours=3)
+"""A piece of work in its turn under a tight rate limit; that its worker lives is told by the heartbeats."""
+WATCH_TIMEOUT = timedelta(seconds=60)
+
+UNTIL_DONE = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=60)
+)
+"""For what the task cannot go on without: the database comes back."""
+THREE_TRIES = RetryPolicy(
+    initial_interval=timedelta(seconds=2),
+    backoff_coefficient=2,
+    maximum_interval=timedelta(seconds=60),
+    maximum_attempts=3,
+)
+"""For a piece of work that is set aside after it and found again in the database."""
+WATCHING = RetryPolicy(initial_interval=timedelta(seconds=10), backoff_coefficient=1)
+"""The watch names its own pauses."""
+
+
+LONGEST = 31_536_000
+"""A year, in seconds: nobody waits longer, and timers hold it."""
+Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
+Pause = Annotated[float, Field(gt=0, le=LONGEST)]
+
+
+class Options(BaseModel):
+    """How patient a task is, in seconds (CONTRACT, Temporal), and what it may cost. They stay with the task: what a
+    start does not give is as it was given before.
+
+    Attributes:
+        token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    poll_first: Seconds = 2
+    poll_min: Pause = 10
+    poll_max: Pause = 300
+    match_grace: Seconds = 120
+    conversation_grace: Seconds = 300
+    retry_interval: Seconds = 60
+    recording_grace: Seconds = 600
+    token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+
+    def kept(self) -> str:
+        """Those that were given, as a JSON object."""
+        return self.model_dump_json(exclude_unset=True, exclude_none=True)
+
+    def over(self, kept: str) -> Options:
+        """These, and those of an earlier start (:meth:`kept`) that are not given here."""
+        known = {name: value for name, value in json.loads(kept).items() if name in Options.model_fields}
+        return Options.model_validate(known | self.model_dump(exclude_unset=True, exclude_none=True))
+
+
+class Carried(BaseModel):
+    """What a run hands to the next one when it restarts as new.
+
+    Attributes:
+        asked: a start-call asked for the calls.
+        dispatched_at: when dispatch was over; 0: it is not.
+        list_first: what the group holds must be read before more is handed over; None: that is not known.
+        stopped: operators have cancelled; ``cancelled``: and the platform took it.
+    """
+
+    started_at: str
+    asked: bool = True
+    dispatched_at: float
+    assigned: int = 0
+    list_first: bool | None = None
+    paused: bool = False
+    stopped: bool = False
+    last_control: str = ""
+    polls: int = 0
+    api_calls: int = 0
+    cancelled: bool = False
+    jobs_seen: int | None = None
+    counters: tuple[int, int] | None = None
+    forced: list[Force] = []
+    controls: list[str] = []
+
+
+class Force(BaseModel):
+    """A request to analyse again: named calls, all, or those whose analysis failed (SPEC 7).
+
+    Attributes:
+        override: replace follow-ups that a person has edited or deleted.
+        interest, since, until, prompt_version: take only these of the calls
+            (``calltasks.database.tables.analyses.Narrowing``).
+        max_tokens: stop before the next call once so much is spent.
+        after: rows up to this one are done (of named calls: so many of the names); ``spent``: tokens that they cost.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    call_job_ids: list[str] | None = None
+    all: bool = False
+    failed: bool = False
+    request_id: str = ""
+    override: bool = False
+    interest: int | None = Field(default=None, ge=0, le=2)
+    since: date | None = None
+    until: date | None = None
+    prompt_version: str = ""
+    max_tokens: int | None = Field(default=None, ge=1)
+    after: int = 0
+    spent: int = 0
+
+    def size(self) -> int:
+        """Bytes that it takes where it is carried on."""
+        return len(self.model_dump_json(exclude_defaults=True))
+
+
+class CallTaskInput(BaseModel):
+    """The workflow's input: one JSON object.
+
+    Attributes:
+        dial: whether it asks for the calls to be made. False: the monitor and re-analyses start runs that dial nobody.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task_id: int = Field(ge=1, strict=True)
+    options: Options = Options()
+    dial: bool = True
+    carried: Carried | None = None
+
+
+Carried.model_rebuild()
+
+
+def read_input(input: Any) -> tuple[CallTaskInput | None, str]:
+    """The input, or what is wrong with it."""
+    try:
+        return CallTaskInput.model_validate(input), ""
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        return None, f'input must be a JSON object like {{"task_id": 42}}; {where}: {first["msg"]}'

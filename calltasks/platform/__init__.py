@@ -1,0 +1,1 @@
+"""OutboundBot: the vendor's words end here."""

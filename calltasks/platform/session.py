@@ -1,0 +1,342 @@
+"""Alibaba Cloud OutboundBot (version 2019-12-26): its answers, typed, and its calls on behalf of one piece of work.
+
+The SDK itself is loaded by :mod:`calltasks.platform.outbound_bot` only, because importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Annotated, Any, Protocol, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_pascal
+
+from calltasks.errors import PassingError, ThrottledError
+from calltasks.limiter import RateLimiter
+from calltasks.observing import telemetry
+from calltasks.platform.send_deadline import TooLateError
+
+SERVICE = "OutboundBot"
+PAGE_SIZE = 100
+IDS_A_CALL = 99
+LATEST_MS = 4_102_444_800_000
+"""The year 2100: a later time is none."""
+CONTACTS_A_CALL = 99
+THROTTLED_TRIES = 6
+THROTTLED_SECONDS = 30.0
+"""Longest wait that one worker chooses by itself after a throttling answer that names none."""
+
+
+class Bot(Protocol):
+    """The platform of one instance, shared by a whole process."""
+
+    limiter: RateLimiter
+    script_id: str
+
+    def session(self, tenant: str, priority: int) -> PlatformSession:
+        """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
+
+    async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
+        """One request, without retry and without waiting for the rate limit."""
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str):
+        # A lone surrogate is text for JSON but for no database.
+        return value.encode("utf-8", "replace").decode()
+    return "" if value is None else str(value) if isinstance(value, int) else value
+
+
+def _list(value: Any) -> Any:
+    return [] if value is None else value
+
+
+def _number(value: Any) -> float:
+    try:
+        return max(0.0, float(value))
+    except (TypeError, ValueError):
+        return 0.0
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+JobId = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=64)]
+"""At most as long as ``call_job_id`` holds."""
+B = TypeVar("B", bound="Body")
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """Part of a vendor's answer: PascalCase names, unknown fields ignored, null text read as empty."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, extra="ignore", populate_by_name=True)
+
+
+class Contact(Body):
+    """Who is called."""
+
+    phone_number: Text = ""
+    reference_id: Text = ""
+
+
+class Attempt(Body):
+    """One dialled attempt of a job (the vendor's *task*). Times are milliseconds since 1970; of a duration only whether
+    there is one counts."""
+
+    task_id: Text = ""
+    status: Text = ""
+    calling_number: Text = ""
+    actual_time: int | None = None
+    planed_time: int | None = None
+    contact: Contact | None = None
+    duration: Annotated[float, BeforeValidator(_number)] = 0.0
+    conversation: Annotated[list[Any], BeforeValidator(_list)] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody answered (VENDOR_FACTS: ``Succeeded`` and every name that begins with it)."""
+        return self.status.startswith("Succeeded")
+
+    @property
+    def spoken(self) -> bool:
+        """Whether there is something that a transcript can tell, whatever became of the job (SPEC 4)."""
+        return self.connected or self.duration > 0
+
+
+class Job(Body):
+    """A job as ``ListJobs`` returns it."""
+
+    job_id: JobId
+    job_group_id: Text = ""
+    status: Text = ""
+    reference_id: Text = ""
+    contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
+    tasks: Annotated[list[Attempt], BeforeValidator(_list)] = []
+
+
+class LatestTask(Body):
+    """The latest attempt, as a page of a job group shows it."""
+
+    contact: Contact | None = None
+
+
+class ListedJob(Body):
+    """A job as ``QueryJobsWithResult`` returns it: no task id, no transcript."""
+
+    id: JobId
+    status: Text = ""
+    reference_id: Text = ""
+    latest_task: LatestTask | None = None
+
+
+class _Page(Body):
+    row_count: int = Field(ge=0, le=1_000_000)
+    list_: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
+
+
+class _Group(Body):
+    job_group_id: str = Field(min_length=1)
+    job_group_name: Text = ""
+
+
+class _Groups(Body):
+    list_: Annotated[list[_Group], BeforeValidator(_list)] = Field(default=[], alias="List")
+    total_count: int = 0
+
+
+class GroupProgress(Body):
+    """How far a job group is, in jobs."""
+
+    total_jobs: int = 0
+    total_completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    scheduling: int = 0
+    executing: int = 0
+    paused: int = 0
+
+
+class _DescribedGroup(Body):
+    status: Text = ""
+    progress: GroupProgress
+
+
+class _DownloadParams(Body):
+    signature_url: Text = ""
+
+
+class Envelope(Body):
+    """What every answer begins with."""
+
+    success: bool | None = None
+    code: Text = ""
+    request_id: Text = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """One page of a group's jobs, and how many jobs the group has in all."""
+
+    jobs: list[ListedJob]
+    row_count: int
+
+
+@dataclass(slots=True)
+class PlatformSession:
+    """The platform for one piece of work: its tenant and priority for the rate limit, and a count of its calls.
+
+    All methods raise :class:`calltasks.errors.ServiceError`.
+    """
+
+    bot: Bot
+    tenant: str
+    priority: int
+    calls: int = field(default=0)
+
+    async def create_group(self, name: str) -> str:
+        """Create a job group and return its id."""
+        query = {"JobGroupName": name}
+        if self.bot.script_id:
+            query["ScriptId"] = self.bot.script_id
+        body = await self._ask("CreateJobGroup", query)
+        return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
+
+    async def find_groups(self, name: str) -> list[str]:
+        """The ids of all groups of exactly this name."""
+        found: list[str] = []
+        for page in range(1, 1000):
+            query = {"SearchText": name, "PageNumber": page, "PageSize": PAGE_SIZE}
+            groups = read("ListJobGroups", _Groups, (await self._ask("ListJobGroups", query)).get("JobGroups"))
+            found += [group.job_group_id for group in groups.list_ if group.job_group_name == name]
+            if not groups.list_ or page * PAGE_SIZE >= groups.total_count:
+                break
+        return list(dict.fromkeys(found))
+
+    async def assign(self, group_id: str, contacts: Sequence[str], *, send_before: float) -> int:
+        """Hand over at most 99 contacts, each a JSON text.
+
+        Args:
+            group_id: the job group.
+            contacts: as the vendor's ``JobsJson`` wants them.
+            send_before: :func:`calltasks.clock.elapsed` after which the request must not leave any more.
+
+        Returns:
+            How many jobs the platform says it made: different ids.
+
+        Raises:
+            TooLateError: ``send_before`` has passed, or the work was stopped while this waited for its turn; nothing
+                was sent. Once it has left, its answer is waited for, stopped or not.
+        """
+        query = {"JobGroupId": group_id, "JobsJson": list(contacts)}
+        try:
+            body = await self._ask("AssignJobs", query, send_before=send_before)
+        except asyncio.CancelledError:
+            raise TooLateError from None
+        ids = body.get("JobsId")
+        if not isinstance(ids, list):
+            raise PassingError(SERVICE, "AssignJobs", "UnreadableAnswer")
+        return len({str(job_id) for job_id in ids if job_id})
+
+    async def page(self, group_id: str, number: int) -> JobPage:
+        """Page ``number`` (from 1) of a group's jobs, 100 a page."""
+        query = {"JobGroupId": group_id, "PageNumber": number, "PageSize": PAGE_SIZE}
+        page = read("QueryJobsWithResult", _Page, (await self._ask("QueryJobsWithResult", query)).get("Jobs"))
+        return JobPage(jobs=page.list_, row_count=page.row_count)
+
+    async def jobs(self, ids: Sequence[str]) -> list[Job]:
+        """Up to 99 jobs by id, with their attempts.
+
+        Those that the platform leaves out, or answers in a form that cannot be read, are missing here too: one odd
+        job must not hold up the other 98.
+        """
+        # 99 jobs with transcripts are 10 ms of work: in a thread, beside the event loop.
+        return await asyncio.to_thread(readable_jobs, await self.raw_jobs(ids))
+
+    async def raw_jobs(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """As :meth:`jobs`, as the vendor spells them."""
+        jobs = (await self._ask("ListJobs", {"JobId": list(ids)})).get("Jobs")
+        if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
+            raise PassingError(SERVICE, "ListJobs", "UnreadableAnswer")
+        return jobs
+
+    async def recording_url(self, task_id: str) -> str:
+        """The signed URL of one attempt's recording; ``""`` if there is none (yet)."""
+        params = (await self._ask("DownloadRecording", {"TaskId": task_id})).get("DownloadParams")
+        return "" if params is None else read("DownloadRecording", _DownloadParams, params).signature_url
+
+    async def progress(self, group_id: str) -> GroupProgress:
+        """The group's counters: one cheap call however many jobs it has."""
+        body = await self._ask("DescribeJobGroup", {"JobGroupId": group_id})
+        return read("DescribeJobGroup", _DescribedGroup, body.get("JobGroup")).progress
+
+    async def control(self, action: str, group_id: str) -> None:
+        """``SuspendJobs``, ``ResumeJobs`` or ``CancelJobs`` for the whole group."""
+        await self._ask(action, {"JobGroupId": group_id, "All": True})
+
+    async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
+        """One call, repeated as long as the platform asks us to slow down."""
+        for attempt in range(1, THROTTLED_TRIES + 1):
+            begin = monotonic()
+            async with self.bot.limiter.slot(tenant=self.tenant, priority=self.priority):
+                telemetry.metrics.waited(SERVICE, monotonic() - begin)
+                self.calls += 1
+                try:
+                    with telemetry.vendor_call(SERVICE, action):
+                        call = self.bot.call(action, query, send_before=send_before)
+                        return await (call if send_before is None else _answered(call))
+                except ThrottledError as error:
+                    if attempt == THROTTLED_TRIES:
+                        raise
+                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
+            await self.bot.limiter.slow_down(wait)
+        raise AssertionError("unreachable")
+
+
+async def _answered(call: Coroutine[Any, Any, T]) -> T:
+    """The answer of a request that may have left: it is waited for, whoever is stopped meanwhile."""
+    sending = asyncio.ensure_future(call)
+    while True:
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            if sending.done():
+                raise
+
+
+def readable_jobs(answers: Sequence[dict[str, Any]]) -> list[Job]:
+    """The jobs of an answer that can be read."""
+    jobs = []
+    for answer in answers:
+        with suppress(PassingError):
+            jobs.append(read("ListJobs", Job, answer))
+    return jobs
+
+
+def read(action: str, model: type[B], value: Any) -> B:
+    """One part of an answer.
+
+    Raises:
+        PassingError: it is not of the form that it should have.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError:
+        raise PassingError(SERVICE, action, "UnreadableAnswer") from None
+
+
+def contact_json(*, phone: str, name: str, reference_id: str) -> str:
+    """One contact as ``AssignJobs`` wants it."""
+    contact = {"phoneNumber": phone, "name": name, "referenceId": reference_id, "honorific": ""}
+    return json.dumps({"extras": [], "contacts": [contact]}, ensure_ascii=False, separators=(",", ":"))
+
+
+def moment(milliseconds: int | None) -> datetime | None:
+    """A vendor's time, or None if it has none or one that no calendar holds."""
+    if not milliseconds or not 0 < milliseconds < LATEST_MS:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,102 @@
+"""Audio from the vendor's signed URLs, streamed (SPEC 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from yarl import URL
+
+from calltasks.errors import PassingError
+
+DOWNLOADS = 16
+"""Recordings that one process fetches at once."""
+MAX_BYTES = 512 << 20
+"""No recording is larger: two hours in the best quality that telephony has."""
+CHUNK = 1 << 20
+"""Bytes of one recording that are held in memory at most, or little more."""
+TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=5, sock_read=20)
+REDIRECTS = 3
+
+
+class ExpiredError(PassingError):
+    """The signed URL is not, or no more, valid: ask for a new one."""
+
+    def __init__(self) -> None:
+        super().__init__("Recording", "GET", "Http403")
+
+
+class Downloads:
+    """Fetches; one pool of connections a process."""
+
+    def __init__(self) -> None:
+        self._http: aiohttp.ClientSession | None = None
+
+    async def stream(self, signed: str, write: Callable[[bytes], Awaitable[None]]) -> tuple[int, bytes]:
+        """Fetch what a URL names, handing it to ``write`` in pieces of about a megabyte.
+
+        Returns:
+            Its size in bytes, and its end, which ``write`` was not given.
+
+        Raises:
+            ExpiredError: the server refuses the URL (403).
+            PassingError: it could not be fetched, or not whole, or is empty or larger than 512 MB, or the URL or what
+                it redirects to is neither http nor https. Never quotes the URL, which is a credential.
+        """
+        size, held = 0, bytearray()
+        try:
+            async with self._session().get(_http_url(signed), max_redirects=REDIRECTS) as answer:
+                if answer.status == 403:
+                    raise ExpiredError
+                if answer.status != 200:
+                    raise _failure(f"Http{answer.status}")
+                announced = answer.content_length
+                if (announced or 0) > MAX_BYTES:
+                    raise _failure("TooLarge")
+                async for chunk in answer.content.iter_any():
+                    size += len(chunk)
+                    if size > MAX_BYTES:
+                        raise _failure("TooLarge")
+                    held += chunk
+                    if len(held) >= CHUNK:
+                        await write(bytes(held))
+                        held.clear()
+        except aiohttp.ClientPayloadError:
+            raise _failure("Truncated") from None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise _failure(type(error).__name__) from None
+        if announced is not None and size != announced:
+            raise _failure("Truncated")
+        if not size:
+            raise _failure("Empty")
+        return size, bytes(held)
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        if self._http:
+            await self._http.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            # The bytes are kept as they are sent: what is compared with Content-Length must not be unpacked.
+            self._http = aiohttp.ClientSession(
+                timeout=TIMEOUT,
+                connector=aiohttp.TCPConnector(limit=DOWNLOADS),
+                auto_decompress=False,
+                headers={"Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=True,
+            )
+        return self._http
+
+
+def _failure(code: str) -> PassingError:
+    return PassingError("Recording", "GET", code)
+
+
+def _http_url(signed: str) -> URL:
+    # As it is: a signature does not survive being quoted anew.
+    url = URL(signed, encoded=True)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise _failure("NotHttp")
+    return url

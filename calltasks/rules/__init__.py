@@ -1,0 +1,1 @@
+"""What the pipeline promises, as functions without input or output."""

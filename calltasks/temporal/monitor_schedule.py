@@ -1,0 +1,60 @@
+"""The Schedule ``call-task-monitor``: start, stop, check and status (SPEC 9)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from calltasks.options import CALL_TASKS, MONITOR_INTERVAL, MONITOR_SCHEDULE, MONITOR_WORKFLOW
+
+CHECK_ID = f"{MONITOR_SCHEDULE}-check"
+"""Workflow id of a check that somebody asked for."""
+
+
+async def steer(client: Client, action: str) -> bool:
+    """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
+
+    ``check`` looks once, now, whether or not the monitor is running, also at tasks that the schedule leaves at rest for
+    a while; one that is under way is not started twice.
+    """
+    handle = client.get_schedule_handle(MONITOR_SCHEDULE)
+    if action == "start":
+        with suppress(ScheduleAlreadyRunningError):
+            await client.create_schedule(MONITOR_SCHEDULE, _schedule())
+        await handle.unpause(note="started by starter.py")
+    elif action == "check":
+        await client.start_workflow(
+            MONITOR_WORKFLOW,
+            True,
+            id=CHECK_ID,
+            task_queue=CALL_TASKS,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+    try:
+        if action == "stop":
+            await handle.pause(note="stopped by starter.py")
+        return not (await handle.describe()).schedule.state.paused
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return False
+
+
+def _schedule() -> Schedule:
+    return Schedule(
+        action=ScheduleActionStartWorkflow(MONITOR_WORKFLOW, id=MONITOR_SCHEDULE, task_queue=CALL_TASKS),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=MONITOR_INTERVAL)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=MONITOR_INTERVAL),
+    )

@@ -67,7 +67,7 @@ SHOWS: dict[str, Callable[[Counter[str]], Any]] = {
     "set-aside": lambda f: f["follow_up"] >= 2 and f["fetch_conversations"] >= 2,
     "signals": lambda f: f["force_analyze"] >= 2 and f["analyse_again"] and f["control_calls"] == 3 and f["refresh"],
     "controls": lambda f: f["WORKFLOW_EXECUTION_UPDATE_COMPLETED"] == f["control_calls"] == 3,
-    "token-ceiling": lambda f: f["limit_tokens"] and f["follow_up"] >= 2,
+    "token-ceiling": lambda f: f["keep"] and f["follow_up"] >= 2,
     "force-analyze-2": lambda f: f["force_analyze"] and f["analyse_again"] and not f["follow_up"],
     "refused": lambda f: f["WORKFLOW_EXECUTION_FAILED"],
     "monitor-1": lambda f: f["take_up_tasks"],

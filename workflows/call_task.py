@@ -225,12 +225,14 @@ class CallTaskWorkflow:
             return told and pipeline.stamp() is not None
 
         while True:
+            stamp = pipeline.stamp()
             review = await self._take_stock(steps)
             if not self._dials_nobody():
                 await self._use(self._task, steps)
                 pipeline.use(self._options)
                 return ""
-            if idle():
+            # What was asked for, or ended, while the review was made is not in it.
+            if idle() and stamp is not None and stamp == pipeline.stamp():
                 over = self._task.task_type >= 4
                 return "complete" if over else "not_dialled" if review.called else "nothing_called"
             if self._is_long():
@@ -242,7 +244,9 @@ class CallTaskWorkflow:
         assert self._task is not None and self._dispatcher is not None
         rested = await self._is_at_rest(self._task, steps)
         if rested and not self._wake:
-            return self._end(await self._take_stock(steps))
+            review = await self._take_stock(steps)
+            if not self._wake:
+                return self._end(review)
         await self._begin_dispatch(self._task, self._dispatcher, steps)
         while True:
             self._wake = pipeline.changed = False

@@ -344,8 +344,10 @@ async def test_the_process_shows_the_command_line_what_is_encrypted(sites: Sites
     workflow_id = await encrypted_run(site)
     port = free_port()
     environment = os.environ | {"CODEC_SERVER_TOKEN": TOKEN, "CODEC_SERVER_PORT": str(port)}
-    command = [sys.executable, str(PROJECT / "calltasks/temporal/codec_server.py")]
-    server = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
+    command = [sys.executable, "-m", "calltasks.temporal.codec_server"]
+    server = await asyncio.create_subprocess_exec(
+        *command, cwd=PROJECT, env=environment, stderr=asyncio.subprocess.PIPE
+    )
     assert server.stderr is not None
     try:
         async with asyncio.timeout(150):
@@ -381,7 +383,8 @@ async def test_the_process_shows_the_command_line_what_is_encrypted(sites: Sites
 )
 def test_a_missing_setting_is_one_line(environment: dict[str, str], message: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "calltasks/temporal/codec_server.py")],
+        [sys.executable, "-m", "calltasks.temporal.codec_server"],
+        cwd=PROJECT,
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,

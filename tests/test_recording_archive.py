@@ -171,7 +171,8 @@ async def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
         return stream
 
     code = (
-        "import asyncio\nfrom calltasks.recordings.archive import Archive\nfrom settings import ArchiveSettings, load\n"
+        "import asyncio\nfrom calltasks.recordings.archive import Archive\n"
+        "from calltasks.settings import ArchiveSettings, load\n"
         "async def ask(): return '{url}/a.wav'\n"
         "async def keep():\n    archive = Archive(load(ArchiveSettings))\n    await archive.check()\n"
         f"    await archive.keep(*{CALL!r}, ask)\n"

@@ -21,6 +21,7 @@ from activities.tasks import ReviewRequest, Tasks
 from calltasks.cli.recordings import recordings as command
 from calltasks.errors import PassingError
 from calltasks.recordings import archiving as recording_archive
+from calltasks.recordings import finding
 from calltasks.recordings.archive import Archive
 from calltasks.recordings.finding import archive_of
 from calltasks.settings import ArchiveSettings, load
@@ -134,7 +135,7 @@ async def test_a_download_that_fails_is_tried_again(sites: Sites, tmp_path: Path
 async def test_what_cannot_be_fetched_holds_nothing_up(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recordings_module, "FAILED_TRIES", 0)
+    monkeypatch.setattr(finding, "FAILED_TRIES", 0)
     site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
     site.sim.set_faults(Fault(target="recording", kind="truncated"))
     task_id, result = await campaign(site, 6)
@@ -148,7 +149,7 @@ async def test_what_cannot_be_fetched_holds_nothing_up(
 async def test_a_full_archive_is_not_written_to_again_and_again(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recordings_module, "BATCH", 3)
+    monkeypatch.setattr(finding, "BATCH", 3)
     site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
     task_id = old_campaign(site, 30)
     put = Archive._commit
@@ -183,7 +184,7 @@ async def test_audio_that_is_too_much_for_one_piece_is_left_to_the_next(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recordings_module, "PIECE_SECONDS", 0.0)
-    monkeypatch.setattr(recordings_module, "BATCH", 4)
+    monkeypatch.setattr(finding, "BATCH", 4)
     site = await sites(CALLS, RECORDING_ARCHIVE=f"file://{tmp_path}")
     task_id = old_campaign(site)
     for _ in range(3):

@@ -1,5 +1,6 @@
 """A whole call task, from creation to follow-up complete, equals what the platform says happened."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from datetime import datetime
@@ -75,3 +76,21 @@ async def test_calls_that_take_their_time_come_out_the_same(sites: Sites) -> Non
     assert_finished(site, task_id, result)
     assert_nothing_went_back(site, task_id)
     assert site.seen_types(task_id) == [1, 2, 3, 4]
+
+
+async def test_no_task_is_called_complete_before_it_is(sites: Sites) -> None:
+    """Whoever asks at every moment of small tasks is never told that they are over while they are not."""
+    site = await sites(SimulatorOptions(calls_over=True))
+    site.add_leads(3)
+    wrong = []
+    async with site.working(), site.calls() as calls:
+        for _ in range(5):
+            task_id = await site.create_task()
+            assert await calls.start_call(task_id, QUICK)
+            ended = asyncio.create_task(site.result(task_id))
+            while not ended.done():
+                seen = await calls.progress(task_id)
+                if seen["phase"] == "complete" and seen["task_type"] < 4:
+                    wrong.append((seen["task_type"], seen["leads"], seen["called"]))
+            assert (await ended)["task_type"] == 4
+    assert wrong == []

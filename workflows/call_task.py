@@ -484,7 +484,8 @@ class CallTaskWorkflow:
             return "dispatching"
         if not self._dispatched_at:
             return "analysing_again" if self._tally.analysing_again else "complete"
-        if review is None or review.unsettled or review.finished < review.called:
+        # A review that was made before the last lead was handed over does not know of all calls.
+        if review is None or review.task_type < 2 or review.unsettled or review.finished < review.called:
             return "calling"
         if review.unjudged:
             return "following_up"

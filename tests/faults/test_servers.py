@@ -318,7 +318,7 @@ async def test_network_to_temporal_lost(
     async with proxying(temporal.port) as proxy:
         task_id = await create(site, LEADS)
         through = {"TEMPORAL_ADDRESS": f"127.0.0.1:{proxy.port}"}
-        act = Act(at="sql claim_next SELECT leads_task_list after", do="stop")
+        act = Act(at="sql claim SELECT leads_task_list after", do="stop")
         with observing(site) as observer:
             async with sabotaged(nursery, site, tmp_path, act, name="cut-off", settings=through) as first:
                 await start(site, task_id)

@@ -14,6 +14,7 @@ from calltasks.database.tables import suppressions, tasks
 from calltasks.database.tables.dispatches import Dispatch, DoubtError, Span, Undialled
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.platform.session import CONTACTS_A_CALL
+from calltasks.rules.pairing import reference
 
 BATCHES_AT_ONCE = 11
 MOST_TRIES = 3
@@ -172,13 +173,13 @@ def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[D
     leads = [
         Lead(
             id=row_id,
-            reference=reference or history_reference(task_id, lead),
+            reference=reference(own, task_id, lead),
             phone=phone,
             job_id=job_id,
             # A job without a reference is rather that of a row whose batch was taken, than of one that got no answer.
             rank=2 if row_id > started else int(any(first <= row_id <= last for first, last in spans)),
         )
-        for row_id, lead, reference, phone, job_id in table.everybody(cursor, task_id)
+        for row_id, lead, own, phone, job_id in table.everybody(cursor, task_id)
     ]
     holding = hold(reading.jobs, leads)
     elsewhere = table.taken_elsewhere(cursor, task_id, holding.unclaimed)
@@ -250,8 +251,3 @@ def _write_down(
     ]
     table.accept(cursor, [claim.id for claim in claims if not claim.rows])
     result.claims += [claim for claim in claims if claim.rows]
-
-
-def history_reference(task_id: int, leads_id: str) -> str:
-    """The reference of a row that has none of its own, in the form that SPEC 3.2 matches."""
-    return f"task_{task_id}_lead_{leads_id}"

@@ -34,7 +34,6 @@ PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
 TOGETHER_SECONDS = 0.1
 """An answer waits so long for others, to be written down with them."""
-LONGEST_PAUSE = timedelta(hours=1)
 REFUSED = f"{DATABASE}."
 """Begins the ``error_code`` of a row that the database has refused; its number follows."""
 
@@ -167,7 +166,7 @@ class Portions:
                 continue
             call = calls[one.item.list_id]
             since = call.since if call.since and call.error_code.startswith(REFUSED) else now
-            pause = max(timedelta(seconds=self.request.retry_interval), min(now - since, LONGEST_PAUSE))
+            pause = max(timedelta(seconds=self.request.retry_interval), min(now - since, retry_table.LONGEST))
             self.retries.append(
                 Retry(
                     list_id=call.id,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from activities.claims import Claim, history_reference
+from activities.claims import Claim
 from calltasks.errors import PassingError, PermanentError
 from calltasks.platform.send_deadline import TooLateError
 from calltasks.platform.session import SERVICE, PlatformSession, contact_json
+from calltasks.rules.pairing import reference
 
 OF_THE_REQUEST = ("NotExist", "InvalidAccessKeyId", "InvalidSecurityToken", "Forbidden", "SignatureDoesNot")
 """Beginnings of codes by which the platform refuses a request whoever its contacts are."""
@@ -48,7 +49,7 @@ async def send_batch(
         contact_json(
             phone=row.number,
             name=row.name,
-            reference_id=row.reference_id or history_reference(task_id, row.leads_id),
+            reference_id=reference(row.reference_id, task_id, row.leads_id),
         )
         for row in claim.rows
     ]

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import reanalysis
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
-    from workflows.pacing import Pace, standing
+    from workflows.pacing import Pace, grown, standing
     from workflows.pipeline import PIECE_ROWS, Pipeline
     from workflows.search_attributes import SearchAttributes
     from workflows.steps import Steps, open_task, reason
@@ -433,7 +433,7 @@ class CallTaskWorkflow:
     def _pause(self, under_way: int) -> float:
         """Seconds between two looks: longer the more calls one look concerns, and the longer nothing moved."""
         shortest = self._options.poll_min * max(1.0, under_way / ROWS_A_POLL)
-        return min(shortest * 1.5 ** min(max(self._quiet - 1, 0), 20), max(self._options.poll_max, shortest))
+        return grown(shortest, self._quiet, longest=self._options.poll_max)
 
     async def _watch(self, review: Review, pipeline: Pipeline, steps: Steps) -> None:
         pause = self._pause(review.called - review.finished)

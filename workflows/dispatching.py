@@ -16,13 +16,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.tasks import HandedOver, Task
     from calltasks.options import Options
     from workflows.controls import Controls
+    from workflows.pacing import grown
     from workflows.steps import Steps
     from workflows.tally import Tally
 
 R = TypeVar("R")
-
-GROWTH = 1.5
-"""Of the wait after each round in a row that changed nothing."""
 
 
 class Dispatcher:
@@ -188,4 +186,4 @@ class Dispatcher:
     def _longer(self, seconds: float, *, idle: bool) -> float:
         """What changed nothing waits longer each time before it is done again, up to ``poll_max``."""
         self._idle = self._idle + 1 if idle else 0
-        return min(seconds * GROWTH ** min(max(self._idle - 1, 0), 20), max(self._longest, seconds))
+        return grown(seconds, self._idle, longest=self._longest)

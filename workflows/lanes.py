@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from temporalio import workflow
-
 
 class Lane:
     """Pieces of one step's work, at most ``limit`` of them at once.
@@ -47,10 +45,6 @@ class Lane:
         task = asyncio.create_task(self._run(piece))
         self._pieces.add(task)
         task.add_done_callback(self._done)
-
-    async def drained(self) -> None:
-        """Wait until nothing runs."""
-        await workflow.wait_condition(lambda: self.idle)
 
     async def _run(self, piece: Coroutine[None, None, None]) -> None:
         async with self._room:

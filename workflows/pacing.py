@@ -11,6 +11,12 @@ with workflow.unsafe.imports_passed_through():
 GROWTH = 1.5
 
 
+def grown(first: float, rounds: int, *, longest: float) -> float:
+    """Seconds to wait after so many rounds in a row that changed nothing: ``first`` after none and after one, then
+    longer each time, up to ``longest``, and never less than ``first``."""
+    return min(first * GROWTH ** min(max(rounds - 1, 0), 30), max(longest, first))
+
+
 class Pace:
     """The pace at which reviews hand out one kind of work.
 
@@ -41,8 +47,7 @@ class Pace:
             self._seen, self._unchanged, self.until = seen, 0, 0.0
         elif not self.until:
             self._unchanged += 1
-            pause = options.poll_min * GROWTH ** min(self._unchanged - 1, 30)
-            self.until = self._began + min(pause, max(options.poll_min, options.poll_max))
+            self.until = self._began + grown(options.poll_min, self._unchanged, longest=options.poll_max)
         if now < self.until:
             return False
         self._began, self.until = now, 0.0

@@ -53,9 +53,14 @@ class Pairing:
     spare: int
 
 
+def reference(own: str, task_id: int, leads_id: str) -> str:
+    """The reference that a row's job carries: its own, or, lacking one, that of the old form (SPEC 3.2)."""
+    return own or f"task_{task_id}_lead_{leads_id}"
+
+
 def reference_of(row: MatchRow) -> str:
-    """The reference that the row's job carries: its own, or, lacking one, that of the old form (SPEC 3.2)."""
-    return row.reference_id or f"task_{row.task_id}_lead_{row.leads_id}"
+    """As :func:`reference`."""
+    return reference(row.reference_id, row.task_id, row.leads_id)
 
 
 def lead_of(reference: str) -> str:

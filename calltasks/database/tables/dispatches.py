@@ -332,10 +332,10 @@ def taken_elsewhere(cursor: Cursor, task_id: int, job_ids: Sequence[str]) -> set
 def undialled(cursor: Cursor, task_id: int, *, first: int, last: int | None, limit: int) -> list[Undialled]:
     """Rows without a job and an outcome from ``first`` to ``last`` (None: to the end), in order of id."""
     cursor.execute(
-        "SELECT id, leads_id, COALESCE(leads_name, ''), COALESCE(leads_phone, ''), COALESCE(reference_id, ''),"
-        " call_time FROM leads_task_list WHERE task_id = %s AND id >= %s"
-        + ("" if last is None else " AND id <= %s")
-        + f" AND COALESCE(call_job_id, '') = '' AND NOT {is_final('')} ORDER BY id LIMIT %s",
+        "SELECT l.id, l.leads_id, COALESCE(l.leads_name, ''), COALESCE(l.leads_phone, ''),"
+        " COALESCE(l.reference_id, ''), l.call_time FROM leads_task_list l WHERE l.task_id = %s AND l.id >= %s"
+        + ("" if last is None else " AND l.id <= %s")
+        + f" AND NOT ({CALLED}) AND NOT {is_final()} ORDER BY l.id LIMIT %s",
         (task_id, first, limit) if last is None else (task_id, first, last, limit),
     )
     return [

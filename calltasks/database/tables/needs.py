@@ -36,7 +36,7 @@ def folded_sql(column: str) -> str:
 
 def is_final(alias: str = "l") -> str:
     """The row has its outcome."""
-    return _is(FINAL, f"{alias}.call_status" if alias else "call_status")
+    return _is(FINAL, f"{alias}.call_status")
 
 
 def is_status(status: str, alias: str = "l") -> str:

@@ -17,7 +17,7 @@ help:
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make check   format, lint, types, and the tests that need no server, in a minute'
 	@echo 'make test    the tests on the real parts, but for those that kill, freeze and cut them'
-	@echo 'make test-all   everything, the scenarios that kill, freeze and cut too'
+	@echo 'make test-all   everything, the scenarios that kill, freeze and cut too; .ci/run runs it'
 	@echo 'make faults  of these, the scenarios that kill, freeze and cut the real parts (FAULTS_LONG=1: more often and for longer)'
 	@echo 'make lint, make types   ruff, mypy'
 	@echo 'make audit   pins, hashes and age of the requirements, and known weaknesses where the network allows'

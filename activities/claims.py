@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pymysql.cursors import Cursor
-from temporalio.exceptions import ApplicationError
 
 from activities.holdings import Holding, Lead, Reading, hold
+from activities.tasks import existing
 from calltasks.database.tables import dispatches as table
-from calltasks.database.tables import suppressions, tasks
+from calltasks.database.tables import suppressions
 from calltasks.database.tables.dispatches import Dispatch, DoubtError, Span, Undialled
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.platform.session import CONTACTS_A_CALL
@@ -79,7 +79,7 @@ def plan_group(cursor: Cursor, task_id: int) -> GroupPlan:
         ApplicationError: ``UnknownTask``.
         DoubtError: calls were made that may be of this task.
     """
-    row = _locked(cursor, task_id)
+    row = existing(cursor, task_id, lock=True)
     name = table.group_name(task_id, row.create_time)
     if row.job_group_id:
         return GroupPlan(job_group_id=row.job_group_id, name=name, tries=[])
@@ -143,16 +143,9 @@ def renew(cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequen
     return [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
 
 
-def _locked(cursor: Cursor, task_id: int) -> TaskRow:
-    row = tasks.load(cursor, task_id, lock=True)
-    if row is None:
-        raise ApplicationError(f"call task {task_id} was deleted", type="UnknownTask", non_retryable=True)
-    return row
-
-
 def _own(cursor: Cursor, task_id: int, group_id: str) -> TaskRow:
     """The task, locked, if it still has this group."""
-    row = _locked(cursor, task_id)
+    row = existing(cursor, task_id, lock=True)
     if row.job_group_id != group_id:
         raise DoubtError(
             f"call task {task_id}: its job_group_id was changed while its leads were handed over; nobody more is called"

@@ -179,7 +179,7 @@ class Tasks:
 
         def read(cursor: Cursor) -> tuple[TaskRow, bool, Kept]:
             # Locked: whether anybody is to be dialled is not asked of a copy of the database that may be late.
-            row = _load(cursor, task_id, lock=True)
+            row = existing(cursor, task_id, lock=True, otherwise="does not exist")
             return row, _dispatched(cursor, row), task_options.kept(cursor, row)
 
         async with heartbeating():
@@ -220,7 +220,7 @@ class Tasks:
         """Write down what holds for every later run of the task too."""
 
         def write(cursor: Cursor) -> None:
-            row = _load(cursor, keep.task_id)
+            row = existing(cursor, keep.task_id)
             if keep.options is not None:
                 task_options.keep_options(cursor, row, keep.options)
             if keep.paused is not None:
@@ -243,7 +243,7 @@ class Tasks:
         """Every lead is with the platform, or nobody more is handed over: ``task_type`` 2."""
 
         def mark(cursor: Cursor) -> None:
-            row = _load(cursor, over.task_id, lock=True)
+            row = existing(cursor, over.task_id, lock=True)
             if over.cancelled:
                 after = dispatches.started(cursor, row.task_id, row.job_group_id)
                 open_ = dispatches.unresolved(cursor, row.task_id, row.job_group_id)
@@ -277,10 +277,15 @@ class Tasks:
         ]
 
 
-def _load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow:
+def existing(cursor: Cursor, task_id: int, *, lock: bool = False, otherwise: str = "was deleted") -> TaskRow:
+    """The task.
+
+    Raises:
+        ApplicationError: ``UnknownTask``, not to be retried; ``otherwise`` says what is the matter.
+    """
     row = table.load(cursor, task_id, lock=lock)
     if row is None:
-        raise ApplicationError(f"call task {task_id} does not exist", type="UnknownTask", non_retryable=True)
+        raise ApplicationError(f"call task {task_id} {otherwise}", type="UnknownTask", non_retryable=True)
     return row
 
 
@@ -298,7 +303,7 @@ def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
 
 
 def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
-    row = _load(cursor, request.task_id)
+    row = existing(cursor, request.task_id)
     groups = table.standing(cursor, request.task_id)
     task_type = _raise_type(cursor, row, groups)
     chunks: list[Chunk] = []

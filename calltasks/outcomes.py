@@ -21,8 +21,6 @@ from calltasks.rules.phones import comparable
 from calltasks.transcripts import length, transcript, turns_of
 
 CALLS_AT_ONCE = 6
-
-
 TABLE = "leads_task_list"
 
 

@@ -21,23 +21,14 @@ if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
     from calltasks.recordings.archive import Archive
 
-
 PRIORITY = 4
 """Of the rate limit: after everything else (SPEC, Always)."""
-
-
 BATCH = 50
 """Recordings asked for at once (SPEC 5)."""
-
-
 FAILED_TRIES = 10
 """Requests that may fail before the time runs in which a recording may come late."""
-
-
 BROKEN_TRIES = 5
 """Failures to write, one after the other, after which the archive is left alone for a while."""
-
-
 REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
 """Codes that speak of us and not of a recording."""
 

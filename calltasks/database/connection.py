@@ -254,8 +254,9 @@ def _open_limit(cursor: Cursor, name: str) -> None:
 
 
 def _reserve(cursor: Cursor, name: str, microseconds: int) -> tuple[float, float]:
-    """When the database was asked (``time.monotonic()``), and how many seconds after that the booked part begins.
+    """When the database looked at its clock (``time.monotonic()``), and how many seconds later the booked part begins.
 
+    That moment lies between question and answer: in their middle, so that no part is used early by the whole way.
     Both ends are taken from one reading of the database's clock, so it does not matter if that is set meanwhile. A time
     line that is further ahead than bookings can make it was written before the clock was set back: it begins anew.
     """
@@ -269,7 +270,7 @@ def _reserve(cursor: Cursor, name: str, microseconds: int) -> tuple[float, float
             (ahead, microseconds, ahead, name),
         )
         if cursor.rowcount:
-            return asked, int(cursor.lastrowid) / 1_000_000
+            return (asked + time.monotonic()) / 2, int(cursor.lastrowid) / 1_000_000
         _open_limit(cursor, name)
     raise AssertionError("the row was just inserted")
 

@@ -1,213 +1,255 @@
-"""The floor: the same clients and the same SQL in one plain asyncio program, without Temporal.
+"""The floor: the leanest plain program that does the same work, once, with code of its own.
 
-What it leaves out is what durability needs: no task queue, no history, no heartbeats, no row read back from the
-database between two steps while it is still in memory. Killed half way it would have to start over, and two of them
-would get in each other's way. It is tuned like the product: the steps overlap, each within a window.
+It reads the pages of a finished job group, asks for its calls, for a recording's address and a judgement of every call
+that was answered, and writes rows and follow-ups. Nothing of the product runs in it but the prompt. What it leaves out
+is all that holds when something fails: no queue, no history, no retry, no limit of rates, no ledger, no odd answer;
+one writer, one connection, and statements as big as they may be. Killed half-way it would have to start over.
 
-``python -m benchmarks.floor`` says ``floor ready`` on standard error, runs each task whose id comes in on standard
-input, and answers with one JSON line: ``{"seconds": …, "cpu_seconds": …}``.
+OutboundBot is reached through the SDK's ``call_api`` in threads. The model is reached as the product does it, through
+DashScope's ``AsyncClient`` over aiohttp (``sdk``), or by aiohttp alone (``bare``): ``python -m benchmarks.floor sdk``
+says ``floor ready`` on standard error, runs each task whose id comes in on standard input, and answers with one JSON
+line: ``{"seconds": …, "cpu_seconds": …}``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import queue
 import sys
+import threading
 import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from pymysql.cursors import Cursor
+import aiohttp
+import pymysql
+from alibabacloud_outboundbot20191226.client import Client
+from alibabacloud_tea_openapi import utils_models
+from darabonba.runtime import RuntimeOptions
+from dashscope import AsyncClient
+from httpx_aiohttp import HttpxAiohttpClient
+from sqlalchemy import make_url
 
-from activities import conversations, job_ids
-from activities.follow_ups import FOLLOW, LEDGER, without_conversation
-from calltasks import outcomes
-from calltasks.database.connection import Database
-from calltasks.database.tables import follow_ups, rows, tasks
-from calltasks.database.tables.analyses import FollowUp
-from calltasks.database.tables.rows import CallRow, Outcome
-from calltasks.limiter import shared
-from calltasks.model.analysis import AnalysisModel
-from calltasks.platform.outbound_bot import THREADS, OutboundBot
-from calltasks.platform.session import IDS_A_CALL
-from calltasks.recordings import finding
-from calltasks.rules.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, read_answer, render
-from calltasks.rules.row_ranges import pack
-from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
+from calltasks.rules.judgement import SYSTEM, question
 
-PIECES_AT_ONCE = 2
-"""Pieces of ten pages in work at the same time; more only queue up before the one processor that this program has."""
-FETCHES_AT_ONCE = 4
-PORTION = 400
-"""Rows a transaction of follow-ups, and of recordings."""
+THREADS = 24
+QUESTIONS_AT_ONCE = 500
+PAGE, BATCH = 100, 99
+ROWS = 2_000
+"""Rows a statement."""
+GENERATION = "/services/aigc/text-generation/generation"
+ZONE = ZoneInfo("Asia/Shanghai")
+
+
+class Platform:
+    """OutboundBot through its SDK, in threads."""
+
+    def __init__(self) -> None:
+        scheme, _, host = os.environ["OUTBOUND_BOT_ENDPOINT"].partition("://")
+        self._instance = os.environ["OUTBOUND_BOT_INSTANCE_ID"]
+        self._client = Client(
+            utils_models.Config(
+                access_key_id=os.environ["ALIBABA_CLOUD_ACCESS_KEY_ID"],
+                access_key_secret=os.environ["ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
+                endpoint=host.rstrip("/"),
+                protocol=scheme,
+                max_idle_conns=THREADS,
+            )
+        )
+        self._runtime = RuntimeOptions(autoretry=False, max_idle_conns=THREADS)
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    async def ask(self, action: str, **query: Any) -> Any:
+        """The body of an answer."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._send, action, query)
+
+    def _send(self, action: str, query: dict[str, Any]) -> Any:
+        params = utils_models.Params(
+            action=action,
+            version="2019-12-26",
+            protocol="HTTPS",
+            pathname="/",
+            method="POST",
+            auth_type="AK",
+            style="RPC",
+            req_body_type="formData",
+            body_type="json",
+        )
+        request = utils_models.OpenApiRequest(
+            query={"InstanceId": self._instance} | {name: str(value) for name, value in query.items()}
+        )
+        return self._client.call_api(params, request, self._runtime)["body"]
+
+
+class Model:
+    """DashScope, through its SDK or without."""
+
+    def __init__(self, how: str) -> None:
+        base, key = os.environ["DASHSCOPE_HTTP_BASE_URL"], os.environ["DASHSCOPE_API_KEY"]
+        headers = {"Authorization": f"Bearer {key}"}
+        if how == "bare":
+            connector = aiohttp.TCPConnector(limit=QUESTIONS_AT_ONCE)
+            self._session = aiohttp.ClientSession(connector=connector, headers=headers)
+            self._url, self._ask = base + GENERATION, self._bare
+        else:
+            http = HttpxAiohttpClient(base_url=base, headers=headers, timeout=60)
+            self._client = AsyncClient(api_key=key, base_url=base, max_retries=0, http_client=http)
+            self._ask = self._sdk
+
+    async def judge(self, transcript: str, called_at: datetime) -> dict[str, Any]:
+        """The judgement of one call."""
+        messages = [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": question(transcript, called_at)},
+        ]
+        parameters = {"result_format": "message", "response_format": {"type": "json_object"}}
+        body = await self._ask({"model": "qwen-plus", "input": {"messages": messages}, "parameters": parameters})
+        answer: dict[str, Any] = json.loads(body["output"]["choices"][0]["message"]["content"])
+        return answer
+
+    async def _bare(self, body: dict[str, Any]) -> Any:
+        async with self._session.post(self._url, json=body) as response:
+            return json.loads(await response.read())
+
+    async def _sdk(self, body: dict[str, Any]) -> Any:
+        return (await self._client.transport.request("POST", GENERATION, json=body, sdk_module="aigc")).json()
+
+
+class Writer(threading.Thread):
+    """One connection, in one thread, which writes what has come together since it last did."""
+
+    def __init__(self, write: Callable[[pymysql.cursors.Cursor, Sequence[tuple[Any, ...]]], None], cursor: Any) -> None:
+        super().__init__(daemon=True)
+        self._write, self._cursor = write, cursor
+        self._rows: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self.put = self._rows.put
+        self.start()
+
+    def run(self) -> None:
+        """Write until None comes."""
+        rows: list[tuple[Any, ...]] = []
+        while (row := self._rows.get()) is not None:
+            rows.append(row)
+            if len(rows) == ROWS:
+                self._write(self._cursor, rows)
+                rows = []
+        if rows:
+            self._write(self._cursor, rows)
+
+    async def end(self) -> None:
+        """Wait until all is written."""
+        self._rows.put(None)
+        await asyncio.to_thread(self.join)
 
 
 class Floor:
-    """Runs finished calls of an adopted task (SPEC 3 to 8), one task at a time."""
+    """Runs finished calls of an adopted task, one task at a time."""
 
-    def __init__(self) -> None:
-        self._database = Database(load(DatabaseSettings))
-        platform, analysis = load(PlatformSettings), load(AnalysisSettings)
-        platform_limit = shared(self._database, "outbound-bot", platform.outbound_bot_qps, THREADS)
-        self._bot = OutboundBot(platform, platform_limit)
-        self._places = analysis.analysis_concurrency
-        model_limit = shared(self._database, "analysis", analysis.analysis_qpm, self._places, window=60)
-        self._model = AnalysisModel(analysis, model_limit)
-        self._to_fetch: asyncio.Queue[list[CallRow]] = asyncio.Queue()
-        self._to_judge: asyncio.Queue[tuple[CallRow, Outcome]] = asyncio.Queue()
-        self._to_record: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
-        self._judged: list[FollowUp] = []
-        self._urls: list[tuple[int, str]] = []
-
-    async def prepare(self) -> None:
-        """Open what every task needs."""
-        await self._database.prepare()
-
-    async def close(self) -> None:
-        """Close all clients."""
-        await self._model.close()
-        self._bot.close()
-        self._database.close()
+    def __init__(self, how: str) -> None:
+        url = make_url(os.environ["DATABASE_URL"])
+        connection = pymysql.connect(
+            host=url.host or "",
+            port=url.port or 3306,
+            user=url.username,
+            password=url.password or "",
+            database=url.database,
+            charset="utf8mb4",
+            autocommit=True,
+        )
+        self._cursor = connection.cursor()
+        self._platform, self._model = Platform(), Model(how)
 
     async def run(self, task_id: int) -> None:
         """Take one task to type 4."""
-        task = await self._database.run(tasks.load, task_id)
-        assert task is not None
-        self._task = task
-        self._listing = self._bot.session(task.organization_id, job_ids.PRIORITY)
-        self._asking = self._bot.session(task.organization_id, conversations.PRIORITY)
-        self._recording = self._bot.session(task.organization_id, finding.PRIORITY)
-        async with asyncio.TaskGroup() as group:
-            steps = [
-                *(group.create_task(self._fetch()) for _ in range(FETCHES_AT_ONCE)),
-                *(group.create_task(self._judge()) for _ in range(self._places)),
-                *(group.create_task(self._record()) for _ in range(THREADS)),
-            ]
-            await self._list_pages()
-            for queue in (self._to_fetch, self._to_judge, self._to_record):
-                await queue.join()
-            for step in steps:
-                step.cancel()
-        await self._write(len(self._judged))
-        await self._save_urls(len(self._urls))
-        await self._database.run(self._finish)
+        self._cursor.execute("SELECT job_group_id FROM call_tasks WHERE id = %s", (task_id,))
+        group = str((self._cursor.fetchone() or ("",))[0])
+        self._cursor.execute("SELECT reference_id, id, leads_id FROM leads_task_list WHERE task_id = %s", (task_id,))
+        self._rows = {row[0]: row[1:] for row in self._cursor.fetchall()}
+        self._writer = Writer(_save, self._cursor)
+        first = await self._page(group, 1)
+        pages = (self._page(group, number) for number in range(2, -(-first // PAGE) + 1))
+        await _all(pages, 8)
+        await self._writer.end()
+        assert not self._rows, "calls that the pages did not list"
+        self._cursor.execute("UPDATE call_tasks SET task_type = 4 WHERE id = %s", (task_id,))
 
-    async def _list_pages(self) -> None:
-        jobs = await self._list_piece(1)
-        starts = iter(range(11, -(-jobs // 100) + 1, 10))
+    async def _page(self, group: str, number: int) -> int:
+        page = await self._platform.ask("QueryJobsWithResult", JobGroupId=group, PageNumber=number, PageSize=PAGE)
+        ids = [job["Id"] for job in page["Jobs"]["List"]]
+        for start in range(0, len(ids), BATCH):
+            batch = {f"JobId.{place}": id_ for place, id_ in enumerate(ids[start : start + BATCH], 1)}
+            jobs = (await self._platform.ask("ListJobs", **batch))["Jobs"]
+            await _all((self._call(job) for job in jobs), QUESTIONS_AT_ONCE)
+        return int(page["Jobs"]["RowCount"])
 
-        async def work() -> None:
-            for start in starts:
-                await self._list_piece(start)
-
-        await asyncio.gather(*(work() for _ in range(PIECES_AT_ONCE)))
-
-    async def _list_piece(self, first: int) -> int:
-        reading = await job_ids.read_pages(self._listing, self._task.job_group_id, first, first + 9)
-        assert reading.row_count is not None and not reading.failed
-        jobs = await job_ids.identify(self._listing, reading)
-        matched, _ = await self._database.run(job_ids.match_by_reference, self._task.task_id, jobs)
-        runs = pack(row_id for row_id, _ in matched)
-        now = (await self._database.now()).replace(tzinfo=None)
-        found = await self._database.run(rows.without_outcome, self._task.task_id, runs, grace=0, now=now)
-        for start in range(0, len(found), IDS_A_CALL):
-            self._to_fetch.put_nowait(found[start : start + IDS_A_CALL])
-        return reading.row_count
-
-    async def _fetch(self) -> None:
-        while True:
-            batch = await self._to_fetch.get()
-            jobs = await self._asking.jobs([row.call_job_id for row in batch])
-            now = await self._database.now()
-            found = [
-                (row, outcomes.outcome_of(row, job, self._database, now))
-                for row, job in outcomes.match_answers(batch, jobs)
-            ]
-            await self._database.transaction(rows.save_outcomes, self._task.task_id, [outcome for _, outcome in found])
-            for row, outcome in found:
-                self._to_judge.put_nowait((row, outcome))
-                if outcome.call_status == "Succeeded":
-                    self._to_record.put_nowait((row.id, outcome.call_task_id))
-            self._to_fetch.task_done()
-
-    async def _record(self) -> None:
-        while True:
-            row_id, call_task_id = await self._to_record.get()
-            url = await self._recording.recording_url(call_task_id)
-            self._urls.append((row_id, url))
-            await self._save_urls(PORTION)
-            self._to_record.task_done()
-
-    async def _save_urls(self, portion: int) -> None:
-        if len(self._urls) >= max(portion, 1):
-            urls, self._urls = self._urls, []
-            await self._database.run(rows.save_recordings, urls)
-
-    async def _judge(self) -> None:
-        while True:
-            row, outcome = await self._to_judge.get()
-            follow_up = await self._follow_up(row, outcome)
-            self._judged.append(follow_up)
-            await self._write(PORTION)
-            self._to_judge.task_done()
-
-    async def _follow_up(self, row: CallRow, outcome: Outcome) -> FollowUp:
-        called_at = outcome.updated_time or outcome.planed_time or self._database.wall_clock(await self._database.now())
-        call = follow_ups.FinishedCall(
-            id=row.id,
-            call_job_id=row.call_job_id,
-            call_status=outcome.call_status,
-            conversation=outcome.conversation,
-            called_at=called_at,
-            tries=0,
-            since=None,
-        )
-        transcript = render(call.conversation)
-        if not transcript:
-            return without_conversation(call)
-        moment = called_at.replace(tzinfo=self._database.zone)
-        answer = await self._model.complete(
-            system=SYSTEM, user=question(transcript, moment), tenant=self._task.organization_id
-        )
-        judgement = read_answer(answer.text, called_at=moment, transcript=transcript)
-        next_time = judgement.next_follow_time
-        return FollowUp(
-            list_id=row.id,
-            call_job_id=row.call_job_id,
-            outcome="analysed",
-            is_interested=judgement.is_interested,
-            leads_remark=self._database.fit(FOLLOW, "leads_remark", judgement.leads_remark),
-            next_follow_time=self._database.moment(FOLLOW, "next_follow_time", next_time),
-            evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
-            model=self._model.name,
-            prompt_version=PROMPT_VERSION,
-            transcript_hash=fingerprint(call.conversation),
-            input_tokens=answer.input_tokens,
-            output_tokens=answer.output_tokens,
+    async def _call(self, job: dict[str, Any]) -> None:
+        reference = job["ReferenceId"] if "ReferenceId" in job else job["Contacts"][0]["ReferenceId"]
+        row_id, leads_id = self._rows.pop(reference)
+        attempt = job["Tasks"][-1]
+        turns = attempt.get("Conversation") or []
+        called_at = datetime.fromtimestamp(attempt["ActualTime"] / 1000, ZONE)
+        interest, remark, when, url = 2, "未接通", None, ""
+        if turns:
+            said = "\n".join(
+                f"{'机器人' if turn['Speaker'] == 'Robot' else '客户'}：{turn['Script']}" for turn in turns
+            )
+            answer, recording = await asyncio.gather(
+                self._model.judge(said, called_at), self._platform.ask("DownloadRecording", TaskId=attempt["TaskId"])
+            )
+            interest, remark, when = answer["is_interested"], answer["leads_remark"], answer["next_follow_time"]
+            url = recording["DownloadParams"]["SignatureUrl"]
+        at = called_at.replace(tzinfo=None, microsecond=0)
+        text = json.dumps(turns, ensure_ascii=False) if turns else None
+        self._writer.put(
+            (row_id, leads_id, job["JobId"], job["Status"], text, at, attempt["TaskId"], url, interest, remark, when)
         )
 
-    async def _write(self, portion: int) -> None:
-        if not self._judged or len(self._judged) < portion:
-            return
-        judged, self._judged = self._judged, []
-        now = await self._database.now()
-        await self._database.transaction(
-            follow_ups.create,
-            self._task.task_id,
-            judged,
-            now=self._database.wall_clock(now),
-            now_utc=now.replace(tzinfo=None),
-        )
 
-    def _finish(self, cursor: Cursor) -> None:
-        groups = tasks.standing(cursor, self._task.task_id)
-        assert all(group.followed for group in groups if group.called)
-        tasks.raise_type(cursor, self._task.task_id, 3)
-        tasks.raise_type(cursor, self._task.task_id, 4)
+def _save(cursor: pymysql.cursors.Cursor, rows: Sequence[tuple[Any, ...]]) -> None:
+    now = datetime.now(ZONE).replace(tzinfo=None, microsecond=0)
+    follow_ups = [(row[1], now, row[9], now, now, row[10]) for row in rows]
+    cursor.execute(
+        "INSERT INTO dcc_leads_follow"
+        " (leads_id, follow_time, leads_remark, frist_follow_time, new_follow_time, next_follow_time) VALUES "
+        + ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(rows)),
+        [value for row in follow_ups for value in row],
+    )
+    first = cursor.lastrowid
+    columns = (
+        *("id", "call_job_id", "call_status", "call_conversation", "planed_time", "updated_time", "call_task_id"),
+        *("recording_url", "is_interested", "leads_follow_id"),
+    )
+    values = [
+        (row[0], row[2], row[3], row[4], row[5], row[5], row[6], row[7], row[8], first + place)
+        for place, row in enumerate(rows)
+    ]
+    named = "SELECT " + ", ".join(f"%s AS {column}" for column in columns)
+    others = f" UNION ALL SELECT {', '.join(['%s'] * len(columns))}" * (len(rows) - 1)
+    cursor.execute(
+        f"UPDATE ({named}{others}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET "
+        + ", ".join(f"t.{column} = v.{column}" for column in columns[1:]),
+        [value for row in values for value in row],
+    )
 
 
-async def main() -> None:
+async def _all(works: Iterator[Awaitable[Any]] | Any, at_once: int) -> None:
+    waiting = iter(works)
+
+    async def work() -> None:
+        for one in waiting:
+            await one
+
+    await asyncio.gather(*(work() for _ in range(at_once)))
+
+
+async def main(how: str) -> None:
     """Serve the ids on standard input."""
-    floor = Floor()
-    await floor.prepare()
+    floor = Floor(how)
     loop = asyncio.get_running_loop()
     print("floor ready", file=sys.stderr, flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -215,8 +257,7 @@ async def main() -> None:
         await floor.run(int(line))
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
         print(json.dumps(spent), flush=True)
-    await floor.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1]))

@@ -262,12 +262,12 @@ def _beats(event: HistoryEvent) -> bool:
 
 
 class FloorProcess:
-    """``python -m benchmarks.floor``, as long-lived as a worker; use as a context manager."""
+    """``python -m benchmarks.floor`` (``sdk`` or ``bare``), as long-lived as a worker; use as a context manager."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, how: str = "sdk") -> None:
         self._site = site
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.floor"],
+            [sys.executable, "-m", "benchmarks.floor", how],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -379,8 +379,7 @@ _SET_ATTEMPT = (
     "t.planed_time = COALESCE(v.planed, t.planed_time), t.call_task_id = v.task,"
     " t.calling_number = v.number, t.updated_time = v.updated, " + unchanged(["call_time"])
 )
-_SAVE_OUTCOMES = (
-    "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
+_WITH_NO_LESS = (
     f" WHERE NOT ({is_status('Succeeded', 't')} AND v.is_succeeded = 0)"
     f" AND NOT ({is_final('t')} AND v.is_final = 0)"
     f" AND NOT ({is_final('t')} AND NOT {silent('t')} AND v.has_text = 0)"
@@ -416,7 +415,10 @@ def save_outcomes(cursor: Cursor, task_id: int, outcomes: Iterable[Outcome]) -> 
             assignments += ", t.call_conversation = v.conversation"
         for part in bulks(_outcome_values(outcome) for outcome in alike):
             values = derived(_OUTCOME_COLUMNS, len(part))
-            cursor.execute(_SAVE_OUTCOMES.format(values=values, assignments=assignments), flat(part))
+            cursor.execute(
+                f"UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}{_WITH_NO_LESS}",
+                flat(part),
+            )
             saved += cursor.rowcount
     return saved
 

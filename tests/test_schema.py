@@ -615,6 +615,19 @@ def test_init_db_mends_what_our_tables_lack_and_runs_twice_and_at_once(opened: C
     database.run_sync(schema.check, SHANGHAI)
 
 
+def test_init_db_says_which_index_it_leaves_out(
+    opened: Callable[..., Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    database = opened()
+    alter(database, "DROP INDEX idx_task_reference ON leads_task_list; DROP INDEX idx_task_phone ON leads_task_list")
+    alter(database, LIST + "MODIFY reference_id VARCHAR(1000), MODIFY leads_phone TEXT")
+    assert database.run_sync(schema.apply) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no index on leads_task_list (task_id, {column}): a column is too long for one; everything works, slower"
+        for column in ("reference_id", "leads_phone")
+    ]
+
+
 def test_a_later_version_is_made_from_the_one_before_and_a_newer_one_is_left_alone(
     opened: Callable[..., Database], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """`init-db` over our tables as they were before it wrote their version down: nothing is lost, everything works."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ AT_FIRST = Path(__file__).with_name("own_at_first.sql")
 NOW = "2026-11-20 10:00:00"
 SAID = '[{"Speaker": "Contact", "Script": "明天下午三点我来试驾。"}]'
 ANALYSED, EDITED, DELETED, SILENT, UNLINKED = range(1, 6)
-"""Rows, and leads, of a task that is complete."""
+"""Rows, and leads, of a task that has all its judgements; one lost its link."""
 
 
 def at_first(site: Site) -> None:
@@ -26,7 +27,7 @@ def at_first(site: Site) -> None:
 def finished_task(site: Site) -> int:
     outcomes = {n: "Failed" if n == SILENT else "Succeeded" for n in range(1, 6)}
     contacts = [Contact(phone=phone(n), reference=f"r{n}", outcome=outcome) for n, outcome in outcomes.items()]
-    group = site.old_task([], contacts, task_type=4)
+    group = site.old_task([], contacts, task_type=3)
     site.sql("UPDATE call_tasks SET create_time = %s", NOW)
     held: Any = site.sim.world.find_group(site.task(group)["job_group_id"])
     for n, job in enumerate(held.jobs, 1):
@@ -78,7 +79,7 @@ async def test_tables_from_before_versions_are_brought_up_to_date(sites: Sites) 
         assert set(remarks) == {51, 52, 54, 55} and remarks[52] == "已成交"
         assert remarks[51] != "客户明天来试驾" and remarks[54] == "呼叫失败；"
         assert site.rows(task_id)[UNLINKED - 1]["leads_follow_id"] == 55
-        assert site.sql("SELECT options FROM call_task_options")[0]["options"] == '{"token_ceiling": 900000}'
+        assert json.loads(site.sql("SELECT options FROM call_task_options")[0]["options"])["token_ceiling"] == 900_000
         site.add_leads(12, first=100)
         new = await calls.create_task(ORGANIZATION, "new")
         await calls.start_call(new, QUICK)

@@ -102,8 +102,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         database = Database(load(DatabaseSettings))
         stack.callback(database.close)
         await endpoint.check(database)
-        await database.run(schema.check, database.zone)
-        await database.prepare()
+        await database.prepare(await database.run(schema.check, database.zone))
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
         if CALL_TASKS in activities:
             tasks = Tasks(database, await registered_search_attributes(client), client)

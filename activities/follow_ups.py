@@ -180,16 +180,25 @@ class FollowUps:
             return {}
         answers = await self._database.run(analysis_table.answers, list(calls), request.request_id)
         known = {
-            (one.list_id, one.transcript_hash, one.prompt_version, one.model): self._fitted(one) for one in answers
+            (one.list_id, one.transcript_hash, one.prompt_version, one.model): self._fitted(one, calls[one.list_id])
+            for one in answers
         }
         if not request.request_id:
             for id_ in await self._database.run(ledger.entries, list(calls)):
                 known[id_, "", "", ""] = _basic(calls[id_], KNOWN, "")
         return known
 
-    def _fitted(self, follow_up: FollowUp) -> FollowUp:
-        """As the CRM can hold it; the ledger keeps what was said."""
-        return replace(follow_up, leads_remark=self._database.fit(FOLLOW, "leads_remark", follow_up.leads_remark))
+    def _fitted(self, follow_up: FollowUp, call: FinishedCall) -> FollowUp:
+        """As the CRM can hold it, and of the call as it is now; the ledger keeps what was said."""
+        said = follow_up.next_follow_time
+        moment = said.replace(tzinfo=self._database.zone) if said else None
+        if moment is not None and moment <= self._called_at(call):
+            moment = None
+        return replace(
+            follow_up,
+            leads_remark=self._database.fit(FOLLOW, "leads_remark", follow_up.leads_remark),
+            next_follow_time=self._database.moment(FOLLOW, "next_follow_time", moment),
+        )
 
     async def _ceiling(self, request: FollowUpRequest) -> TokenCeiling:
         """The ceiling, less what was spent: of an attempt that died only the ledger knows."""
@@ -255,7 +264,7 @@ class FollowUps:
         finally:
             await ceiling.settle(answer.input_tokens + answer.output_tokens)
         self._keep(answer, portions)
-        return self._fitted(answer)
+        return self._fitted(answer, call)
 
     async def _ask(self, answer: FollowUp, transcript: str, called_at: datetime, tenant: str) -> FollowUp:
         """``answer`` with what the model says.
@@ -278,7 +287,7 @@ class FollowUps:
             answer,
             is_interested=judgement.is_interested,
             leads_remark=self._database.fit(LEDGER, "leads_remark", judgement.leads_remark),
-            next_follow_time=self._database.moment(FOLLOW, "next_follow_time", next_time),
+            next_follow_time=None if next_time is None else self._database.wall_clock(next_time),
             evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
             input_tokens=said.input_tokens,
             output_tokens=said.output_tokens,

@@ -124,6 +124,7 @@ class Portions:
     async def _write_some(self, portion: Sequence[FollowUp]) -> None:
         now = await self.database.now()
         wall, utc = self.database.wall_clock(now), now.replace(tzinfo=None)
+        start = self.database.column("leads_task_list", "is_interested").start
         kept: set[int] = set()
         if self.request.request_id:
             rewritten = await self.database.transaction(
@@ -134,13 +135,14 @@ class Portions:
                 now=wall,
                 now_utc=utc,
                 override=self.request.override,
+                start=start,
             )
             kept = set(rewritten.kept)
             self.written += rewritten.judged
             self.kept_edits += len(kept)
         else:
             self.written += await self.database.transaction(
-                table.create, self.request.task_id, portion, now=wall, now_utc=utc
+                table.create, self.request.task_id, portion, now=wall, now_utc=utc, start=start
             )
         for follow_up in portion:
             if follow_up.outcome == KNOWN:

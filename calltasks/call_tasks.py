@@ -34,6 +34,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from calltasks.database import schema
+from calltasks.database.columns import Table
 from calltasks.database.connection import Database
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import ALL, CallHistory, Narrowing, history
@@ -123,6 +124,14 @@ class CallTasks:
         """Create missing tables and indexes; returns what was created."""
         return await self.database.run(schema.apply)
 
+    async def check(self) -> dict[str, Table]:
+        """See that the database has all tables and rights that a backend needs; returns the tables.
+
+        Raises:
+            SchemaError: what is missing, in one line.
+        """
+        return await self.database.run(schema.check_backend)
+
     async def create_task(self, organization_id: str, name: str, leads: Sequence[int | str] | None = None) -> int:
         """Create a call task of these leads (None: all of the organisation) and return its id.
 
@@ -137,12 +146,11 @@ class CallTasks:
         def create(cursor: Cursor) -> int:
             # Run again after a lost answer to COMMIT, the task may be there already.
             nonlocal tried
-            created = tasks.find_created(cursor, name=name, organization_id=organization_id, now=now) if tried else None
+            named: Any = {"tables": tables, "name": name, "organization_id": organization_id, "now": now}
+            created = tasks.find_created(cursor, **named) if tried else None
             tried = True
             if not created:
-                created, _ = tasks.create(
-                    cursor, tables=tables, name=name, organization_id=organization_id, leads=leads, now=now
-                )
+                created, _ = tasks.create(cursor, leads=leads, **named)
             return created
 
         return await self.database.transaction(create)

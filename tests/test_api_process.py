@@ -205,7 +205,7 @@ EMPTY_DATABASE = "an empty database"
         (ONE_TOKEN, 2, "ALIBABA_CLOUD_ACCESS_KEY_ID is not set"),
         (ONE_TOKEN | ACCOUNT, 2, "DATABASE_URL is not set"),
         (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": "mysql+pymysql://u:p@127.0.0.1:1/d"}, 1, "DATABASE_URL"),
-        (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": EMPTY_DATABASE}, 1, "init-db"),
+        (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": EMPTY_DATABASE}, 2, "init-db"),
         (
             ONE_TOKEN | ACCOUNT | {"TEMPORAL_ADDRESS": "127.0.0.1:1", "DATABASE_URL": EMPTY_DATABASE},
             1,

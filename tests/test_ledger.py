@@ -177,6 +177,20 @@ async def fresh_interests(site: Site) -> list[int]:
     return found
 
 
+async def test_an_answer_from_the_ledger_is_fitted_to_the_column_and_the_call_as_they_are_now(sites: Sites) -> None:
+    site, task_id = await fresh(sites, "ALTER TABLE dcc_leads_follow CHANGE new_follow_time other DATETIME NULL")
+    with pytest.raises(PermanentError, match="1054"):
+        await judge(site, task_id)
+    site.sql("ALTER TABLE dcc_leads_follow CHANGE other new_follow_time DATETIME NULL")
+    site.sql("ALTER TABLE dcc_leads_follow MODIFY next_follow_time TIMESTAMP NULL")
+    ids = [row["id"] for row in site.rows(task_id)]
+    for id_, when in zip(ids, ("2040-01-01 10:00:00", "2001-01-01 10:00:00", "2037-01-01 10:00:00"), strict=False):
+        site.sql("UPDATE call_analyses SET next_follow_time = %s WHERE list_id = %s", when, id_)
+    assert (await judge(site, task_id)).written == len(MANY)
+    times = [follow_up(site, row)["next_follow_time"] for row in site.rows(task_id)][:3]
+    assert times[:2] == [None, None] and times[2].year == 2037
+
+
 async def test_what_a_column_starts_with_is_nobodys_word(sites: Sites) -> None:
     site, task_id = await fresh(sites, "ALTER TABLE leads_task_list MODIFY is_interested TINYINT NOT NULL DEFAULT 1")
     assert (await judge(site, task_id)).written == len(MANY)

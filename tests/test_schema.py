@@ -84,9 +84,6 @@ REFUSED = {
     ),
     LIST + "MODIFY updated_time DATE": "leads_task_list.updated_time is DATE; it must be DATETIME or TIMESTAMP",
     LIST + "MODIFY call_time VARCHAR(20)": "leads_task_list.call_time is VARCHAR(20); it must be DATETIME or TIMESTAMP",
-    LIST + "MODIFY planed_time DATETIME NOT NULL": (
-        "leads_task_list.planed_time is NOT NULL, but may be empty; let it be NULL"
-    ),
     FOLLOW + "MODIFY next_follow_time DATETIME NOT NULL": (
         "dcc_leads_follow.next_follow_time is NOT NULL, but may be empty; let it be NULL"
     ),
@@ -137,6 +134,9 @@ NOT_CREATED = {
     ),
     LIST + "MODIFY leads_name VARCHAR(50) CHARACTER SET latin1": (
         "leads_task_list.leads_name is in latin1, which has no Chinese; convert it to utf8mb4"
+    ),
+    LIST + "MODIFY planed_time DATETIME NOT NULL": (
+        "leads_task_list.planed_time is NOT NULL without a default, and nobody gives it a value; give it one"
     ),
     LIST + "MODIFY leads_phone VARCHAR(8)": (
         "leads_task_list.leads_phone is VARCHAR(8), too short for what is written; it must hold 11 characters"
@@ -248,6 +248,7 @@ FITTING = {
         LIST + "MODIFY leads_follow_id INT UNSIGNED NOT NULL DEFAULT 0, MODIFY is_interested TINYINT",
         FOLLOW + "MODIFY id INT UNSIGNED AUTO_INCREMENT, MODIFY leads_id VARCHAR(32) NOT NULL",
     ],
+    "no empty times": [LIST + "MODIFY planed_time DATETIME NOT NULL DEFAULT '2026-01-01 00:00:00'"],
     "labels": [
         "ALTER TABLE call_tasks MODIFY task_type ENUM('4', '3', '2', '1') NOT NULL DEFAULT '1'",
         LIST + "MODIFY call_status ENUM('', 'Executing', 'Cancelled', 'Failed', 'Succeeded') NOT NULL DEFAULT ''",
@@ -419,6 +420,24 @@ async def test_a_zero_date_is_none(sites: Sites) -> None:
     assert (result["outcome"], result["analysed"]) == ("complete", 2)
     times = sorted(str(row["next_follow_time"]) for row in site.follow_ups().values())
     assert times[0] == "2026-11-21 15:00:00", "no zero date, but the next best time is that of the call"
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty"), [("JSON", "null"), ("JSON", "[]"), ("LONGTEXT", " null\n"), ("TEXT", "[ ]"), ("TEXT", "{}")]
+)
+async def test_what_holds_no_turn_is_no_transcript(sites: Sites, kind: str, empty: str) -> None:
+    """A column of type JSON has no empty text: such a row waits for its transcript like any other."""
+    site = await sites(SimulatorOptions(calls_over=True))
+    site.sql(LIST + f"MODIFY call_conversation {kind} NULL")
+    task_id = site.old_task([], [Contact(phone=phone(1), reference="r1", outcome="Succeeded", turns=ASTRAL)])
+    held: Any = site.sim.world.find_group(site.task(task_id)["job_group_id"])
+    row = {"task_id": task_id, "leads_id": 1, "leads_phone": phone(1), "reference_id": "r1", "call_time": NOW}
+    done = {"call_job_id": held.jobs[0].id, "call_status": "Succeeded", "call_conversation": empty}
+    site.insert("leads_task_list", [row | done])
+    async with site.working():
+        result = await site.run(task_id)
+    assert (result["outcome"], result["analysed"]) == ("complete", 1)
+    assert json.loads(site.rows(task_id)[0]["call_conversation"])[1]["Script"] == ASTRAL[1][1]
 
 
 # --- fitting ------------------------------------------------------------------------------------------------------
@@ -594,6 +613,19 @@ def test_init_db_mends_what_our_tables_lack_and_runs_twice_and_at_once(opened: C
     ]
     assert shape(database) == whole
     database.run_sync(schema.check, SHANGHAI)
+
+
+def test_init_db_says_which_index_it_leaves_out(
+    opened: Callable[..., Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    database = opened()
+    alter(database, "DROP INDEX idx_task_reference ON leads_task_list; DROP INDEX idx_task_phone ON leads_task_list")
+    alter(database, LIST + "MODIFY reference_id VARCHAR(1000), MODIFY leads_phone TEXT")
+    assert database.run_sync(schema.apply) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no index on leads_task_list (task_id, {column}): a column is too long for one; everything works, slower"
+        for column in ("reference_id", "leads_phone")
+    ]
 
 
 def test_a_later_version_is_made_from_the_one_before_and_a_newer_one_is_left_alone(

@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from calltasks import settings
+from calltasks.api import server
 from calltasks.call_tasks import CallTasks
 from calltasks.database import rights, schema
 from calltasks.database.connection import THREADS
@@ -274,6 +275,30 @@ def test_a_worker_names_each_right_that_it_lacks(database_url: str, mariadb: Emb
                 assert f"it lacks {part} on {table};" in str(refused.value)
                 users.as_root(f"GRANT {part} ON crm.{table} TO 'call-worker'@'%'")
         schema.check(cursor, ZoneInfo("Asia/Shanghai"))
+
+
+async def test_the_http_interface_names_each_right_that_it_lacks(
+    sites: Sites, mariadb: EmbeddedMariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await sites()
+    users = Users(mariadb, urlsplit(os.environ["DATABASE_URL"]).path[1:], secrets.token_hex(8))
+    users.grant("call-backend")
+    with users.connect("call-backend") as link, link.cursor() as cursor:
+        schema.check_backend(cursor)
+        for table, one in rights.BACKEND.items():
+            for part in singly(one):
+                users.as_root(f"REVOKE {part} ON crm.{table} FROM 'call-backend'@'%'")
+                with pytest.raises(SchemaError) as refused:
+                    schema.check_backend(cursor)
+                said = (f"as a backend does, it lacks {part} on {table};", f"no table {table}, or no right to see it;")
+                assert any(line in str(refused.value) for line in said)
+                users.as_root(f"GRANT {part} ON crm.{table} TO 'call-backend'@'%'")
+        schema.check_backend(cursor)
+    users.as_root("REVOKE INSERT ON crm.leads_task_list FROM 'call-backend'@'%'")
+    for name, value in (api_settings() | site.environment | {"DATABASE_URL": users.url("call-backend")}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SchemaError, match="lacks INSERT on leads_task_list"):
+        await server.run()
 
 
 def singly(one: Rights) -> list[str]:

@@ -10,14 +10,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 
 from calltasks.api.application import build
 from calltasks.api.requests import log_to_stderr
-from calltasks.call_tasks import CallTasks, UnknownTaskError
+from calltasks.call_tasks import CallTasks
 from calltasks.errors import ServiceError, explain
 from calltasks.settings import ApiSettings, LogSettings, PlatformSettings, SettingsError, load
 
@@ -72,17 +71,16 @@ async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
 
     Raises:
         SettingsError: a setting is missing or wrong.
-        ServiceError: the database or Temporal is out of reach, or the database is not as it must be.
+        SchemaError: the database is not as it must be.
+        ServiceError: the database or Temporal is out of reach.
     """
     settings = load(ApiSettings)
     # From here on only the digests of the tokens are known.
     os.environ.pop("API_TOKENS", None)
     load(PlatformSettings)
     async with CallTasks.connect() as calls:
-        # A database without our tables, or without the right to read them, is found now and not by the first caller.
-        with suppress(UnknownTaskError):
-            await calls.task(1)
-        await calls.database.prepare()
+        # A table or a right that is missing is found now and not by the first caller.
+        await calls.database.prepare(await calls.check())
         # Importing the vendor's SDK takes seconds, in which no other request would be answered.
         import calltasks.platform.outbound_bot  # noqa: F401
 

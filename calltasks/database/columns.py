@@ -45,6 +45,7 @@ class Column:
         octets: it holds so many bytes in its character set; None: no limit of its own.
         charset: ``""`` for what holds no text.
         default: whether a row can be inserted without it.
+        start: what it then holds, as text; ``""`` for NULL.
         generated: the server computes it.
     """
 
@@ -57,6 +58,7 @@ class Column:
     charset: str = ""
     nullable: bool = True
     default: bool = True
+    start: str = ""
     automatic: bool = False
     generated: bool = False
 
@@ -160,7 +162,7 @@ def _columns(cursor: Cursor) -> Iterator[Column]:
         " WHERE table_schema = DATABASE()"
     )
     for table, name, kind, declared, characters, octets, charset, nullable, default, extra in cursor.fetchall():
-        kind, extra = _text(kind).lower(), _text(extra).lower()
+        kind, extra, nullable = _text(kind).lower(), _text(extra).lower(), str(nullable).upper() == "YES"
         yield Column(
             table=str(table),
             name=str(name).lower(),
@@ -169,12 +171,21 @@ def _columns(cursor: Cursor) -> Iterator[Column]:
             characters=int(characters) if kind in CHARACTERS else None,
             octets=int(octets) if kind in TEXTS else None,
             charset=str(charset or ""),
-            nullable=str(nullable).upper() == "YES",
+            nullable=nullable,
             # The first label of an ENUM is its default where none is given.
-            default=default is not None or str(nullable).upper() == "YES" or kind == "enum" or "auto_inc" in extra,
+            default=default is not None or nullable or kind == "enum" or "auto_inc" in extra,
+            start=_start(default, nullable=nullable),
             automatic="auto_increment" in extra,
             generated="virtual" in extra or "stored generated" in extra or "persistent" in extra,
         )
+
+
+def _start(default: object, *, nullable: bool) -> str:
+    """What a column holds that nobody has given a value; a number that must be one begins at 0."""
+    if default is None:
+        return "" if nullable else "0"
+    text = _text(default)  # MariaDB quotes texts, and says NULL.
+    return "" if text == "NULL" else text.strip("'")
 
 
 def _text(value: object) -> str:

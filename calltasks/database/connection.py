@@ -164,10 +164,13 @@ class Database:
         """Let nobody book anything of ``name`` before ``seconds`` from now."""
         await self.run(_push_back, name, round(seconds * 1_000_000))
 
-    async def prepare(self) -> None:
-        """Open the connections, and read what every use needs: what the columns are, the database's clock."""
+    async def prepare(self, tables: dict[str, Table] | None = None) -> None:
+        """Open the connections, and read what every use needs: what the columns are, the database's clock.
+
+        ``tables``: as whoever has checked them has read them.
+        """
         await self._in_thread(self._fill_pool)
-        self._tables = await self.run(read)
+        self._tables = await self.run(read) if tables is None else tables
         await self.now()
 
     async def open_limit(self, name: str) -> None:
@@ -318,6 +321,31 @@ def flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
 def marks(count: int) -> str:
     """``%s, %s, …`` for an IN list."""
     return ", ".join(["%s"] * count)
+
+
+MIXED = frozenset({1267, 1270, 1271, 3854})
+"""Errors of a comparison with a text that the column's character set has no characters for."""
+
+
+def look_up(cursor: Cursor, statement: str, values: Sequence[Any], **columns: str) -> None:
+    """Run a statement that compares columns with texts from outside (the platform, a person, a request).
+
+    A text with characters that a column's character set lacks is no row's; the server would refuse to compare. Where it
+    does, the columns are converted, which costs their indexes.
+
+    Args:
+        cursor: any.
+        statement: with the columns by name, ``{job} = %s``.
+        values: its parameters.
+        columns: what stands for these names.
+    """
+    try:
+        cursor.execute(statement.format(**columns), values)
+    except pymysql.MySQLError as error:
+        if error.args[0] not in MIXED:
+            raise
+        wide = {name: f"CONVERT({column} USING utf8mb4)" for name, column in columns.items()}
+        cursor.execute(statement.format(**wide), values)
 
 
 def to_json(value: object) -> str:

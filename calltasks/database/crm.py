@@ -76,7 +76,7 @@ NEEDS: dict[str, dict[str, Need]] = {
         "call_status": Need(
             kinds=CHARACTERS | {"enum"}, least=9, labels=("Succeeded", "Failed", "Cancelled"), worker=True, empties=True
         ),
-        "planed_time": Need(kinds=TIMES, worker=True, empties=True),
+        "planed_time": _TIME,
         "call_task_id": Need(kinds=WORDS, least=36, worker=True),
         "calling_number": Need(kinds=WORDS, least=11, worker=True),
         "recording_url": Need(kinds=WORDS, least=64, worker=True),

@@ -1,5 +1,5 @@
-"""Which rights in the database who needs: the one list. docs/security.md shows it as GRANT statements; a worker tries
-its own at the start."""
+"""Which rights in the database who needs: the one list. docs/security.md shows it as GRANT statements; a worker and
+the HTTP interface try their own at the start."""
 
 from __future__ import annotations
 
@@ -66,15 +66,14 @@ def missing(cursor: Cursor, rights: Mapping[str, Rights], columns: Mapping[str, 
 
 
 def _missing(cursor: Cursor, table: str, rights: Rights, columns: Sequence[str]) -> Iterator[str]:
-    listed = ", ".join(columns)
-    if not _may(cursor, f"SELECT {listed} FROM {table} WHERE FALSE"):
-        # Every other statement reads as well.
+    given = ", ".join(column for column in columns if column != "id")
+    # Every other statement reads as well.
+    inserted = rights.insert and _may(cursor, f"INSERT INTO {table} ({given}) SELECT {given} FROM {table} WHERE FALSE")
+    if not inserted and not _may(cursor, f"SELECT {', '.join(columns)} FROM {table} WHERE FALSE"):
         yield f"SELECT on {table}"
         return
-    if rights.insert:
-        given = ", ".join(column for column in columns if column != "id")
-        if not _may(cursor, f"INSERT INTO {table} ({given}) SELECT {given} FROM {table} WHERE FALSE"):
-            yield f"INSERT on {table}"
+    if rights.insert and not inserted:
+        yield f"INSERT on {table}"
     wanted = columns if rights.update == ("*",) else rights.update
     if wanted and not _may_update(cursor, table, wanted):
         lacking = [column for column in wanted if not _may_update(cursor, table, [column])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from calltasks.database.rights import Rights
 from calltasks.database.session import is_steady
 from calltasks.settings import SettingsError
 
+log = logging.getLogger(__name__)
+
 SCHEMA = Path(__file__).resolve().parent / "sql"
 VERSIONS = ("own.sql",)
 """What makes each version of our tables from the one before, in ``sql/``. A file that has shipped is never changed:
@@ -25,6 +28,7 @@ a change is a file more, which adds. Its statements must do no harm when they ar
 two."""
 DONE_BEFORE = frozenset({1050, 1060, 1061, 1091})
 """Errors of a statement that was run before: the table, column or index is there, or gone."""
+OLDER = "our own tables are older than this program; bring them up to date with: starter.py init-db"
 LOCK_SECONDS = 60
 INDEXES = {
     "idx_task": ("task_id", "id"),
@@ -34,6 +38,7 @@ INDEXES = {
     "idx_follow": ("leads_follow_id",),
 }
 """Of ``leads_task_list``: without them everything works, slower."""
+_NO_TABLE = 1146
 _LONG_INDEX = 1071
 _TEXT_INDEX = frozenset({_LONG_INDEX, 1170, 3152})
 """Errors of an index on a column that is too long, or a TEXT, or JSON."""
@@ -94,14 +99,33 @@ def apply(cursor: Cursor) -> list[str]:
             cursor.execute(statement)
         if not own_columns().keys() <= existing.keys():
             there = 0
-        for version, name in list(enumerate(VERSIONS, 1))[there:]:
+        for name in VERSIONS[there:]:
             for statement in statements(name):
                 _execute(cursor, statement, DONE_BEFORE)
+        _carry_over(cursor, existing)
+        completed = [*_complete(cursor, existing)]
+        for version in range(there + 1, len(VERSIONS) + 1):
             cursor.execute(
                 "INSERT IGNORE INTO call_schema (version, applied_at) VALUES (%s, UTC_TIMESTAMP(6))", (version,)
             )
         created = [f"table {name}" for name in (*NEEDS, *own_tables()) if name not in existing]
-        return [*created, *_complete(cursor, existing), *_create_indexes(cursor)]
+        return [*created, *completed, *_create_indexes(cursor)]
+
+
+def _carry_over(cursor: Cursor, tables: Mapping[str, Table]) -> None:
+    """Bring what our tables held before they had versions into the form of the first one."""
+    if "call_follow_ups" not in tables or "stored_hash" in tables["call_follow_ups"].columns:
+        return
+    try:
+        for statement in statements("own-at-first.sql"):
+            _execute(cursor, statement, DONE_BEFORE | {_NO_TABLE})
+    except MySQLError as error:
+        if error.args[0] not in rights.DENIED:
+            raise
+        raise SchemaError(
+            "our own tables are from before they had versions; run this init-db as a user that may also read the CRM's"
+            " tables, and read and change ours"
+        ) from None
 
 
 def _complete(cursor: Cursor, tables: Mapping[str, Table]) -> Iterator[str]:
@@ -110,12 +134,10 @@ def _complete(cursor: Cursor, tables: Mapping[str, Table]) -> Iterator[str]:
         if table not in tables:
             continue
         for name, definition in parts.items():
-            if name.startswith("KEY "):
-                if _execute(cursor, f"ALTER TABLE {table} ADD {definition}", DONE_BEFORE):
-                    yield f"index {name.removeprefix('KEY ')} on {table}"
-            elif name in own_columns()[table] and name not in tables[table].columns:
-                cursor.execute(f"ALTER TABLE {table} ADD COLUMN {definition}")
-                yield f"column {table}.{name}"
+            is_key = name.startswith("KEY ")
+            lacks = is_key or (name in own_columns()[table] and name not in tables[table].columns)
+            if lacks and _execute(cursor, f"ALTER TABLE {table} ADD {definition}", DONE_BEFORE):
+                yield f"index {name.removeprefix('KEY ')} on {table}" if is_key else f"column {table}.{name}"
 
 
 @contextmanager
@@ -145,6 +167,11 @@ def _create_indexes(cursor: Cursor) -> list[str]:
             free = name if name not in present else f"call_{name}"
             if _execute(cursor, f"CREATE INDEX {free} ON leads_task_list ({', '.join(columns)})", _TEXT_INDEX):
                 created.append(f"index {free} on leads_task_list")
+            else:
+                log.warning(
+                    "no index on leads_task_list (%s): a column is too long for one; everything works, slower",
+                    ", ".join(columns),
+                )
     return created
 
 
@@ -177,8 +204,11 @@ def _not_newer(version: int) -> None:
 # --- at the start -------------------------------------------------------------------------------------------------
 
 
-def check(cursor: Cursor, zone: ZoneInfo) -> None:
+def check(cursor: Cursor, zone: ZoneInfo) -> dict[str, Table]:
     """See that a worker can do all its work in this database; ``zone``: of the wall-clock columns.
+
+    Returns:
+        The database's tables.
 
     Raises:
         SchemaError: what it cannot live with, and what to do.
@@ -187,18 +217,43 @@ def check(cursor: Cursor, zone: ZoneInfo) -> None:
     tables = _there(cursor, (*NEEDS, *own))
     _may(cursor, {"call_schema": rights.WORKER["call_schema"]}, own)
     _not_newer(version := _version(cursor, tables))
-    if version < len(VERSIONS) or not all(set(columns) <= tables[name].columns.keys() for name, columns in own.items()):
-        raise SchemaError("our own tables are older than this program; bring them up to date with: starter.py init-db")
+    if version < len(VERSIONS):
+        raise SchemaError(OLDER)
+    _not_older(tables, own)
     problems = crm.of_worker(tables) or _zone(cursor, tables, zone)
     if problems:
         raise SchemaError("; ".join(problems))
     _may(cursor, rights.WORKER, own | {name: list(columns) for name, columns in NEEDS.items()})
+    return tables
 
 
-def _may(cursor: Cursor, needed: Mapping[str, Rights], columns: Mapping[str, Sequence[str]]) -> None:
+def check_backend(cursor: Cursor) -> dict[str, Table]:
+    """See that a backend, or the HTTP interface, can do all that it is asked for in this database.
+
+    Returns:
+        The database's tables.
+
+    Raises:
+        SchemaError: what it cannot live with, and what to do.
+    """
+    own = {name: columns for name, columns in own_columns().items() if name in rights.BACKEND}
+    tables = _there(cursor, tuple(rights.BACKEND))
+    _not_older(tables, own)
+    _may(cursor, rights.BACKEND, own | {name: list(columns) for name, columns in NEEDS.items()}, "a backend")
+    return tables
+
+
+def _not_older(tables: Mapping[str, Table], own: Mapping[str, Sequence[str]]) -> None:
+    if not all(set(columns) <= tables[name].columns.keys() for name, columns in own.items()):
+        raise SchemaError(OLDER)
+
+
+def _may(
+    cursor: Cursor, needed: Mapping[str, Rights], columns: Mapping[str, Sequence[str]], who: str = "a worker"
+) -> None:
     if lacking := rights.missing(cursor, needed, columns):
         raise SchemaError(
-            f"the user may not write as a worker does, it lacks {'; '.join(lacking)}; docs/security.md has the GRANTs"
+            f"the user may not write as {who} does, it lacks {'; '.join(lacking)}; docs/security.md has the GRANTs"
         )
 
 

@@ -15,7 +15,8 @@ SESSION = (
     "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION', autocommit = 1,"
     " innodb_lock_wait_timeout = 10, wait_timeout = 90, {isolation} = 'READ-COMMITTED',"
     " sql_safe_updates = 0, sql_auto_is_null = 0,"
-    " sql_select_limit = DEFAULT, sql_big_selects = 1, foreign_key_checks = 1, unique_checks = 1"
+    " sql_select_limit = DEFAULT, sql_big_selects = 1, foreign_key_checks = 1, unique_checks = 1,"
+    " time_zone = %s"
 )
 """``wait_timeout``: a worker that was frozen within a transaction holds its locks no longer than that. Zero dates are
 allowed, for a row that has one must stay writable."""
@@ -38,10 +39,9 @@ def prepare(connection: pymysql.Connection[Cursor], zone: ZoneInfo) -> None:
     readers take it for, and CURRENT_TIMESTAMP in the CRM's defaults and triggers is the CRM's time."""
     isolation = "tx_isolation" if "MariaDB" in connection.get_server_info() else "transaction_isolation"  # type: ignore[no-untyped-call]
     with connection.cursor() as cursor:
-        cursor.execute(SESSION.format(isolation=isolation))
         for name in _names(zone):
             try:
-                cursor.execute("SET SESSION time_zone = %s", (name,))
+                cursor.execute(SESSION.format(isolation=isolation), (name,))
                 return
             except pymysql.MySQLError as error:
                 if error.args[0] != UNKNOWN_ZONE:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, marks
+from calltasks.database.connection import bulks, flat, look_up, marks
 from calltasks.database.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
 from calltasks.database.tables.ledger import entries as ledger_entries
 from calltasks.database.tables.needs import final_status
@@ -234,10 +234,12 @@ class CallHistory:
 
 def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     """The judgements of a call; None if no row has this job id."""
-    cursor.execute(
+    look_up(
+        cursor,
         f"SELECT l.task_id, l.id, COALESCE(l.call_status, ''), {CALLED_AT} FROM leads_task_list l"
-        " WHERE l.call_job_id = %s ORDER BY l.id LIMIT 1",
+        " WHERE {job} = %s ORDER BY l.id LIMIT 1",
         (call_job_id,),
+        job="l.call_job_id",
     )
     row = cursor.fetchone()
     if row is None:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, marks, unchanged
+from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
 from calltasks.database.tables import tasks
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, is_final
 from calltasks.rules.phones import dialled
@@ -321,10 +321,8 @@ def taken_elsewhere(cursor: Cursor, task_id: int, job_ids: Sequence[str]) -> set
     """Those of the jobs that a row of another task has."""
     taken: set[str] = set()
     for part in bulks([(job_id,) for job_id in job_ids], 1000):
-        cursor.execute(
-            f"SELECT call_job_id FROM leads_task_list WHERE task_id <> %s AND call_job_id IN ({marks(len(part))})",
-            (task_id, *flat(part)),
-        )
+        statement = f"SELECT call_job_id FROM leads_task_list WHERE task_id <> %s AND {{job}} IN ({marks(len(part))})"
+        look_up(cursor, statement, (task_id, *flat(part)), job="call_job_id")
         taken.update(str(row[0]) for row in cursor.fetchall())
     return taken
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import SERVICE, bulks, derived, flat, marks, unchanged
+from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.tables import ledger
 from calltasks.database.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
 from calltasks.database.tables.ledger import SAME_CALL, Given
@@ -116,13 +116,15 @@ def requested(
     if job_ids is not None:
         if not job_ids:
             return []
-        condition += f" AND l.call_job_id IN ({marks(len(job_ids))})"
+        condition += f" AND {{job}} IN ({marks(len(job_ids))})"
         parameters = [*parameters, *job_ids]
-    cursor.execute(
+    look_up(
+        cursor,
         f"SELECT l.id FROM leads_task_list l{join if failed and job_ids is None else ''} WHERE l.task_id = %s"
         f" AND l.id > %s AND {CALLED} AND {is_final()}{condition}"
         " ORDER BY l.id" + ("" if limit is None else " LIMIT %s"),
         (task_id, after, *parameters, *(() if limit is None else (limit,))),
+        job="l.call_job_id",
     )
     return [int(row[0]) for row in cursor.fetchall()]
 
@@ -135,6 +137,7 @@ def create(
     now: datetime,
     now_utc: datetime,
     request_id: str = "",
+    start: str = "",
 ) -> int:
     """Write the follow-ups of these rows, inside a transaction; rows that have or had one are left out.
 
@@ -148,6 +151,7 @@ def create(
         now: wall clock, for the CRM's columns.
         now_utc: UTC, naive, for ours.
         request_id: of the re-analysis that asked for them, if one did.
+        start: what ``is_interested`` holds that nobody has set.
 
     Returns:
         How many follow-ups were written.
@@ -160,7 +164,7 @@ def create(
     if not rows:
         return 0
     known = ledger.entries(cursor, [row.id for row in rows])
-    word = _persons_word(cursor, rows)
+    word = _persons_word(rows, start)
     relink = [
         (row.id, known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
         for row in rows
@@ -220,17 +224,9 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     ]
 
 
-def _persons_word(cursor: Cursor, rows: Sequence[_Row]) -> dict[int, int]:
+def _persons_word(rows: Sequence[_Row], start: str) -> dict[int, int]:
     """Interests that somebody has set before our first follow-up, by row; what the column starts with is nobody's."""
     said = {row.id: row.interest for row in rows if row.interest is not None and not row.follow_id}
-    if not said:
-        return {}
-    cursor.execute(
-        "SELECT column_default, is_nullable FROM information_schema.columns WHERE table_schema = DATABASE()"
-        " AND table_name = 'leads_task_list' AND column_name = 'is_interested'"
-    )
-    default, nullable = cursor.fetchone() or (None, "YES")
-    start = str(default).strip("'") if default is not None else "" if nullable == "YES" else "0"
     return {id_: interest for id_, interest in said.items() if str(interest) != start}
 
 
@@ -271,6 +267,7 @@ def update(
     now: datetime,
     now_utc: datetime,
     override: bool = False,
+    start: str = "",
 ) -> Rewritten:
     """Write re-analyses (SPEC 7), inside a transaction: update where there is a follow-up, else create.
 
@@ -293,7 +290,7 @@ def update(
             todo.setdefault(row.action(one.outcome, override=override), []).append(row)
     missing = [wanted[row.list_id] for row in todo.get("create", []) if not row.follow_id]
     if missing:
-        create(cursor, task_id, missing, now=now, now_utc=now_utc, request_id=request_id)
+        create(cursor, task_id, missing, now=now, now_utc=now_utc, request_id=request_id, start=start)
     written = [row for row in (*todo.get("update", []), *todo.get("create", [])) if row.follow_id]
     if written:
         _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)

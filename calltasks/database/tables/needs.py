@@ -54,6 +54,17 @@ def _is(statuses: tuple[str, ...], column: str) -> str:
     )
 
 
+NO_TURNS = ("", "null", "[]", "{}", '""')
+"""Conversations in which nobody says anything: a column of type JSON has no empty text."""
+
+
+def silent(alias: str = "l") -> str:
+    """The row has no transcript."""
+    column = f"{alias}.call_conversation"
+    # Nearly all are long, and their length costs nothing.
+    return f"(COALESCE(LENGTH({column}), 0) < 40 AND {folded_sql(column)} IN {NO_TURNS})"
+
+
 # --- what holds of a row ----------------------------------------------------------------------------------------
 
 CALL_TIMES = ("call_time", "planed_time", "updated_time")
@@ -62,7 +73,6 @@ UNJUDGED = "COALESCE(l.is_interested, '') = ''"
 """Whatever the column's type is: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
 SUCCEEDED = is_status("Succeeded")
-SILENT = "COALESCE(l.call_conversation, '') = ''"
 UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"
 RECORDED = "COALESCE(l.recording_url, '') <> ''"
 HAS_RECORDING_ID = "COALESCE(l.call_task_id, '') <> ''"
@@ -74,7 +84,7 @@ def _retry(alias: str, step: str) -> str:
 
 CALL_RETRIES = _retry("c", "conversation") + _retry("o", "outcome") + " AND o.error_code <> ''"
 TRANSCRIPT_EXPECTED = (
-    f"({is_final()} AND {SILENT} AND {UNLINKED} AND (o.list_id IS NOT NULL"
+    f"({is_final()} AND {silent()} AND {UNLINKED} AND (o.list_id IS NOT NULL"
     f" OR IF(c.list_id IS NULL, {SUCCEEDED}, c.retry_at < c.since + INTERVAL %s SECOND)))"
 )
 """What is not there yet is asked for while its next try lies within its grace (seconds). The grace of whoever has

@@ -15,6 +15,7 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import marks
 from calltasks.database.tables.analyses import CALLED_AT, default_remark
+from calltasks.database.tables.needs import silent
 
 WITHIN = timedelta(days=1)
 """After the call; whoever follows up later is a person."""
@@ -33,19 +34,19 @@ def find(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[int, int]:
     if not unlinked:
         return {}
     cursor.execute(
-        f"SELECT l.id, l.leads_id, {CALLED_AT}, COALESCE(l.call_status, ''), COALESCE(l.call_conversation, '') = ''"
+        f"SELECT l.id, l.leads_id, {CALLED_AT}, COALESCE(l.call_status, ''), {silent()}"
         f" FROM leads_task_list l WHERE l.id IN ({marks(len(ids))}) ORDER BY l.id",
         tuple(ids),
     )
     found: dict[int, int] = {}
-    for id_, leads_id, called_at, status, silent in cursor.fetchall():
+    for id_, leads_id, called_at, status, speechless in cursor.fetchall():
         fitting = [
             follow_id
             for follow_id, written, remark in unlinked[str(leads_id)]
             if follow_id not in found.values()
             and called_at is not None
             and called_at <= written <= called_at + WITHIN
-            and (not silent or remark.strip() == default_remark(str(status)))
+            and (not speechless or remark.strip() == default_remark(str(status)))
         ]
         if len(fitting) == 1:
             found[int(id_)] = fitting[0]

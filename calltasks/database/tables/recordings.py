@@ -15,7 +15,7 @@ from calltasks.database.tables.needs import CALL_TIMES, CALLED, HAS_RECORDING_ID
 PRUNED = "pruned"
 """``call_retries.error_code`` of a recording that was deleted for its age: nothing fetches it again."""
 _LONG_AGO, _NEVER = datetime(2000, 1, 1), datetime(9999, 12, 31)
-_IN_ARCHIVE = "LEFT(COALESCE(l.recording_url, ''), CHAR_LENGTH(%s)) = %s"
+_IN_ARCHIVE = "LEFT(CONVERT(COALESCE(l.recording_url, '') USING utf8mb4), CHAR_LENGTH(%s)) = %s"
 _CONNECTED = f"{SUCCEEDED} AND {CALLED} AND {HAS_RECORDING_ID}"
 _UNARCHIVED = (
     " FROM leads_task_list l JOIN call_tasks c ON c.id = l.task_id"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, derived, flat, marks, unchanged
+from calltasks.database.connection import bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.refusals import write_each_here
 from calltasks.database.tables import needs
 from calltasks.database.tables import retries as retry_table
@@ -18,10 +18,10 @@ from calltasks.database.tables.needs import (
     CALLED,
     CONVERSATION,
     RECORDING,
-    SILENT,
     UNLINKED,
     is_final,
     is_status,
+    silent,
 )
 from calltasks.database.tables.retries import Retry
 from calltasks.database.tables.tasks import MATCHABLE_SQL
@@ -98,9 +98,8 @@ def used_jobs(cursor: Cursor, job_ids: Sequence[str]) -> set[str]:
     """Those of the jobs that a row has, of whatever task, unless the task is gone."""
     holders: dict[str, set[int]] = {}
     for part in bulks([(job_id,) for job_id in job_ids], 1000):
-        cursor.execute(
-            f"SELECT call_job_id, task_id FROM leads_task_list WHERE call_job_id IN ({marks(len(part))})", flat(part)
-        )
+        statement = f"SELECT call_job_id, task_id FROM leads_task_list WHERE {{job}} IN ({marks(len(part))})"
+        look_up(cursor, statement, flat(part), job="call_job_id")
         for job_id, task_id in cursor.fetchall():
             holders.setdefault(folded(str(job_id)), set()).add(int(task_id))
     tasks = sorted(set().union(*holders.values()))
@@ -122,10 +121,12 @@ def named_by(cursor: Cursor, tasks: Sequence[int], column: str, values: Sequence
     condition = {"reference_id": "TRUE", "leads_id": "COALESCE(reference_id, '') = ''"}[column]
     found: list[MatchRow] = []
     for part in bulks([(value,) for value in values], max(1, 1000 // len(tasks))):
-        cursor.execute(
+        look_up(
+            cursor,
             f"SELECT {_MATCH_COLUMNS} FROM leads_task_list WHERE task_id IN ({marks(len(tasks))})"
-            f" AND {column} IN ({marks(len(part))}) AND {condition}",
+            f" AND {{named}} IN ({marks(len(part))}) AND {condition}",
             (*tasks, *flat(part)),
+            named=column,
         )
         found += _match_rows(cursor)
     return found
@@ -262,7 +263,7 @@ _CALL_COLUMNS = (
     "l.id, l.leads_id, l.call_job_id, COALESCE(l.reference_id, ''), COALESCE(l.leads_phone, ''),"
     " COALESCE(l.call_status, ''), COALESCE(l.call_conversation, ''), l.planed_time, COALESCE(l.call_task_id, ''),"
     " COALESCE(l.calling_number, ''), l.updated_time, COALESCE(l.recording_url, ''),"
-    f" {SILENT}, NOT ({UNLINKED}), COALESCE(c.tries, 0), c.since, COALESCE(o.tries, 0)"
+    f" {silent()}, NOT ({UNLINKED}), COALESCE(c.tries, 0), c.since, COALESCE(o.tries, 0)"
 )
 
 
@@ -378,12 +379,10 @@ _SET_ATTEMPT = (
     "t.planed_time = COALESCE(v.planed, t.planed_time), t.call_task_id = v.task,"
     " t.calling_number = v.number, t.updated_time = v.updated, " + unchanged(["call_time"])
 )
-_SAVE_OUTCOMES = (
-    "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
+_WITH_NO_LESS = (
     f" WHERE NOT ({is_status('Succeeded', 't')} AND v.is_succeeded = 0)"
     f" AND NOT ({is_final('t')} AND v.is_final = 0)"
-    f" AND NOT ({is_final('t')}"
-    " AND COALESCE(t.call_conversation, '') <> '' AND v.has_text = 0)"
+    f" AND NOT ({is_final('t')} AND NOT {silent('t')} AND v.has_text = 0)"
 )
 _OUTCOME_COLUMNS = (
     *("id", "status", "conversation", "planed", "task", "number", "updated"),
@@ -416,7 +415,10 @@ def save_outcomes(cursor: Cursor, task_id: int, outcomes: Iterable[Outcome]) -> 
             assignments += ", t.call_conversation = v.conversation"
         for part in bulks(_outcome_values(outcome) for outcome in alike):
             values = derived(_OUTCOME_COLUMNS, len(part))
-            cursor.execute(_SAVE_OUTCOMES.format(values=values, assignments=assignments), flat(part))
+            cursor.execute(
+                f"UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}{_WITH_NO_LESS}",
+                flat(part),
+            )
             saved += cursor.rowcount
     return saved
 

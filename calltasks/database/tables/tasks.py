@@ -10,7 +10,7 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from calltasks.database.columns import Table
-from calltasks.database.connection import bulks, flat, marks, unchanged
+from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
 from calltasks.database.crm import NUMBERS
 from calltasks.database.schema import SchemaError
 from calltasks.database.tables.ledger import OF_TASK
@@ -104,10 +104,13 @@ def create(
     lead_id = tables["dcc_leads"].columns["leads_id"]
     if lead_id.kind in NUMBERS and (wrong := [str(lead) for lead in leads or () if not str(lead).strip().isdecimal()]):
         raise NoLeadIdError(wrong)
+    task = tables["call_tasks"].columns
+    if task["organization_id"].whole(organization_id) != organization_id:
+        raise UnknownLeadsError(leads or [])
     cursor.execute(
         "INSERT INTO call_tasks (task_name, organization_id, task_type, job_group_id, create_time)"
         " VALUES (%s, %s, '1', %s, %s)",
-        (name, organization_id, _empty(tables["call_tasks"], "job_group_id"), now),
+        (task["task_name"].fit(name), organization_id, _empty(tables["call_tasks"], "job_group_id"), now),
     )
     task_id = int(cursor.lastrowid)
     found = _leads(cursor, organization_id, leads)
@@ -126,12 +129,16 @@ def _leads(cursor: Cursor, organization_id: str, named: Sequence[int | str] | No
     select = "SELECT organization_id, leads_id, leads_user_name, leads_user_phone FROM dcc_leads WHERE"
     found: list[Any] = []
     if named is None:
-        cursor.execute(f"{select} organization_id = %s ORDER BY leads_id", (organization_id,))
+        look_up(cursor, f"{select} {{owner}} = %s ORDER BY leads_id", (organization_id,), owner="organization_id")
         found += cursor.fetchall()
     else:
         for part in bulks([(str(lead),) for lead in named], 1000):
-            cursor.execute(
-                f"{select} organization_id = %s AND leads_id IN ({marks(len(part))})", (organization_id, *flat(part))
+            look_up(
+                cursor,
+                f"{select} {{owner}} = %s AND {{lead}} IN ({marks(len(part))})",
+                (organization_id, *flat(part)),
+                owner="organization_id",
+                lead="leads_id",
             )
             found += cursor.fetchall()
     # The collation may take "ORG" for "org", and a number "7x" for 7: the exact text decides which lead of whom it is.
@@ -177,11 +184,13 @@ def _empty(table: Table, column: str) -> str | None:
     return None if any(column in columns for columns in table.unique.values()) else ""
 
 
-def find_created(cursor: Cursor, *, name: str, organization_id: str, now: datetime) -> int | None:
+def find_created(
+    cursor: Cursor, *, tables: Mapping[str, Table], name: str, organization_id: str, now: datetime
+) -> int | None:
     """The latest task that :func:`create` made with exactly these arguments, or None."""
     cursor.execute(
         "SELECT MAX(id) FROM call_tasks WHERE task_name = %s AND organization_id = %s AND create_time = %s",
-        (name, organization_id, now),
+        (tables["call_tasks"].columns["task_name"].fit(name), organization_id, now),
     )
     row = cursor.fetchone()
     return int(row[0]) if row and row[0] is not None else None

@@ -112,14 +112,14 @@ def claim(
     Raises:
         DoubtError: who was called already cannot be told.
     """
-    _own(cursor, task_id, group_id)
+    task = _own(cursor, task_id, group_id)
     _same_rows(cursor, task_id, group_id)
     unresolved = table.unresolved(cursor, task_id, group_id)
     started = table.started(cursor, task_id, group_id)
     result = Claimed()
     holding = Holding(rows=set(), unclaimed=[])
     if reading is not None:
-        holding = _hold(cursor, task_id, reading, unresolved, started)
+        holding = _hold(cursor, task, reading, unresolved, started)
         result.unclaimed = len(holding.unclaimed)
     again = [batch for batch in unresolved if batch.id in ripe and (batch.unsent or not holding.unclaimed)]
     if list_first and (reading is None or holding.unclaimed):
@@ -161,11 +161,13 @@ def _same_rows(cursor: Cursor, task_id: int, group_id: str) -> None:
         )
 
 
-def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[Dispatch], started: int) -> Holding:
+def _hold(cursor: Cursor, task: TaskRow, reading: Reading, unresolved: Sequence[Dispatch], started: int) -> Holding:
+    task_id = task.task_id
     spans = [(batch.first_id, batch.last_id) for batch in unresolved]
     leads = [
         Lead(
             id=row_id,
+            leads_id=lead,
             reference=reference(own, task_id, lead),
             phone=phone,
             job_id=job_id,
@@ -174,7 +176,8 @@ def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[D
         )
         for row_id, lead, own, phone, job_id in table.everybody(cursor, task_id)
     ]
-    holding = hold(reading.jobs, leads)
+    own = (f"{task_id}{task.organization_id}", reference("", task_id, ""))
+    holding = hold(reading.jobs, leads, own)
     elsewhere = table.taken_elsewhere(cursor, task_id, holding.unclaimed)
     return Holding(rows=holding.rows, unclaimed=[job for job in holding.unclaimed if job not in elsewhere])
 

@@ -101,15 +101,15 @@ def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead], own: Sequence[str
     held: set[int] = set()
     with_job = {lead.job_id for lead in leads if lead.job_id}
     by_reference = _grouped(leads, lambda lead: filter(None, [lead.reference.strip()]))
-    by_lead = _grouped(leads, lambda lead: [lead.leads_id])
+    by_lead = _grouped(leads, lambda lead: [lead.leads_id.lower()])
     by_phone = _grouped(leads, lambda lead: comparable(lead.phone))
     nameless, gone = [], set()
     for job in jobs:
         if job.job_id in with_job:
             continue
         named = [lead for reference in job.references for lead in by_reference.get(reference, [])]
-        if not named and (ours := [text[len(way) :] for text in job.references for way in own if text.startswith(way)]):
-            named = [lead for leads_id in ours for lead in by_lead.get(leads_id, [])]
+        if not named and (lost := _named_by(job, own)):
+            named = [lead for leads_id in lost for lead in by_lead.get(leads_id, [])]
             gone.add(job.job_id)
         held.update(lead.id for lead in named if not lead.job_id)
         if not named:
@@ -123,6 +123,12 @@ def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead], own: Sequence[str
         elif waiting:
             held.add(min(waiting)[1])
     return Holding(rows=held, unclaimed=unclaimed)
+
+
+def _named_by(job: IdentifiedJob, own: Sequence[str]) -> set[str]:
+    """The leads, in lower case, that a job names by references of these beginnings."""
+    texts = {reference.lower() for reference in job.references}
+    return {text.removeprefix(way.lower()) for text in texts for way in own if text.startswith(way.lower())}
 
 
 def _grouped(leads: Sequence[Lead], keys: Callable[[Lead], Iterable[str]]) -> dict[str, list[Lead]]:

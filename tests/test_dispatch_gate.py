@@ -252,19 +252,6 @@ async def test_while_the_group_has_a_job_of_nobody_nothing_is_sent_again(sites: 
     assert_dialled_once(site, [*range(1, 21), 99])
 
 
-async def test_a_lead_that_is_taken_out_of_the_task_holds_nobody_up(sites: Sites) -> None:
-    """Its job stays in the group, and is no row's any more."""
-    site = await sites()
-    site.add_leads(20)
-    task_id = await site.create_task()
-    half_dispatched(site, task_id, ours(site, task_id, 12))
-    site.sql("DELETE FROM leads_task_list WHERE leads_id = 5")
-    async with site.working():
-        result = await site.run(task_id, SOON)
-    assert (result["called"], result["task_type"]) == (19, 4)
-    assert_dialled_once(site, range(1, 21))
-
-
 async def test_a_job_of_another_group_in_a_row_holds_nobody_up(sites: Sites) -> None:
     site = await sites()
     site.add_leads(20)

@@ -1,4 +1,4 @@
-"""What is lost while leads are handed over: rows that people take out, entries that a database loses, a run in between."""
+"""What is lost while leads are handed over: rows that people take out, entries that a database loses, a whole run."""
 
 from collections.abc import Awaitable, Callable
 
@@ -65,7 +65,7 @@ async def test_a_database_that_loses_its_last_entries_while_a_run_goes_on_has_no
         await eventually(handed_over(site, 120))
 
         async def waits() -> bool:
-            return (await site.progress(task_id))["last_error"] != ""
+            return bool((await site.progress(task_id))["last_error"])
 
         await eventually(waits)
         site.sql(LOST[lost])

@@ -11,7 +11,7 @@ from activities.holdings import Holding, Lead, Reading, hold
 from activities.tasks import existing
 from calltasks.database.tables import dispatches as table
 from calltasks.database.tables import suppressions
-from calltasks.database.tables.dispatches import Dispatch, DoubtError, Span, Undialled
+from calltasks.database.tables.dispatches import NOTHING, Dispatch, DoubtError, Span, Undialled, Written
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.platform.session import CONTACTS_A_CALL
 from calltasks.rules.pairing import reference
@@ -60,6 +60,7 @@ class Claimed:
         unread: rows among those that are left are with the platform, and do not say so.
         unclaimed: jobs of the group that belong to no row: nothing was sent again.
         suppressed: rows that have no number; ``failed``: rows that were sent in vain for the last time.
+        known: what is written down then.
     """
 
     claims: list[Claim] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Claimed:
     unclaimed: int = 0
     suppressed: int = 0
     failed: int = 0
+    known: Written = NOTHING
 
 
 def plan_group(cursor: Cursor, task_id: int) -> GroupPlan:
@@ -98,7 +100,14 @@ def standing(cursor: Cursor, task_id: int, group_id: str, *, grace: float, list_
 
 
 def claim(
-    cursor: Cursor, task_id: int, group_id: str, *, ripe: Sequence[int], reading: Reading | None, list_first: bool
+    cursor: Cursor,
+    task_id: int,
+    group_id: str,
+    *,
+    ripe: Sequence[int],
+    reading: Reading | None,
+    list_first: bool,
+    known: Written = NOTHING,
 ) -> Claimed:
     """Claim what may be sent, inside a transaction.
 
@@ -108,21 +117,34 @@ def claim(
         ripe: ids of open batches that may be sent again, as far as the reading (or that they never left) allows.
         reading: a whole one that began when those batches were ripe; None if there is none.
         list_first: the group may hold rows that were in no batch.
+        known: what was written down when this run looked last. If that is not there any more, a database has lost what
+            it had committed: whatever may have left since counts as sent now, without an answer.
 
     Raises:
         DoubtError: who was called already cannot be told.
     """
-    _own(cursor, task_id, group_id)
+    task = _own(cursor, task_id, group_id)
     _same_rows(cursor, task_id, group_id)
+    if table.written(cursor, task_id, group_id).entry < known.entry:
+        _write_down_again(cursor, task_id, group_id, known.last_id)
+        ripe = []
+    result = _claim(cursor, task, ripe=ripe, reading=reading, list_first=list_first)
+    result.known = table.written(cursor, task_id, group_id)
+    return result
+
+
+def _claim(cursor: Cursor, task: TaskRow, *, ripe: Sequence[int], reading: Reading | None, list_first: bool) -> Claimed:
+    task_id, group_id = task.task_id, task.job_group_id
     unresolved = table.unresolved(cursor, task_id, group_id)
-    started = table.started(cursor, task_id, group_id)
+    started = table.written(cursor, task_id, group_id).last_id
     result = Claimed()
     holding = Holding(rows=set(), unclaimed=[])
     if reading is not None:
-        holding = _hold(cursor, task_id, reading, unresolved, started)
+        holding = _hold(cursor, task, reading, unresolved, started)
         result.unclaimed = len(holding.unclaimed)
     again = [batch for batch in unresolved if batch.id in ripe and (batch.unsent or not holding.unclaimed)]
-    if list_first and (reading is None or holding.unclaimed):
+    # By our own word the next rows were in no batch; without one, a job of nobody may be any of theirs.
+    if list_first and (reading is None or (holding.unclaimed and not started)):
         result.waiting, result.more = unresolved, True
         return result
     result.read = reading is not None
@@ -132,6 +154,14 @@ def claim(
     result.waiting = [batch for batch in unresolved if batch.id not in sent_again]
     _next(cursor, task_id, group_id, started, holding, result)
     return result
+
+
+def _write_down_again(cursor: Cursor, task_id: int, group_id: str, last: int) -> None:
+    first = table.written(cursor, task_id, group_id).last_id + 1
+    table.in_doubt(cursor, task_id, group_id)
+    while rows := table.undialled(cursor, task_id, first=first, last=last, limit=CONTACTS_A_CALL):
+        table.insert(cursor, task_id, group_id, [Span(first=rows[0], last_id=rows[-1].id)])
+        first = rows[-1].id + 1
 
 
 def renew(cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequence[list[Undialled]]) -> list[Claim]:
@@ -161,11 +191,13 @@ def _same_rows(cursor: Cursor, task_id: int, group_id: str) -> None:
         )
 
 
-def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[Dispatch], started: int) -> Holding:
+def _hold(cursor: Cursor, task: TaskRow, reading: Reading, unresolved: Sequence[Dispatch], started: int) -> Holding:
+    task_id = task.task_id
     spans = [(batch.first_id, batch.last_id) for batch in unresolved]
     leads = [
         Lead(
             id=row_id,
+            leads_id=lead,
             reference=reference(own, task_id, lead),
             phone=phone,
             job_id=job_id,
@@ -174,7 +206,8 @@ def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[D
         )
         for row_id, lead, own, phone, job_id in table.everybody(cursor, task_id)
     ]
-    holding = hold(reading.jobs, leads)
+    own = (f"{task_id}{task.organization_id}", reference("", task_id, ""))
+    holding = hold(reading.jobs, leads, own)
     elsewhere = table.taken_elsewhere(cursor, task_id, holding.unclaimed)
     return Holding(rows=holding.rows, unclaimed=[job for job in holding.unclaimed if job not in elsewhere])
 

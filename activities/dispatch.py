@@ -24,7 +24,7 @@ from activities.sending import Sent, send_batch
 from calltasks.clock import elapsed
 from calltasks.database.connection import Database
 from calltasks.database.tables import dispatches as table
-from calltasks.database.tables.dispatches import DoubtError
+from calltasks.database.tables.dispatches import NOTHING, DoubtError, Written
 from calltasks.database.tables.dispatches import group_name as group_name
 from calltasks.errors import PassingError, PermanentError, ServiceError
 from calltasks.observing import telemetry
@@ -48,6 +48,7 @@ class DispatchRequest:
         grace: seconds that the platform may take to list what it accepted.
         retry_interval: seconds before a request that was refused for now is tried again.
         list_first: read what the group holds before anything is assigned.
+        known: what this run knows to be written down: an older ledger has lost something.
     """
 
     task_id: int
@@ -56,6 +57,7 @@ class DispatchRequest:
     grace: float
     retry_interval: float
     list_first: bool = False
+    known: Written = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class Dispatched:
         list_first: the group must be read before anything more is assigned.
         retry_in: seconds until the next step makes sense, longer if it changes nothing again.
         error: why something was not sent.
+        known: what is written down now.
     """
 
     done: bool
@@ -94,6 +97,7 @@ class Dispatched:
     suppressed: int = 0
     handed_over: bool = False
     list_first: bool = False
+    known: Written = NOTHING
 
 
 class Dispatching:
@@ -176,7 +180,7 @@ class Dispatching:
         ripe = [one.id for one in standing.unresolved if one.unsent or (whole and one.age >= grace)]
         send_before = _send_before(request)
         claimed = await self._database.transaction(
-            claiming.claim, *of_task, ripe=ripe, reading=whole, list_first=request.list_first
+            claiming.claim, *of_task, ripe=ripe, reading=whole, list_first=request.list_first, known=request.known
         )
         if claimed.unclaimed:
             sent.error = f"{SERVICE}: {claimed.unclaimed} jobs of the group belong to no lead; nothing is sent again"
@@ -350,6 +354,7 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
         retry_in=retry_in,
         api_calls=session.calls,
         error=sent.error,
+        known=claimed.known,
     )
 
 

@@ -72,6 +72,7 @@ class Lead:
     """A row as far as a job can be its own. ``rank``: of rows with one number those of a lower rank are held first."""
 
     id: int
+    leads_id: str
     reference: str
     phone: str
     job_id: str
@@ -86,20 +87,30 @@ class Holding:
     unclaimed: list[str]
 
 
-def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead]) -> Holding:
+def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead], own: Sequence[str]) -> Holding:
     """Whom the platform has: a row is held if its job or its reference is, or, as often as rows share it, its phone.
 
-    A job whose reference and number are no row's may be any row's under another guise.
+    A job whose reference and number are no row's may be any row's under another guise; not one whose reference names a
+    lead of ours, and that lead's row was taken out of the task.
+
+    Args:
+        jobs: all that the group lists.
+        leads: all rows of the task.
+        own: beginnings of the references that this task's leads are given; the rest of one names the lead.
     """
     held: set[int] = set()
     with_job = {lead.job_id for lead in leads if lead.job_id}
     by_reference = _grouped(leads, lambda lead: filter(None, [lead.reference.strip()]))
+    by_lead = _grouped(leads, lambda lead: [lead.leads_id.lower()])
     by_phone = _grouped(leads, lambda lead: comparable(lead.phone))
-    nameless = []
+    nameless, gone = [], set()
     for job in jobs:
         if job.job_id in with_job:
             continue
         named = [lead for reference in job.references for lead in by_reference.get(reference, [])]
+        if not named and (lost := _named_by(job, own)):
+            named = [lead for leads_id in lost for lead in by_lead.get(leads_id, [])]
+            gone.add(job.job_id)
         held.update(lead.id for lead in named if not lead.job_id)
         if not named:
             nameless.append(job)
@@ -107,11 +118,17 @@ def hold(jobs: Sequence[IdentifiedJob], leads: Sequence[Lead]) -> Holding:
     for job in nameless:
         sharing = {lead.id: lead for number in job.phones for lead in by_phone.get(number, [])}
         waiting = [(lead.rank, lead.id) for lead in sharing.values() if not lead.job_id and lead.id not in held]
-        if not sharing:
+        if not sharing and job.job_id not in gone:
             unclaimed.append(job.job_id)
         elif waiting:
             held.add(min(waiting)[1])
     return Holding(rows=held, unclaimed=unclaimed)
+
+
+def _named_by(job: IdentifiedJob, own: Sequence[str]) -> set[str]:
+    """The leads, in lower case, that a job names by references of these beginnings."""
+    texts = {reference.lower() for reference in job.references}
+    return {text.removeprefix(way.lower()) for text in texts for way in own if text.startswith(way.lower())}
 
 
 def _grouped(leads: Sequence[Lead], keys: Callable[[Lead], Iterable[str]]) -> dict[str, list[Lead]]:

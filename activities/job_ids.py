@@ -165,21 +165,23 @@ class JobIds:
 async def read_pages(session: PlatformSession, group_id: str, first: int, last: int | None) -> Reading:
     """Pages ``first`` to ``last`` (None: all), some at once; a page that cannot be read is counted, not raised."""
     reading = Reading()
-    await _read_page(session, group_id, first, reading)
-    if reading.row_count is None:
+    if not await _read_page(session, group_id, first, reading) or reading.row_count is None:
         return reading
     end = max(1, -(-reading.row_count // PAGE_SIZE))
     numbers = iter(range(first + 1, (end if last is None else min(last, end)) + 1))
 
     async def work() -> None:
         for number in numbers:
-            await _read_page(session, group_id, number, reading)
+            if not await _read_page(session, group_id, number, reading):
+                # Beyond the end, whatever the group counts: the reading is not complete.
+                break
 
     await asyncio.gather(*(work() for _ in range(PAGES_AT_ONCE)))
     return reading
 
 
-async def _read_page(session: PlatformSession, group_id: str, number: int, reading: Reading) -> None:
+async def _read_page(session: PlatformSession, group_id: str, number: int, reading: Reading) -> bool:
+    """Whether the page lists anything, as far as is known."""
     try:
         page = await session.page(group_id, number)
     except ServiceError as error:
@@ -189,10 +191,11 @@ async def _read_page(session: PlatformSession, group_id: str, number: int, readi
             reading.gone, reading.row_count = True, reading.row_count or 0
         else:
             reading.failed += 1
-        return
+        return True
     reading.row_count = max(page.row_count, reading.row_count or 0)
     for job in page.jobs:
         reading.jobs.setdefault(job.id, job)
+    return bool(page.jobs)
 
 
 async def identify(session: PlatformSession, reading: Reading) -> list[IdentifiedJob]:

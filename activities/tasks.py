@@ -245,7 +245,7 @@ class Tasks:
         def mark(cursor: Cursor) -> None:
             row = existing(cursor, over.task_id, lock=True)
             if over.cancelled:
-                after = dispatches.started(cursor, row.task_id, row.job_group_id)
+                after = dispatches.written(cursor, row.task_id, row.job_group_id).last_id
                 open_ = dispatches.unresolved(cursor, row.task_id, row.job_group_id)
                 unsent = [(batch.first_id, batch.last_id) for batch in open_ if batch.unsent]
                 table.cancel_unsent(cursor, row.task_id, after, unsent)

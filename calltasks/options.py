@@ -97,6 +97,7 @@ class Carried(BaseModel):
         asked: a start-call asked for the calls.
         dispatched_at: when dispatch was over; 0: it is not.
         list_first: what the group holds must be read before more is handed over; None: that is not known.
+        handed: the last row and the latest entry that are known to be written down of what was handed over.
         stopped: operators have cancelled; ``cancelled``: and the platform took it.
     """
 
@@ -105,6 +106,7 @@ class Carried(BaseModel):
     dispatched_at: float
     assigned: int = 0
     list_first: bool | None = None
+    handed: tuple[int, int] = (0, 0)
     paused: bool = False
     stopped: bool = False
     last_control: str = ""

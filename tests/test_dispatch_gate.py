@@ -126,7 +126,7 @@ async def test_a_counter_that_is_always_ahead_waits_as_long_as_it_is_told(sites:
 
 
 def lead(row_id: int, *, reference: str = "", number: str = "", job: str = "", rank: int = 0) -> Lead:
-    return Lead(id=row_id, reference=reference, phone=number, job_id=job, rank=rank)
+    return Lead(id=row_id, leads_id=str(row_id), reference=reference, phone=number, job_id=job, rank=rank)
 
 
 def job(job_id: str, *, reference: str = "", number: str = "") -> IdentifiedJob:
@@ -167,6 +167,24 @@ HOLDINGS: dict[str, tuple[list[IdentifiedJob], list[Lead], set[int], list[str]]]
         [],
     ),
     "a job of nobody": ([job("a", number=phone(9)), job("b")], [lead(1, number=phone(1))], set(), ["a", "b"]),
+    "a job of a lead that was taken out of the task is nobody's secret": (
+        [job("a", reference="1org9", number=phone(9)), job("b", reference="task_1_lead_9")],
+        [lead(1, reference="1org1", number=phone(1))],
+        set(),
+        [],
+    ),
+    "its lead, though its reference and its number were edited": (
+        [job("a", reference="1org1", number=phone(9))],
+        [lead(1, reference="x", number=phone(1)), lead(2, reference="1org2", number=phone(2))],
+        {1},
+        [],
+    ),
+    "a number that is now another's, of a lead that was taken out": (
+        [job("a", reference="1org9", number=phone(1))],
+        [lead(1, reference="1org1", number=phone(1))],
+        {1},
+        [],
+    ),
     "a job too many of somebody": (
         [job("a", number=phone(1)), job("b", number=phone(1))],
         [lead(1, number=phone(1))],
@@ -179,7 +197,7 @@ HOLDINGS: dict[str, tuple[list[IdentifiedJob], list[Lead], set[int], list[str]]]
 @pytest.mark.parametrize("name", HOLDINGS)
 def test_a_row_is_held_by(name: str) -> None:
     jobs, leads, held, unclaimed = HOLDINGS[name]
-    holding = hold(jobs, leads)
+    holding = hold(jobs, leads, ["1org", "task_1_lead_"])
     assert (holding.rows, holding.unclaimed) == (held, unclaimed)
 
 

@@ -3,8 +3,8 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from simulators import Fault, SimulatorOptions
-from tests.pipeline import QUICK, Sites, eventually
+from simulators import Contact, Fault, SimulatorOptions
+from tests.pipeline import QUICK, Sites, eventually, phone
 from tests.test_row_states import activities
 
 TALKS, JUDGED_BY_OTHERS = 5, 40
@@ -46,3 +46,23 @@ async def test_follow_ups_that_go_on_do_not_hurry_calls_that_cannot_be_asked_for
         asked = (await activities(site, task_id))["fetch_conversations"] - before
     # After 1, 1.5, 2.25 and 3.4 seconds more, whatever else is going on.
     assert 1 <= asked <= 6
+
+
+async def test_a_group_that_counts_far_more_jobs_than_it_lists_is_not_read_to_its_counted_end(sites: Sites) -> None:
+    site = await sites()
+    rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, 7)]
+    task_id = site.old_task(rows, [Contact(phone=phone(n), reference=f"r{n}") for n in range(1, 6)])
+    page = site.sim.bot._page
+    site.sim.bot._page = lambda *asked: (page(*asked)[0], 100_000)  # type: ignore[method-assign]
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, QUICK)
+        await site.until(task_id, follow_ups=5)
+
+        async def looked_again() -> bool:
+            return (await activities(site, task_id))["settle_jobs"] >= 3
+
+        await eventually(looked_again)
+        read = sum(site.stats()["calls"]["QueryJobsWithResult"].values())
+        looks = (await activities(site, task_id))["settle_jobs"] + 2
+        await site.handle(task_id).terminate()
+    assert read <= looks * 60

@@ -90,6 +90,7 @@ async def test_wrong_use_is_one_line_and_exit_code_2_and_what_is_unknown_is_1(si
             ["start-call", "999"],
             ["progress", "999"],
             ["force-analyze", "999", "--all"],
+            ["force-analyze", str(task_id), "--all"],
             ["query-task-execution", "999"],
             ["refresh", "999"],
         ],

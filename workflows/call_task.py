@@ -18,6 +18,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import Counters, WatchRequest
     from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
+    from calltasks.database.tables.dispatches import Written
     from calltasks.options import Carried, Force, Options, read_input
     from workflows import reanalysis
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
@@ -306,8 +307,9 @@ class CallTaskWorkflow:
             self._dispatched_at = workflow.time()
             return
         self._look = self._refreshed
-        list_first = self._carried.list_first if self._carried else None
-        self._dispatching = asyncio.create_task(dispatcher.run(self._options, list_first))
+        list_first, handed = (self._carried.list_first, self._carried.handed) if self._carried else (None, (0, 0))
+        known = Written(last_id=handed[0], entry=handed[1])
+        self._dispatching = asyncio.create_task(dispatcher.run(self._options, list_first, known))
         self._dispatching.add_done_callback(lambda _: self._stir())
 
     def _opened(self, task: Task) -> None:
@@ -532,6 +534,7 @@ class CallTaskWorkflow:
             dispatched_at=self._dispatched_at,
             assigned=self._tally.assigned,
             list_first=list_first,
+            handed=(self._dispatcher.known.last_id, self._dispatcher.known.entry),
             polls=self._tally.polls,
             api_calls=self._tally.api_calls,
             paused=self._controls.paused,

@@ -14,6 +14,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.dispatch import SEND_SECONDS, DispatchRequest
     from activities.tasks import HandedOver, Task
+    from calltasks.database.tables.dispatches import Written
     from calltasks.options import Options
     from workflows.controls import Controls
     from workflows.pacing import grown
@@ -77,7 +78,12 @@ class Dispatcher:
         """Whether what the group holds must be read before more is handed over."""
         return self._request.list_first
 
-    async def run(self, options: Options, list_first: bool | None) -> None:
+    @property
+    def known(self) -> Written:
+        """What is known to be written down of what was handed over."""
+        return self._request.known
+
+    async def run(self, options: Options, list_first: bool | None, known: Written) -> None:
         """Find or create the job group, assign every lead, and raise ``task_type`` to 2; or end half-way, if the run is
         about to restart as new.
 
@@ -85,6 +91,7 @@ class Dispatcher:
             options: how patient it is.
             list_first: what the group holds must be read first; None: if there is a group, because it may hold leads
                 that a run before this one assigned.
+            known: what a run before this one knew to be written down.
         """
         self._longest = options.poll_max
         self._request = replace(
@@ -92,6 +99,7 @@ class Dispatcher:
             grace=options.match_grace,
             retry_interval=options.retry_interval,
             list_first=bool(self.task.job_group_id) if list_first is None else list_first,
+            known=known,
         )
         done = False
         while not done and await self._allowed():
@@ -148,7 +156,7 @@ class Dispatcher:
         self._tally.assigned += dispatched.assigned
         if dispatched.done:
             return True
-        self._request = replace(self._request, list_first=dispatched.list_first)
+        self._request = replace(self._request, list_first=dispatched.list_first, known=dispatched.known)
         self.waiting = f"dispatch: {self._tally.assigned} leads handed over"
         if dispatched.unresolved:
             self.waiting += f", {dispatched.unresolved} batches without an answer"

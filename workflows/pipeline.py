@@ -192,7 +192,10 @@ class Pipeline:
 
         async def read() -> None:
             for start in waiting:
-                results.append(await self._read_piece(start))
+                results.append(result := await self._read_piece(start))
+                if result is not None and not result.jobs and not result.failed_pages:
+                    # The group counts more than it lists: what comes after so many empty pages is as empty.
+                    break
 
         await asyncio.gather(*(read() for _ in range(PIECES_AT_ONCE)))
         return results

@@ -64,6 +64,17 @@ class Span:
     tries: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How far a task's entries go: the last row that was ever part of a batch, and the latest entry's id."""
+
+    last_id: int = 0
+    entry: int = 0
+
+
+NOTHING = Written()
+
+
 class TakenOverError(Exception):
     """Another attempt has these batches meanwhile: it is the one that sends them."""
 
@@ -107,14 +118,24 @@ def unresolved(cursor: Cursor, task_id: int, group_id: str) -> list[Dispatch]:
     return _open(cursor)
 
 
-def started(cursor: Cursor, task_id: int, group_id: str) -> int:
-    """The last row that was ever part of a batch of this job group; 0 if none was."""
+def written(cursor: Cursor, task_id: int, group_id: str) -> Written:
+    """How far the entries of this job group go."""
     cursor.execute(
-        "SELECT MAX(last_id) FROM call_dispatches WHERE task_id = %s AND (job_group_id IS NULL OR job_group_id = %s)",
+        "SELECT COALESCE(MAX(last_id), 0), COALESCE(MAX(id), 0) FROM call_dispatches"
+        " WHERE task_id = %s AND (job_group_id IS NULL OR job_group_id = %s)",
         (task_id, group_id),
     )
-    row = cursor.fetchone()
-    return 0 if row is None or row[0] is None else int(row[0])
+    row = cursor.fetchone() or (0, 0)
+    return Written(last_id=int(row[0]), entry=int(row[1]))
+
+
+def in_doubt(cursor: Cursor, task_id: int, group_id: str) -> None:
+    """Batches without an answer may have left just now, whatever is written down of them; inside a transaction."""
+    cursor.execute(
+        "UPDATE call_dispatches SET attempted_at = UTC_TIMESTAMP(6)"
+        " WHERE task_id = %s AND job_group_id = %s AND last_id > 0 AND accepted_at IS NULL",
+        (task_id, group_id),
+    )
 
 
 def ours(cursor: Cursor, task_id: int, group_id: str, name: str) -> bool:

@@ -46,17 +46,18 @@ HINTS = {
 MODE_HINT = "ANALYSIS_MODEL must name a model that answers in JSON mode, without thinking and without streaming"
 _USED_UP = re.compile(
     r"free (?:allocated )?quota|free tier|(?:hour|day|week|month)(?:ly)? allocated quota exceeded|plan quota"
-    r"|budget configured in budget management|预算额度已用尽|免费额度",
+    r"|budget configured in budget management|预算额度已用尽|免费额度|overdue|account is in good standing|欠费",
     re.IGNORECASE,
 )
-"""In a 429 with the code of a limit by the minute: a quota that is gone, for good or until next week."""
+"""With the code of a limit by the minute, or of a denied access: a quota that is gone, for good or until next week, or
+a bill that is not paid."""
 _WRONG_MODE = re.compile(
     r"enable_thinking|enable thinking can ?not|only support stream|does not support http call|json mode response is not"
     r"|incremental_output parameter|response_format.{0,40}not support|url error, please check url",
     re.IGNORECASE,
 )
 """In a wrong parameter: the model thinks, streams, or is asked elsewhere; what we ask for is always the same."""
-_NO_MODEL = re.compile(r"model not (?:found|exist)", re.IGNORECASE)
+_NO_MODEL = re.compile(r"model\b.{0,80}?(?:not (?:found|exist)|is not supported)", re.IGNORECASE)
 
 
 def _plain(code: str) -> str:
@@ -98,7 +99,7 @@ def _kind(status: int, code: str, message: str) -> tuple[str, str, str]:
     else:
         # Without a code it is not DashScope that speaks, but something in between.
         kind = THROTTLED if status == 429 else PASSING
-    if kind == THROTTLED and _USED_UP.search(message):
+    if kind in (THROTTLED, MODEL) and _USED_UP.search(message):
         return BILL, f"{code}.UsedUp", HINTS[BILL]
     if kind == CALL and "invalid" in plain and _WRONG_MODE.search(message):
         return MODEL, f"{code}.Mode", MODE_HINT

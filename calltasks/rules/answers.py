@@ -19,11 +19,21 @@ Object = tuple[tuple[str, Any], ...]
 MENDED_CHARACTERS = 10_000
 """A longer text must be JSON as it stands: mending takes time that grows with the square of its length."""
 
+_THINKING = "think|thinking|thoughts?|reasoning|reasoning_content|reflection|scratch_?pad|monologue|思考(?:过程)?|推理"
 _THOUGHT = re.compile(
-    r"[<◁](/?)\s*(?:think|thinking|thoughts?|reasoning|reflection|analysis)\b[^<>◁▷]{0,80}?(/?)[>▷]|\[(/?)THINK()\]"
-    r"|<\|(?:begin|(end))_of_thought()\|>",
+    rf"(?:[<◁＜]|&lt;)([/／]?)\s*(?:\w{{1,20}}[:_])?(?:{_THINKING}|analysis)\b[^<>◁▷＜＞&]{{0,80}}?([/／]?)(?:[>▷＞]|&gt;)"
+    r"|\[(/?)THINK()\]|<\|(?:begin|(end))_of_thought()\|>",
     re.IGNORECASE,
 )
+_ASIDE = re.compile(
+    rf"<\|channel\|>\s*analysis\s*<\|message\|>.*?(?:<\|end\|>|\Z)|```\s*(?:{_THINKING})\s*\n.*?(?:```|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A thought whose beginning and end are no tags."""
+THOUGHT_NAMES = frozenset(
+    ["think", "thinking", "thought", "thoughts", "reasoning", "reasoningcontent", "reflection", "scratchpad", "draft"]
+)
+"""What stands in a field of such a name (as :func:`plain_name` spells it) is a thought."""
 _OPENING = "\"'`“”‘’＂＇「『"
 _ALIKE = ('"“”＂', "'‘’＇`", "「」", "『』")
 _CLOSING = {mark: alike for alike in _ALIKE for mark in alike}
@@ -95,7 +105,7 @@ def _plain(text: str) -> str:
 
 def _without_thoughts(text: str) -> str:
     """What stands outside of thoughts; before a thought that ends without a beginning everything was thought."""
-    kept, depth, at = "", 0, 0
+    kept, depth, at, text = "", 0, 0, _ASIDE.sub("", text)
     for tag in _THOUGHT.finditer(text):
         closes, alone = tag[1] or tag[3] or tag[5], tag[2]
         if not depth:

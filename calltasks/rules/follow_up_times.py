@@ -41,8 +41,9 @@ _PART = "|".join(_HOURS)
 
 # Applied in this order; what is on the left is a pattern.
 _SYNONYMS = (
-    "以后=后 之后=后 以内=内 之内=内 今日=今天 明日=明天 后日=后天 明后两?天=明天 今早=今天早 今晚=今天晚 "
-    "今夜=今天夜里 明早=明天早 明晚=明天晚 (?<![天周月年时钟])后晚=后天晚 "
+    "以后=后 之后=后 以内=内 之内=内 之间= 今日=今天 明日=明天 后日=后天 ([今明后])儿个?=\\1天 明后两?天=明天 "
+    "今早=今天早 明早=明天早 今夜=今天夜里 ([今明])晚上?=\\1天晚上 (?<![天周月年时钟])后晚上?=后天晚上 "
+    "(?<!傍)晚[一1]点=稍后 "
     "(?<![周期拜])一大?早(?!上)=早上 大?清早(?!上)=早上 清晨=早上 早晨=早上 早(?!上)=早上 (?<!傍)晚(?!上)=晚上 "
     "(?<![上中下])午后=下午 (?:深夜|半夜|夜间|夜晚)=夜里 "
     "(?<=点)(?:多钟?|来钟)= 点半=点30 点一刻=点15 点三刻=点45 "
@@ -57,8 +58,9 @@ _SYNONYMS = (
 ).replace("A_FEW", str(A_FEW))
 _OF_TWO = f"(?=点|号|个?(?:{_SPAN}|天|周|月|年))"
 _REWRITES = [
-    (r"[,。!]|\.$", " "),
     (r"([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})(?![0-9])", r"\1年\2月\3日"),
+    (r"(?<![-/.0-9])([0-9]{1,2})[,、](?=[0-9]{1,2}[点时号日])", r"\1-"),
+    (r"[,。!]|\.$", " "),
     (r"(?:^|(?<=[\s(]))([0-9]{1,2})[-/.]([0-9]{1,2})(?=\)|\s+(?:[0-9]{1,2}[:点时]|[上中下早晚傍凌]))", r"\1月\2日"),
     (r"^([0-9]{1,2})/([0-9]{1,2})$", r"\1月\2日"),
     *((f"(?<![a-z]){old}(?![a-z])", new) for old, new in (pair.rsplit("=", 1) for pair in _SYNONYMS.split())),
@@ -71,7 +73,7 @@ _REWRITES = [
     (rf"(?:再?过|\bin )([^后]{{1,6}}?(?:{_SPAN}|{_UNIT}))后?", r"\1后"),
     (rf"(点[0-9]{{0,2}}|号|月{_NUMBER}日|周[一二三四五六日天末])后$", r"\1"),
     (r"\bat ([0-9]{1,2})(?![0-9:])", r"\1点"),
-    (r"\b(?:at|in)\b|\s", ""),
+    (r"\b(?:at|in)\b|(?<![0-9])\s+|\s+(?![0-9\s])", ""),  # Two numbers are not one.
 ]
 _ZONE = re.compile(r"\(?(?:北京时间|(?:gmt|utc)(?P<sign>[+-])(?P<hours>[0-9]{1,2})(?::?(?P<minutes>[0-5][0-9]))?)\)?")
 _BEIJING = timezone(timedelta(hours=8))
@@ -86,7 +88,7 @@ _SPAN_LATER = re.compile(rf"(?P<count>[0-9]{{1,3}}\.[0-9]|{_NUMBER})?个?(?P<hal
 _HOUR = rf"(?P<part>{_PART})?(?P<hour>{_NUMBER})"
 _CLOCKS = [
     re.compile(rf"(?P<part>{_PART})"),
-    re.compile(rf"{_HOUR}[点时](?:[钟整]|(?P<minute>{_NUMBER})分?)?(?P<part_after>{_PART})?"),
+    re.compile(rf"{_HOUR}[点时](?:[钟整]|(?!.$)(?P<minute>{_NUMBER})分?)?(?P<part_after>{_PART})?"),
     re.compile(rf"{_HOUR}:(?P<minute>[0-9]{{2}})(?::(?P<second>[0-9]{{2}}))?(?P<part_after>{_PART})?"),
     re.compile(r"(?P<hour>[0-9]{1,2})(?P<part_after>" + _PART + ")"),
 ]
@@ -181,7 +183,7 @@ def _ranges(words: str, now: datetime) -> Iterator[datetime]:
     elif two:
         begin, end = two["begin"], two["end"]
         counted = _COUNTED.match(end)
-        if counted and re.search(rf"{_NUMBER}$", begin):
+        if counted and re.search(rf"{_NUMBER}$", begin) and not next(_simple(begin, now), None):
             begin += counted["unit"]
         if _time_of_day(end) is not None or next(_simple(end, now), None):
             yield from _simple(begin, now)
@@ -292,6 +294,8 @@ def _months(match: re.Match[str], today: date) -> list[date]:
     if match["month"]:
         year = match["year"]
         years = [today.year, today.year + 1] if year is None else [_year(year, today)]
+        if year is None and _number(match["month"]) == today.month:
+            years = years[:1]  # Of this month what is over is over, not eleven months off.
         return [_last_day(date(chosen, _number(match["month"]), 1), 0) for chosen in years]
     return [_last_day(today, ahead) for ahead in ([_WHICH[match["which"]]] if match["which"] else [0, 1])]
 

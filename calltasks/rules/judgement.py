@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from calltasks.rules.answers import UnreadableTextError, objects, plain_name, same
+from calltasks.rules.answers import THOUGHT_NAMES, UnreadableTextError, objects, plain_name, same
 from calltasks.rules.follow_up_times import resolve
 from calltasks.transcripts import omitted
 
@@ -83,6 +83,8 @@ def _readings(value: Any) -> Iterator[dict[str, Any]]:
     fields: dict[str, Any] = {}
     for name, inner in value:
         plain = plain_name(name)
+        if plain in THOUGHT_NAMES:
+            continue
         if plain not in NAMES:
             yield from _readings(objects(inner, NAMES) if isinstance(inner, str) else inner)
         elif not same(fields.setdefault(plain, inner), inner):

@@ -18,12 +18,12 @@ import time
 from pymysql.cursors import Cursor
 
 from activities import conversations, job_ids
-from activities.follow_ups import FOLLOW, LEDGER, without_conversation
 from calltasks import outcomes
 from calltasks.database.connection import Database
 from calltasks.database.tables import follow_ups, rows, tasks
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.rows import CallRow, Outcome
+from calltasks.judging import FOLLOW, LEDGER, without_conversation
 from calltasks.limiter import shared
 from calltasks.model.analysis import AnalysisModel
 from calltasks.platform.outbound_bot import THREADS, OutboundBot

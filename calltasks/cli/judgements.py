@@ -17,12 +17,13 @@ from rich.table import Column, Table
 
 from calltasks.call_tasks import CallTasks
 from calltasks.cli.commands import Json, TaskId, Wait, WrongUseError, app, fail, messages, run, show
-from calltasks.database.tables.analyses import CallHistory, Narrowing
+from calltasks.database.tables.analyses import CallHistory
 from calltasks.evaluation import conversations
 from calltasks.evaluation.conversations import ConversationsError
+from calltasks.rules.reanalysis import Answer, Reanalysis, read
 
 if TYPE_CHECKING:
-    from activities.analyses import Trial
+    from calltasks.trial import Trial
 
 INTERESTS = {None: "not judged", 0: "0 cannot tell", 1: "1 interested", 2: "2 not interested"}
 DAY = ["%Y-%m-%d"]
@@ -100,66 +101,47 @@ def force_analyze(
     as_json: Json = False,
 ) -> None:
     """Have calls judged again, while the task runs or after it ended. A filter alone means: of all calls."""
-    narrowed = Narrowing(
-        interest=interest,
-        since=since.date() if since else None,
-        until=until.date() if until else None,
-        prompt_version=prompt_version,
-    )
-    every = every or (not call_job_id and not failed and narrowed != Narrowing())
-    if [bool(call_job_id), every, failed].count(True) != 1:
-        fail("give exactly one of --call-job-id, --all and --failed, or filters alone", 2)
+    filters = {
+        "interest": interest,
+        "since": since and since.date().isoformat(),
+        "until": until and until.date().isoformat(),
+        "prompt_version": prompt_version,
+    }
+    alone = not call_job_id and not failed and any(value not in (None, "") for value in filters.values())
+    chosen = {"call_job_ids": call_job_id, "all": every or alone, "failed": failed}
+    try:
+        request = read({**chosen, **filters, "override": override, "max_tokens": max_tokens})
+    except ValueError as error:
+        fail(str(error), 2)
     if dry_run and wait:
         fail("--wait has no meaning with --dry-run, which always waits", 2)
     if dry_run:
-        _try_out(task_id, call_job_id, failed, narrowed, override, max_tokens, as_json)
+        _try_out(task_id, request, as_json)
         return
 
-    async def use(calls: CallTasks) -> dict[str, Any]:
+    async def use(calls: CallTasks) -> tuple[dict[str, Any], Answer | None]:
         try:
-            await calls.force_analyze(
-                task_id,
-                call_job_ids=call_job_id,
-                every=every,
-                failed=failed,
-                narrowed=narrowed,
-                override=override,
-                max_tokens=max_tokens,
-            )
+            request_id = await calls.force_analyze(task_id, request)
         except ValueError as error:
             raise WrongUseError(str(error)) from None
-        return await calls.analysed_again(task_id) if wait else {"task_id": task_id, "requested": True}
+        if not wait:
+            return {"task_id": task_id, "requested": True}, None
+        return await calls.analysed_again(task_id), await calls.reanalysis(task_id, request_id)
 
-    result = run(use)
-    if str(result.get("last_error", "")).startswith("force_analyze: "):
-        messages.print(result["last_error"].removeprefix("force_analyze: "), highlight=False)
+    result, answer = run(use)
+    if answer is not None:
+        result["reanalysis"] = dataclasses.asdict(answer)
+        if said := answer.sayings():
+            messages.print(said, highlight=False)
     show(result, as_json, f"{result['reanalysed']} calls judged again so far" if wait else "requested")
 
 
-def _try_out(
-    task_id: int,
-    call_job_ids: list[str] | None,
-    failed: bool,
-    narrowed: Narrowing,
-    override: bool,
-    max_tokens: int | None,
-    as_json: bool,
-) -> None:
-    from activities.analyses import TrialRequest, Trials
-    from activities.follow_ups import FollowUps
+def _try_out(task_id: int, request: Reanalysis, as_json: bool) -> None:
+    from calltasks.trial import try_out
 
     async def use(calls: CallTasks) -> Trial:
-        request = TrialRequest(
-            task_id=task_id,
-            organization_id=(await calls.task(task_id)).organization_id,
-            call_job_ids=call_job_ids,
-            failed=failed,
-            narrowed=narrowed,
-            override=override,
-            max_tokens=max_tokens,
-        )
         with _progress("judging") as progress:
-            return await Trials(calls.database, FollowUps(calls.database, calls.model())).run(request, progress)
+            return await try_out(calls.database, calls.model(), await calls.task(task_id), request, progress)
 
     trial: Trial = run(use, temporal=False)
     if trial.over_ceiling:
@@ -245,9 +227,7 @@ def _show_history(found: dict[str, Any]) -> None:
             "\n".join(filter(None, (one["request_id"][:8] or "first", one["outcome"], one["error_code"]))),
             f"{INTERESTS[one['is_interested']]}\n{one['next_follow_time'] or ''}",
             one["leads_remark"] + evidence,
-            f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
-            if one["model"]
-            else "",
+            _judge(one) if one["model"] else "",
             str(one["input_tokens"] + one["output_tokens"]),
         )
     out.print(table if found["analyses"] else "no judgement: there was nothing to judge, or it is still to come")

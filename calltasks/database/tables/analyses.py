@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pymysql.cursors import Cursor
@@ -58,42 +58,6 @@ def default_remark(call_status: str) -> str:
     remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
     status = final_status(call_status) or call_status
     return remarks.get(status, f"外呼状态：{status}；")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Narrowing:
-    """Which of the named calls a re-analysis takes; what is not given does not count.
-
-    Attributes:
-        interest: ``is_interested`` as it is now.
-        since, until: first and last day of the call, both included, wall clock.
-        prompt_version: of the last judgement that was made of the call.
-    """
-
-    interest: int | None = None
-    since: date | None = None
-    until: date | None = None
-    prompt_version: str = ""
-
-    def condition(self) -> tuple[str, list[Any]]:
-        """`` AND …`` on ``leads_task_list l``, and its parameters."""
-        parts: list[tuple[str, Any]] = []
-        if self.interest is not None:
-            parts.append(("l.is_interested = %s", str(self.interest)))
-        if self.since is not None:
-            parts.append((f"{CALLED_AT} >= %s", self.since))
-        if self.until is not None and self.until < date.max:
-            parts.append((f"{CALLED_AT} < %s", self.until + timedelta(days=1)))
-        if self.prompt_version:
-            last = (
-                f"(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND {SAME_CALL.format('j')}"
-                " AND j.outcome IN ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
-            )
-            parts.append((f"{last} = %s", self.prompt_version))
-        return "".join(f" AND {condition}" for condition, _ in parts), [value for _, value in parts]
-
-
-ALL = Narrowing()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SERVICE, bulks, derived, flat, marks, unchanged
 from calltasks.database.tables import ledger
-from calltasks.database.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
+from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
 from calltasks.database.tables.ledger import SAME_CALL, Given
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from calltasks.database.tables.orphans import find as find_orphans
 from calltasks.database.tables.rows import Runs, ids_in
 from calltasks.errors import PermanentError
+from calltasks.rules.reanalysis import Reanalysis
 
 ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -97,34 +98,41 @@ def to_analyse_again(
 
 
 def requested(
-    cursor: Cursor,
-    task_id: int,
-    *,
-    job_ids: Sequence[str] | None,
-    failed: bool,
-    narrowed: Narrowing = ALL,
-    after: int = 0,
-    limit: int | None = None,
+    cursor: Cursor, task_id: int, request: Reanalysis, *, after: int = 0, limit: int | None = None
 ) -> list[int]:
-    """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all; in
-    order of id, ``limit`` of them (None: all) from behind ``after``."""
-    condition, parameters = narrowed.condition()
+    """Rows that a re-analysis takes, in order of id, ``limit`` of them (None: all) from behind ``after``."""
+    narrowed = _narrowed(request)
     join = (
         f" JOIN call_follow_ups f ON f.list_id = l.id AND {SAME_CALL.format('f')}"
         " AND f.outcome IN ('failed', 'over_ceiling')"
     )
-    if job_ids is not None:
-        if not job_ids:
-            return []
-        condition += f" AND l.call_job_id IN ({marks(len(job_ids))})"
-        parameters = [*parameters, *job_ids]
     cursor.execute(
-        f"SELECT l.id FROM leads_task_list l{join if failed and job_ids is None else ''} WHERE l.task_id = %s"
-        f" AND l.id > %s AND {CALLED} AND {is_final()}{condition}"
+        f"SELECT l.id FROM leads_task_list l{join if request.failed else ''} WHERE l.task_id = %s"
+        f" AND l.id > %s AND {CALLED} AND {is_final()}{''.join(f' AND {condition}' for condition, _ in narrowed)}"
         " ORDER BY l.id" + ("" if limit is None else " LIMIT %s"),
-        (task_id, after, *parameters, *(() if limit is None else (limit,))),
+        (task_id, after, *flat(values for _, values in narrowed), *(() if limit is None else (limit,))),
     )
     return [int(row[0]) for row in cursor.fetchall()]
+
+
+def _narrowed(request: Reanalysis) -> list[tuple[str, Sequence[Any]]]:
+    """Conditions on ``leads_task_list l``, each with its parameters."""
+    parts: list[tuple[str, Sequence[Any]]] = []
+    if request.call_job_ids:
+        parts.append((f"l.call_job_id IN ({marks(len(request.call_job_ids))})", request.call_job_ids))
+    if request.interest is not None:
+        parts.append(("l.is_interested = %s", [str(request.interest)]))
+    if request.since is not None:
+        parts.append((f"{CALLED_AT} >= %s", [date.fromisoformat(request.since)]))
+    if request.until is not None and (until := date.fromisoformat(request.until)) < date.max:
+        parts.append((f"{CALLED_AT} < %s", [until + timedelta(days=1)]))
+    if request.prompt_version:
+        last = (
+            f"(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND {SAME_CALL.format('j')}"
+            " AND j.outcome IN ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
+        )
+        parts.append((f"{last} = %s", [request.prompt_version]))
+    return parts
 
 
 def create(

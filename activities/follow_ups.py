@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from calltasks.database.tables.follow_ups import FinishedCall
 from calltasks.database.tables.retries import Retry
 from calltasks.errors import ServiceError
 from calltasks.judging import Judge, Judged, Known, lost_link
-from calltasks.rules.row_ranges import Runs, pack
+from calltasks.rules.row_ranges import Runs
 from calltasks.token_ceiling import TokenCeiling
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class AgainRequest(FollowUpRequest):
     spent_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FollowedUp:
     """How many rows got a follow-up (or a new judgement), by outcome.
 
@@ -86,12 +86,12 @@ class FollowedUp:
         set_aside: rows whose follow-up the database refused.
     """
 
-    written: int
-    by_outcome: dict[str, int]
-    by_interest: dict[str, int]
-    again: Runs
-    input_tokens: int
-    output_tokens: int
+    written: int = 0
+    by_outcome: dict[str, int] = field(default_factory=dict)
+    by_interest: dict[str, int] = field(default_factory=dict)
+    again: Runs = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int = 0
     error: str = ""
     kept_edits: int = 0
     over_ceiling: int = 0
@@ -108,16 +108,17 @@ class FollowUps:
     @activity.defn
     async def follow_up(self, request: FollowUpRequest) -> FollowedUp:
         """Give each of these rows that has none its follow-up."""
-        return await self._judge_all(First(database=self._database, request=request))
+        return await self._judge_all(First(database=self._database, request=request, done=FollowedUp()))
 
     @activity.defn
     async def analyse_again(self, request: AgainRequest) -> FollowedUp:
         """Judge these rows anew: update their follow-ups, create those that are missing."""
-        return await self._judge_all(Again(database=self._database, request=request))
+        again = Again(database=self._database, request=request, done=FollowedUp(), request_id=request.request_id)
+        return await self._judge_all(again, request.spent_tokens)
 
-    async def _judge_all(self, portions: Portions) -> FollowedUp:
-        request = portions.request
-        judge = Judge(self._database, self._model, request.organization_id, await self._ceiling(portions))
+    async def _judge_all(self, portions: Portions, spent: int = 0) -> FollowedUp:
+        request, done = portions.request, portions.done
+        judge = Judge(self._database, self._model, request.organization_id, await self._ceiling(portions, spent))
         async with heartbeating():
             portions.calls = {call.id: call for call in await portions.load()}
             known = await portions.known() if portions.calls else {}
@@ -139,29 +140,17 @@ class FollowUps:
             await portions.finish()
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",
-            *(request.task_id, portions.written, dict(portions.by_outcome), len(portions.again)),
-            portions.error or None,
+            *(request.task_id, done.written, done.by_outcome, len(portions.again), done.error or None),
         )
-        return FollowedUp(
-            written=portions.written,
-            by_outcome=dict(portions.by_outcome),
-            by_interest=dict(portions.by_interest),
-            again=pack(portions.again),
-            input_tokens=portions.input_tokens,
-            output_tokens=portions.output_tokens,
-            error=portions.error,
-            kept_edits=portions.kept_edits,
-            over_ceiling=portions.over_ceiling,
-            set_aside=portions.set_aside,
-        )
+        return done
 
-    async def _ceiling(self, portions: Portions) -> TokenCeiling:
+    async def _ceiling(self, portions: Portions, spent: int) -> TokenCeiling:
         """The ceiling, less what was spent: of an attempt that died only the ledger knows."""
         request = portions.request
         if request.max_tokens is None:
             return TokenCeiling(None)
         known = await self._database.run(analysis_table.spent_tokens, request.task_id, portions.request_id)
-        return TokenCeiling(request.max_tokens, max(known, portions.spent_tokens))
+        return TokenCeiling(request.max_tokens, max(known, spent))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,7 +189,7 @@ class First(Portions):
 
     async def write(self, portion: Sequence[FollowUp], now: datetime, now_utc: datetime) -> set[int]:
         task_id = self.request.task_id
-        self.written += await self.database.transaction(table.create, task_id, portion, now=now, now_utc=now_utc)
+        self.done.written += await self.database.transaction(table.create, task_id, portion, now=now, now_utc=now_utc)
         return set()
 
     def refused(self, row: Refused[FollowUp], now: datetime) -> None:
@@ -224,14 +213,6 @@ class Again(Portions):
     """New judgements: what fails is named to the workflow, which asks for it again."""
 
     request: AgainRequest
-
-    @property
-    def request_id(self) -> str:
-        return self.request.request_id
-
-    @property
-    def spent_tokens(self) -> int:
-        return self.request.spent_tokens
 
     async def load(self) -> list[FinishedCall]:
         return await self.database.run(
@@ -259,8 +240,8 @@ class Again(Portions):
             now_utc=now_utc,
             override=self.request.override,
         )
-        self.written += rewritten.judged
-        self.kept_edits += len(rewritten.kept)
+        self.done.written += rewritten.judged
+        self.done.kept_edits += len(rewritten.kept)
         return set(rewritten.kept)
 
     def refused(self, row: Refused[FollowUp], now: datetime) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,9 +26,10 @@ from calltasks.database.tables.retries import Retry
 from calltasks.errors import ServiceError
 from calltasks.judging import Judged, Known
 from calltasks.observing import telemetry
+from calltasks.rules.row_ranges import pack
 
 if TYPE_CHECKING:
-    from activities.follow_ups import FollowUpRequest
+    from activities.follow_ups import FollowedUp, FollowUpRequest
 
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
@@ -49,41 +49,24 @@ class Portions(ABC):
         waiting: what is to be written to the CRM.
         again: rows of a re-analysis that are to be tried again.
         failure: of the database, after which nothing new is begun.
-        set_aside: rows that the database refused.
+        request_id: of the re-analysis; or ``""``.
     """
 
     database: Database
     request: FollowUpRequest
+    done: FollowedUp
+    request_id: str = ""
     calls: dict[int, FinishedCall] = field(default_factory=dict)
     answers: list[FollowUp] = field(default_factory=list)
     waiting: list[FollowUp] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    written: int = 0
-    by_outcome: Counter[str] = field(default_factory=Counter)
-    by_interest: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    error: str = ""
-    kept_edits: int = 0
-    over_ceiling: int = 0
     failure: ServiceError | None = None
-    set_aside: int = 0
     _since: float = field(default_factory=monotonic)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # --- what first follow-ups and new judgements do each in their way
-
-    @property
-    def request_id(self) -> str:
-        """Of the re-analysis; or ``""``."""
-        return ""
-
-    @property
-    def spent_tokens(self) -> int:
-        """What is known to be spent, beside what the ledger says."""
-        return 0
 
     @abstractmethod
     async def load(self) -> list[FinishedCall]:
@@ -112,10 +95,10 @@ class Portions(ABC):
         """See to what came of a call: an answer goes into the ledger, then what it says waits for its portion."""
         if judged.answer is not None:
             self.answers.append(judged.answer)
-            self.input_tokens += judged.answer.input_tokens
-            self.output_tokens += judged.answer.output_tokens
-        self.error = judged.error or self.error
-        self.over_ceiling += judged.follow_up.outcome == "over_ceiling"
+            self.done.input_tokens += judged.answer.input_tokens
+            self.done.output_tokens += judged.answer.output_tokens
+        self.done.error = judged.error or self.done.error
+        self.done.over_ceiling += judged.follow_up.outcome == "over_ceiling"
         later = await self.put_off(call, judged)
         await self.save_answers()
         if not later:
@@ -154,6 +137,7 @@ class Portions(ABC):
         await self._save_retries()
         if self.failure is not None:
             raise self.failure
+        self.done.again = pack(self.again)
 
     async def _save_retries(self) -> None:
         retries, self.retries = self.retries, []
@@ -180,19 +164,23 @@ class Portions(ABC):
             if follow_up.outcome == KNOWN:
                 continue
             outcome = "kept" if follow_up.list_id in kept else follow_up.outcome
-            self.by_outcome[outcome] += 1
+            _add(self.done.by_outcome, outcome)
             telemetry.metrics.wrote("follow_ups", outcome)
             if follow_up.list_id not in kept:
-                self.by_interest[str(follow_up.is_interested)] += 1
+                _add(self.done.by_interest, str(follow_up.is_interested))
                 telemetry.metrics.followed_up(str(follow_up.is_interested))
 
     async def _set_aside(self, refused: Sequence[Refused[FollowUp]]) -> None:
         now = (await self.database.now()).replace(tzinfo=None)
-        self.set_aside += len(refused)
+        self.done.set_aside += len(refused)
         first = refused[0]
-        self.error = (
-            f"{DATABASE} follow_up: {first.code}: follow-ups refused: {self.set_aside}, row {first.item.list_id}"
+        self.done.error = (
+            f"{DATABASE} follow_up: {first.code}: follow-ups refused: {self.done.set_aside}, row {first.item.list_id}"
         )
         for one in refused:
             telemetry.metrics.wrote("follow_ups", "refused")
             self.refused(one, now)
+
+
+def _add(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1

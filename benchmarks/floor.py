@@ -23,13 +23,13 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import follow_ups, rows, tasks
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.rows import CallRow, Outcome
-from calltasks.judging import FOLLOW, LEDGER, without_conversation
+from calltasks.judging import FOLLOW, LEDGER, ask, without_conversation
 from calltasks.limiter import shared
 from calltasks.model.analysis import AnalysisModel
 from calltasks.platform.outbound_bot import THREADS, OutboundBot
 from calltasks.platform.session import IDS_A_CALL
 from calltasks.recordings import finding
-from calltasks.rules.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, read_answer, render
+from calltasks.rules.judgement import PROMPT_VERSION, fingerprint, render
 from calltasks.rules.row_ranges import pack
 from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
 
@@ -164,10 +164,7 @@ class Floor:
         if not transcript:
             return without_conversation(call)
         moment = called_at.replace(tzinfo=self._database.zone)
-        answer = await self._model.complete(
-            system=SYSTEM, user=question(transcript, moment), tenant=self._task.organization_id
-        )
-        judgement = read_answer(answer.text, called_at=moment, transcript=transcript)
+        judgement, answer = await ask(self._model, transcript, moment, self._task.organization_id)
         next_time = judgement.next_follow_time
         return FollowUp(
             list_id=row.id,

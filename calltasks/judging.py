@@ -20,6 +20,7 @@ from calltasks.rules.judgement import (
     PROMPT_VERSION,
     SYSTEM,
     InvalidAnswerError,
+    Judgement,
     fingerprint,
     question,
     read_answer,
@@ -28,12 +29,14 @@ from calltasks.rules.judgement import (
 from calltasks.token_ceiling import TokenCeiling
 
 if TYPE_CHECKING:
-    from calltasks.model.analysis import AnalysisModel
+    from calltasks.model.analysis import AnalysisModel, Completion
 
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
 OVER_CEILING = "AI 分析未进行：本任务的 token 额度已用完，请人工查看通话记录；"
 FOLLOW = "dcc_leads_follow"
 LEDGER = "call_analyses"
+INVALID = "InvalidAnswer"
+"""Code of an answer that is no judgement."""
 Known = dict[tuple[int, str, str, str], FollowUp]
 """What need not be asked again, by row, hash of the transcript, prompt and model; without these: a lost link."""
 
@@ -53,6 +56,24 @@ class Judged:
     answer: FollowUp | None = None
     error: str = ""
     passing: bool = False
+
+
+async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant: str) -> tuple[Judgement, Completion]:
+    """What the model makes of a transcript, and what it said.
+
+    Raises:
+        UnreadableAnswerError: an answer that is no judgement, with what it cost.
+        ServiceError: there is no answer.
+    """
+    said = await model.complete(system=SYSTEM, user=question(transcript, called_at), tenant=tenant)
+    try:
+        return read_answer(said.text, called_at=called_at, transcript=transcript), said
+    except InvalidAnswerError:
+        raise UnreadableAnswerError(
+            *("DashScope", "completion", INVALID),
+            input_tokens=said.input_tokens,
+            output_tokens=said.output_tokens,
+        ) from None
 
 
 class Judge:
@@ -105,22 +126,8 @@ class Judge:
         return Judged(follow_up=self._fitted(answer), answer=answer)
 
     async def _ask(self, answer: FollowUp, transcript: str, called_at: datetime) -> FollowUp:
-        """``answer`` with what the model says.
-
-        Raises:
-            UnreadableAnswerError: with what it cost.
-            ServiceError: there is no answer.
-        """
-        asked = question(transcript, called_at)
-        said = await self._model.complete(system=SYSTEM, user=asked, tenant=self._organization_id)
-        try:
-            judgement = read_answer(said.text, called_at=called_at, transcript=transcript)
-        except InvalidAnswerError:
-            raise UnreadableAnswerError(
-                *("DashScope", "completion", "InvalidAnswer"),
-                input_tokens=said.input_tokens,
-                output_tokens=said.output_tokens,
-            ) from None
+        """``answer`` with what the model says (as :func:`ask`)."""
+        judgement, said = await ask(self._model, transcript, called_at, self._organization_id)
         next_time = judgement.next_follow_time
         return replace(
             answer,

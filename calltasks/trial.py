@@ -143,18 +143,8 @@ async def _judge_some(
 
 
 def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override: bool) -> Change:
-    after = Opinion(
-        is_interested=follow_up.is_interested,
-        next_follow_time=follow_up.next_follow_time,
-        leads_remark=follow_up.leads_remark,
-    )
-    before = None
-    if there.follow_id and there.change != "deleted":
-        before = Opinion(
-            is_interested=there.is_interested,
-            next_follow_time=there.next_follow_time,
-            leads_remark=there.leads_remark,
-        )
+    before = _opinion(there) if there.follow_id and there.change != "deleted" else None
+    after = _opinion(follow_up)
     action = there.action(follow_up.outcome, override=override)
     differs = [name for name in FIELDS if getattr(before, name, None) != getattr(after, name)]
     return Change(
@@ -169,3 +159,7 @@ def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override
         evidence=follow_up.evidence,
         error_code=follow_up.error_code,
     )
+
+
+def _opinion(one: Present | FollowUp) -> Opinion:
+    return Opinion(**{name: getattr(one, name) for name in FIELDS})

@@ -11,17 +11,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from calltasks.database.connection import SERVICE as DATABASE
-from calltasks.errors import ServiceError
+from calltasks.errors import ServiceError, UnreadableAnswerError
 from calltasks.evaluation.conversations import Labelled
-from calltasks.rules.judgement import (
-    PROMPT_VERSION,
-    SYSTEM,
-    InvalidAnswerError,
-    Judgement,
-    question,
-    read_answer,
-    render,
-)
+from calltasks.judging import INVALID, ask
+from calltasks.rules.judgement import PROMPT_VERSION, Judgement, render
 
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
@@ -35,7 +28,7 @@ INTERESTS = ("0", "1", "2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the model made of a conversation: a judgement, or ``problem`` (``InvalidAnswer``, or an error's code)."""
+    """What the model made of a conversation: a judgement, or ``problem`` (an error's code)."""
 
     labelled: Labelled
     judgement: Judgement | None
@@ -48,7 +41,7 @@ class Verdict:
         """The interest, or ``invalid`` or ``error``."""
         if self.judgement is not None:
             return str(self.judgement.is_interested)
-        return "invalid" if self.problem == "InvalidAnswer" else "error"
+        return "invalid" if self.problem == INVALID else "error"
 
     @property
     def time(self) -> str:
@@ -106,26 +99,18 @@ async def evaluate(
 
 
 async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
-    transcript = render(labelled.conversation())
+    judgement, problem, cost = None, "", (0, 0)
     try:
-        answer = await model.complete(system=SYSTEM, user=question(transcript, labelled.called_at), tenant=TENANT)
+        judgement, said = await ask(model, render(labelled.conversation()), labelled.called_at, TENANT)
+        cost = said.input_tokens, said.output_tokens
+    except UnreadableAnswerError as error:
+        problem, cost = error.code, (error.input_tokens, error.output_tokens)
     except ServiceError as error:
         if error.service == DATABASE:
             # The rate limit is kept in the database: when that fails, the model has not.
             raise
-        return Verdict(labelled=labelled, judgement=None, problem=error.code, input_tokens=0, output_tokens=0)
-    problem = ""
-    try:
-        judgement = read_answer(answer.text, called_at=labelled.called_at, transcript=transcript)
-    except InvalidAnswerError:
-        judgement, problem = None, "InvalidAnswer"
-    return Verdict(
-        labelled=labelled,
-        judgement=judgement,
-        problem=problem,
-        input_tokens=answer.input_tokens,
-        output_tokens=answer.output_tokens,
-    )
+        problem = error.code
+    return Verdict(labelled=labelled, judgement=judgement, problem=problem, input_tokens=cost[0], output_tokens=cost[1])
 
 
 def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -207,13 +207,11 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     if row is None:
         return None
     list_id = int(row[1])
+    names = [field.name for field in fields(Analysis)]
     cursor.execute(
-        "SELECT id, request_id, outcome, is_interested, leads_remark, next_follow_time, evidence, model,"
-        " prompt_version, transcript_hash, input_tokens, output_tokens, error_code, created_at"
-        " FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
+        f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
         (list_id, call_job_id),
     )
-    names = [field.name for field in fields(Analysis)]
     analyses = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
     return CallHistory(
         call_job_id=call_job_id,

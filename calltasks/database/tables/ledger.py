@@ -96,14 +96,8 @@ def save(cursor: Cursor, task_id: int, given: Sequence[Given], now_utc: datetime
         for one in given
     ]
     columns = (
-        "task_id",
-        "job_group_id",
-        "call_job_id",
-        "follow_id",
-        "is_interested",
-        "outcome",
-        "stored_hash",
-        "created_at",
+        *("task_id", "job_group_id", "call_job_id", "follow_id", "is_interested", "outcome"),
+        *("stored_hash", "created_at"),
     )
     cursor.execute(
         f"INSERT INTO call_follow_ups (list_id, {', '.join(columns)}) VALUES "

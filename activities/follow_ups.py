@@ -6,7 +6,6 @@ readable or not, and from there into the CRM (:mod:`activities.portions`); whoev
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import FinishedCall
 from calltasks.database.tables.retries import Retry
 from calltasks.errors import ServiceError
-from calltasks.judging import Judge, Judged, Known, lost_link
+from calltasks.judging import Judge, Judged, Known, each, lost_link
 from calltasks.rules.row_ranges import Runs
 from calltasks.token_ceiling import TokenCeiling
 
@@ -122,21 +121,17 @@ class FollowUps:
         async with heartbeating():
             portions.calls = {call.id: call for call in await portions.load()}
             known = await portions.known() if portions.calls else {}
-            waiting = iter(portions.calls.values())
 
-            async def work() -> None:
-                for call in waiting:
-                    try:
-                        await portions.take(call, await judge.judge(call, known))
-                    except ServiceError as error:
-                        # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
-                        portions.failure = portions.failure or error
-                    if portions.failure is not None:
-                        return
+            async def one(call: FinishedCall) -> None:
+                if portions.failure is not None:
+                    return
+                try:
+                    await portions.take(call, await judge.judge(call, known))
+                except ServiceError as error:
+                    # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
+                    portions.failure = portions.failure or error
 
-            async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
-                    group.create_task(work())
+            await each(portions.calls.values(), one, AT_ONCE)
             await portions.finish()
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",
@@ -231,7 +226,7 @@ class Again(Portions):
         return judged.follow_up.outcome == "over_ceiling"
 
     async def write(self, portion: Sequence[FollowUp], now: datetime, now_utc: datetime) -> set[int]:
-        rewritten = await self.database.transaction(
+        judged, kept = await self.database.transaction(
             table.update,
             self.request.task_id,
             portion,
@@ -240,9 +235,9 @@ class Again(Portions):
             now_utc=now_utc,
             override=self.request.override,
         )
-        self.done.written += rewritten.judged
-        self.done.kept_edits += len(rewritten.kept)
-        return set(rewritten.kept)
+        self.done.written += judged
+        self.done.kept_edits += len(kept)
+        return kept
 
     def refused(self, row: Refused[FollowUp], now: datetime) -> None:
         self.again.append(row.item.list_id)

@@ -5,9 +5,11 @@ The activity writes what comes out (:mod:`activities.follow_ups`), a trial only 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from calltasks.database.connection import SERVICE as DATABASE
@@ -31,6 +33,10 @@ from calltasks.token_ceiling import TokenCeiling
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel, Completion
 
+T = TypeVar("T")
+
+AT_ONCE = 8
+"""Questions that a trial or an evaluation has under way: workers that share the rate limit keep most of it."""
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
 OVER_CEILING = "AI 分析未进行：本任务的 token 额度已用完，请人工查看通话记录；"
 FOLLOW = "dcc_leads_follow"
@@ -74,6 +80,22 @@ async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant
             input_tokens=said.input_tokens,
             output_tokens=said.output_tokens,
         ) from None
+
+
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int = AT_ONCE) -> None:
+    """Work on each of these, a few at a time; what one of them raises stops all and is raised."""
+    waiting = iter(items)
+
+    async def work_on() -> None:
+        for item in waiting:
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work_on())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 class Judge:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from calltasks.database.tables import task_options
 from calltasks.database.tables.analyses import FollowUp, Present, present
 from calltasks.database.tables.follow_ups import FinishedCall
 from calltasks.database.tables.tasks import TaskRow
-from calltasks.judging import Judge
+from calltasks.judging import Judge, each
 from calltasks.options import Options
 from calltasks.rules.reanalysis import Reanalysis
 from calltasks.rules.row_ranges import pack
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
 
 FIELDS = ("is_interested", "next_follow_time", "leads_remark")
-AT_ONCE = 8
-"""Model calls under way: workers that share the rate limit keep most of it."""
 ROWS = 200
 """Calls whose transcripts are in memory at once."""
 NO_REQUEST = "trial"
@@ -79,11 +76,7 @@ class Trial:
 
 
 async def try_out(
-    database: Database,
-    model: AnalysisModel,
-    task: TaskRow,
-    request: Reanalysis,
-    advance: Callable[[int], None] = lambda selected: None,
+    database: Database, model: AnalysisModel, task: TaskRow, request: Reanalysis, advance: Callable[[int], None]
 ) -> Trial:
     """Judge calls as a re-analysis would, once each, and compare with what stands in the CRM.
 
@@ -100,46 +93,32 @@ async def try_out(
     grace = Options().over(kept.options).conversation_grace
     trial = Trial(task_id=task.task_id, selected=len(ids))
     judge = Judge(database, model, task.organization_id, TokenCeiling(request.max_tokens))
+
+    async def one(work: tuple[FinishedCall, Present, int | None]) -> None:
+        call, there, word = work
+        judged = await judge.judge(call, {})
+        if judged.answer is not None:
+            trial.input_tokens += judged.answer.input_tokens
+            trial.output_tokens += judged.answer.output_tokens
+        if judged.follow_up.outcome == "over_ceiling":
+            trial.over_ceiling += 1
+        else:
+            said = judged.follow_up if word is None else replace(judged.follow_up, is_interested=word)
+            change = _change(call, there, said, override=request.override)
+            trial.changes.append(change)
+            trial.by_action[change.action] = trial.by_action.get(change.action, 0) + 1
+        advance(trial.selected)
+
     for start in range(0, len(ids), ROWS):
         some = ids[start : start + ROWS]
         calls = await database.run(
             table.to_analyse_again, task.task_id, pack(some), NO_REQUEST, conversation_grace=grace
         )
         standing = await database.run(present, some)
-        await _judge_some([(call, standing[call.id]) for call in calls], judge, request, trial, advance)
+        word = await database.run(table.persons_word, standing.values())
+        await each([(call, standing[call.id], word.get(call.id)) for call in calls], one)
     trial.changes.sort(key=lambda change: change.list_id)
     return trial
-
-
-async def _judge_some(
-    calls: list[tuple[FinishedCall, Present]],
-    judge: Judge,
-    request: Reanalysis,
-    trial: Trial,
-    advance: Callable[[int], None],
-) -> None:
-    waiting = iter(calls)
-
-    async def work() -> None:
-        for call, there in waiting:
-            judged = await judge.judge(call, {})
-            if judged.answer is not None:
-                trial.input_tokens += judged.answer.input_tokens
-                trial.output_tokens += judged.answer.output_tokens
-            if judged.follow_up.outcome == "over_ceiling":
-                trial.over_ceiling += 1
-            else:
-                change = _change(call, there, judged.follow_up, override=request.override)
-                trial.changes.append(change)
-                trial.by_action[change.action] = trial.by_action.get(change.action, 0) + 1
-            advance(trial.selected)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override: bool) -> Change:

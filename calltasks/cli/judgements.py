@@ -197,17 +197,13 @@ def _history(found: CallHistory, calls: CallTasks) -> dict[str, Any]:
             "leads_remark": there.leads_remark,
             "next_follow_time": _text(there.next_follow_time),
         }
-    judged = []
-    for analysis in found.analyses:
-        written = analysis.created_at.replace(tzinfo=UTC).astimezone(calls.database.zone).isoformat(timespec="seconds")
-        judged.append(
-            dataclasses.asdict(analysis) | {"next_follow_time": _text(analysis.next_follow_time), "created_at": written}
-        )
+    zone, judged = calls.database.zone, []
+    for one in found.analyses:
+        written = one.created_at.replace(tzinfo=UTC).astimezone(zone).isoformat(timespec="seconds")
+        texts = {"next_follow_time": _text(one.next_follow_time), "created_at": written}
+        judged.append(dataclasses.asdict(one) | texts)
     return {
-        "call_job_id": found.call_job_id,
-        "task_id": found.task_id,
-        "list_id": found.list_id,
-        "call_status": found.call_status,
+        **{name: getattr(found, name) for name in ("call_job_id", "task_id", "list_id", "call_status")},
         "called_at": _text(found.called_at),
         "is_interested": there.is_interested,
         "follow_up": follow_up,

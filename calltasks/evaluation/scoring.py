@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.errors import ServiceError, UnreadableAnswerError
 from calltasks.evaluation.conversations import Labelled
-from calltasks.judging import INVALID, ask
+from calltasks.judging import INVALID, ask, each
 from calltasks.rules.judgement import PROMPT_VERSION, Judgement, render
 
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
 
-AT_ONCE = 8
-"""Model calls under way: workers that share the rate limit keep most of it."""
 TENANT = "evaluation"
 CLOSE = timedelta(days=1)
 INTERESTS = ("0", "1", "2")
@@ -81,19 +78,12 @@ async def evaluate(
     """
     began = monotonic()
     verdicts: dict[str, Verdict] = {}
-    rest = iter(conversations)
 
-    async def work() -> None:
-        for labelled in rest:
-            verdicts[labelled.id] = await _judge(model, labelled)
-            advance()
+    async def one(labelled: Labelled) -> None:
+        verdicts[labelled.id] = await _judge(model, labelled)
+        advance()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    await each(conversations, one)
     report = _report([verdicts[labelled.id] for labelled in conversations])
     return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
 

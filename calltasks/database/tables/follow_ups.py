@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import SERVICE, bulks, derived, flat, marks, unchanged
 from calltasks.database.tables import ledger
 from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
-from calltasks.database.tables.ledger import SAME_CALL, Given
+from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from calltasks.database.tables.orphans import find as find_orphans
 from calltasks.database.tables.rows import Runs, ids_in
@@ -194,7 +194,7 @@ def create(
         cursor, task_id, [one for one in entries if request_id or one.outcome != "default"], request_id, now_utc=now_utc
     )
     kept = [replace(wanted[id_], outcome="kept") for id_ in found]
-    given = [_given(one, (found | made)[one.list_id]) for one in (*kept, *(wanted[id_] for id_ in made))]
+    given = [((found | made)[one.list_id], one) for one in (*kept, *(wanted[id_] for id_ in made))]
     ledger.save(cursor, task_id, _as_stored(cursor, given, word), now_utc)
     return len(made)
 
@@ -228,6 +228,15 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     ]
 
 
+def persons_word(cursor: Cursor, rows: Iterable[Present]) -> dict[int, int]:
+    """The interests that a first follow-up would leave as they are, by row: somebody has set them."""
+    read = [
+        _Row(id=row.list_id, leads_id=0, call_job_id="", follow_id=row.follow_id, interest=row.is_interested)
+        for row in rows
+    ]
+    return _persons_word(cursor, read)
+
+
 def _persons_word(cursor: Cursor, rows: Sequence[_Row]) -> dict[int, int]:
     """Interests that somebody has set before our first follow-up, by row; what the column starts with is nobody's."""
     said = {row.id: row.interest for row in rows if row.interest is not None and not row.follow_id}
@@ -242,32 +251,16 @@ def _persons_word(cursor: Cursor, rows: Sequence[_Row]) -> dict[int, int]:
     return {id_: interest for id_, interest in said.items() if str(interest) != start}
 
 
-def _as_stored(cursor: Cursor, given: Sequence[Given], word: dict[int, int]) -> list[Given]:
+def _as_stored(
+    cursor: Cursor, given: Sequence[tuple[int, FollowUp]], word: dict[int, int]
+) -> list[tuple[int, FollowUp]]:
     """With the interests that the rows hold now: columns may change values. A person's own word is not ours."""
     if not given:
         return []
-    ids = [one.list_id for one in given]
+    ids = [one.list_id for _, one in given]
     cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
     stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] not in (None, "") and int(row[0]) not in word}
-    return [replace(one, is_interested=int(stored.get(one.list_id, one.is_interested))) for one in given]
-
-
-def _given(one: FollowUp, follow_id: int) -> Given:
-    return Given(
-        list_id=one.list_id,
-        call_job_id=one.call_job_id,
-        follow_id=follow_id,
-        is_interested=one.is_interested,
-        outcome=one.outcome,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
-    """What a portion of re-analyses came to: rows judged anew, and rows whose follow-up a person's edit kept."""
-
-    judged: int
-    kept: list[int]
+    return [(id_, replace(one, is_interested=int(stored.get(one.list_id, one.is_interested)))) for id_, one in given]
 
 
 def update(
@@ -279,12 +272,15 @@ def update(
     now: datetime,
     now_utc: datetime,
     override: bool = False,
-) -> Rewritten:
+) -> tuple[int, set[int]]:
     """Write re-analyses (SPEC 7), inside a transaction: update where there is a follow-up, else create.
 
     Rows that this request has judged already are left out, so that it counts once however often it is run. A follow-up
     that a person has edited or deleted since is left as it is, and the judgement goes into the ledger as ``kept``;
     with ``override`` it is replaced, or made again.
+
+    Returns:
+        How many rows were judged anew, and the rows whose follow-up a person's edit has kept.
     """
     wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
     ids = sorted(wanted)
@@ -305,13 +301,13 @@ def update(
     written = [row for row in (*todo.get("update", []), *todo.get("create", [])) if row.follow_id]
     if written:
         _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)
-    kept = [row.list_id for row in todo.get("keep", [])]
+    kept = {row.list_id for row in todo.get("keep", [])}
     entries = [
         *(wanted[row.list_id] for row in (*todo.get("failed", []), *written)),
-        *(replace(wanted[id_], outcome="kept") for id_ in kept),
+        *(replace(wanted[id_], outcome="kept") for id_ in sorted(kept)),
     ]
     settle(cursor, task_id, entries, request_id, now_utc=now_utc)
-    return Rewritten(judged=sum(one.outcome != "failed" for one in missing) + len(written), kept=kept)
+    return sum(one.outcome != "failed" for one in missing) + len(written), kept
 
 
 def _replace(
@@ -330,7 +326,7 @@ def _replace(
     relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
     _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
     _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
-    given = [_given(wanted[row.list_id], follow_ids[row.list_id]) for row in rows]
+    given = [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows]
     ledger.save(cursor, task_id, _as_stored(cursor, given, {}), now_utc)
 
 

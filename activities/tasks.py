@@ -249,11 +249,7 @@ class Tasks:
     async def select_for_analysis(self, request: Selection) -> list[Work]:
         """The next rows that a re-analysis takes."""
         ids = await self._database.run(
-            follow_up_table.requested,
-            request.task_id,
-            request.request,
-            after=request.after,
-            limit=request.limit,
+            follow_up_table.requested, request.task_id, request.request, request.after, request.limit
         )
         return [
             Work(rows=pack(part), count=len(part))

@@ -78,15 +78,8 @@ class Trial:
 async def try_out(
     database: Database, model: AnalysisModel, task: TaskRow, request: Reanalysis, advance: Callable[[int], None]
 ) -> Trial:
-    """Judge calls as a re-analysis would, once each, and compare with what stands in the CRM.
-
-    Args:
-        database: only read from (and for the shared rate limit).
-        model: the configured one.
-        task: whose calls they are.
-        request: which calls.
-        advance: is called with the number of selected calls after each of them.
-    """
+    """Judge calls as a re-analysis would, once each, and compare with what stands in the CRM, which is only read;
+    ``advance`` is called with the number of selected calls after each of them."""
     await database.prepare()
     ids = await database.run(table.requested, task.task_id, request)
     kept = await database.run(task_options.kept, task)

@@ -374,16 +374,7 @@ async def test_force_analyze_keeps_edits_unless_told_and_stops_at_its_ceiling(si
         assert kept.exit_code == 0, kept.stderr
         said = json.loads(kept.stdout)
         assert said["reanalysed"] == 9
-        counts = {
-            "selected": 10,
-            "judged": 9,
-            "kept_edits": 1,
-            "unknown": 0,
-            "failed": 0,
-            "over_ceiling": 0,
-            "done": True,
-        }
-        assert said["reanalysis"].items() >= counts.items()
+        assert said["reanalysis"].items() >= {"selected": 10, "judged": 9, "kept_edits": 1, "failed": 0}.items()
         assert "kept because a person edited or deleted them: 1" in kept.stderr
         same = [row["id"] for row in rows if follow_up(site, row)["leads_remark"] == remarks[row["id"]]]
         assert same == [rows[0]["id"], *(row["id"] for row in rows if row["updated_time"].day != 10)]

@@ -44,15 +44,8 @@ class Reanalyst:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, asked: Asked, closing: Callable[[], bool]) -> bool:
-        """Do what one request asks for.
-
-        Args:
-            asked: the request; its answer is told what comes of it.
-            closing: whether the run is about to restart as new.
-
-        Returns:
-            Whether it is done; if not, this run is closing and the next one has to go on with it.
-        """
+        """Do what one request asks for, and count what comes of it in its answer. False: it is not done, the run is
+        ``closing`` to restart as new, and the next one has to go on with it."""
         try:
             while True:
                 works, last = await self._portion(asked)

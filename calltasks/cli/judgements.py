@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from calltasks.trial import Trial
 
 INTERESTS = {None: "not judged", 0: "0 cannot tell", 1: "1 interested", 2: "2 not interested"}
-DAY = ["%Y-%m-%d"]
 REASONS = {"edited": "edited by a person", "deleted": "deleted by a person", "": ""}
 
 
@@ -89,8 +88,8 @@ def force_analyze(
     every: Annotated[bool, typer.Option("--all", help="Every call of the task.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Calls whose analysis failed.")] = False,
     interest: Annotated[int | None, typer.Option(min=0, max=2, help="Only calls that are judged so now.")] = None,
-    since: Annotated[datetime | None, typer.Option(formats=DAY, help="Only calls of this day and later.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=DAY, help="Only calls of this day and before.")] = None,
+    since: Annotated[str, typer.Option(metavar="DAY", help="Only calls of this day and later.")] = "",
+    until: Annotated[str, typer.Option(metavar="DAY", help="Only calls of this day and before.")] = "",
     prompt_version: Annotated[str, typer.Option(help="Only calls last judged with this prompt.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop before the next call once so much is spent.")] = (
         None
@@ -101,14 +100,10 @@ def force_analyze(
     as_json: Json = False,
 ) -> None:
     """Have calls judged again, while the task runs or after it ended. A filter alone means: of all calls."""
-    filters = {
-        "interest": interest,
-        "since": since and since.date().isoformat(),
-        "until": until and until.date().isoformat(),
-        "prompt_version": prompt_version,
-    }
-    alone = not call_job_id and not failed and any(value not in (None, "") for value in filters.values())
-    chosen = {"call_job_ids": call_job_id, "all": every or alone, "failed": failed}
+    narrowed = {"interest": interest, "since": since, "until": until, "prompt_version": prompt_version}
+    filters = {name: value for name, value in narrowed.items() if value not in (None, "")}
+    every = every or bool(filters and not call_job_id and not failed)
+    chosen = {"call_job_ids": call_job_id, "all": every, "failed": failed}
     try:
         request = read({**chosen, **filters, "override": override, "max_tokens": max_tokens})
     except ValueError as error:

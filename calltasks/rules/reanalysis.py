@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from datetime import date
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, Field, PlainValidator, StringConstraints, TypeA
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+UUID = r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$"
 WHICH = "say which calls in exactly one way: call_job_ids, all or failed"
 
 
@@ -60,7 +62,7 @@ class Reanalysis:
     prompt_version: PromptVersion = ""
     override: bool = False
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    request_id: Annotated[str, StringConstraints(max_length=64)] = ""
+    request_id: Annotated[str, StringConstraints(pattern=UUID)] = ""
 
     def __post_init__(self) -> None:
         check_which(self.call_job_ids, self.all, self.failed)
@@ -76,6 +78,7 @@ class Reanalysis:
 
 
 _ADAPTER = TypeAdapter(Reanalysis)
+_FIELDS = {field.name for field in fields(Reanalysis)}
 
 
 def read(given: Any) -> Reanalysis:
@@ -88,9 +91,9 @@ def read(given: Any) -> Reanalysis:
         return _ADAPTER.validate_python(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"][:2])
-        said = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{where}: {said}" if where else said) from None
+        # The name of a field that there is not may be anything.
+        where = f"{first['loc'][0]}: " if first["loc"] and first["loc"][0] in _FIELDS else ""
+        raise ValueError(where + first["msg"].removeprefix("Value error, ")) from None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -164,22 +164,11 @@ def _change(there: tuple[str, Any] | None, interest: int | None, written: Entry 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
-    """One judgement of a call, as the ledger keeps it. ``created_at`` is UTC, ``next_follow_time`` wall clock."""
+class Analysis(FollowUp):
+    """One judgement of a call, as the ledger keeps it. ``created_at`` is UTC."""
 
     id: int
     request_id: str
-    outcome: str
-    is_interested: int
-    leads_remark: str
-    next_follow_time: datetime | None
-    evidence: str
-    model: str
-    prompt_version: str
-    transcript_hash: str
-    input_tokens: int
-    output_tokens: int
-    error_code: str
     created_at: datetime
 
 

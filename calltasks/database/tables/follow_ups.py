@@ -97,9 +97,7 @@ def to_analyse_again(
     return _finished(cursor)
 
 
-def requested(
-    cursor: Cursor, task_id: int, request: Reanalysis, *, after: int = 0, limit: int | None = None
-) -> list[int]:
+def requested(cursor: Cursor, task_id: int, request: Reanalysis, after: int = 0, limit: int | None = None) -> list[int]:
     """Rows that a re-analysis takes, in order of id, ``limit`` of them (None: all) from behind ``after``."""
     narrowed = _narrowed(request)
     join = (

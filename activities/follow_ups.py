@@ -141,11 +141,10 @@ class FollowUps:
 
     async def _ceiling(self, portions: Portions, spent: int) -> TokenCeiling:
         """The ceiling, less what was spent: of an attempt that died only the ledger knows."""
-        request = portions.request
-        if request.max_tokens is None:
+        if (most := portions.request.max_tokens) is None:
             return TokenCeiling(None)
-        known = await self._database.run(analysis_table.spent_tokens, request.task_id, portions.request_id)
-        return TokenCeiling(request.max_tokens, max(known, spent))
+        known = await self._database.run(analysis_table.spent_tokens, portions.request.task_id, portions.request_id)
+        return TokenCeiling(most, max(known, spent))
 
 
 @dataclass(slots=True, kw_only=True)

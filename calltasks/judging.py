@@ -65,12 +65,8 @@ class Judged:
 
 
 async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant: str) -> tuple[Judgement, Completion]:
-    """What the model makes of a transcript, and what it said.
-
-    Raises:
-        UnreadableAnswerError: an answer that is no judgement, with what it cost.
-        ServiceError: there is no answer.
-    """
+    """What the model makes of a transcript, and what it said. An answer that is no judgement is an
+    UnreadableAnswerError, with what it cost."""
     said = await model.complete(system=SYSTEM, user=question(transcript, called_at), tenant=tenant)
     try:
         return read_answer(said.text, called_at=called_at, transcript=transcript), said

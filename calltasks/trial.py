@@ -108,7 +108,8 @@ async def try_out(
             table.to_analyse_again, task.task_id, pack(some), NO_REQUEST, conversation_grace=grace
         )
         standing = await database.run(present, some)
-        word = await database.run(table.persons_word, standing.values())
+        said = {id_: there.is_interested for id_, there in standing.items() if not there.follow_id}
+        word = await database.run(table.persons_word, said)
         await each([(call, standing[call.id], word.get(call.id)) for call in calls], one)
     trial.changes.sort(key=lambda change: change.list_id)
     return trial

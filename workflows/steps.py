@@ -28,7 +28,6 @@ with workflow.unsafe.imports_passed_through():
 
 T = TypeVar("T")
 R = TypeVar("R")
-Q = TypeVar("Q", bound=FollowUpRequest)
 
 TASK_GONE = "UnknownTask"
 _AT_ONCE = workflow.ActivityCancellationType.TRY_CANCEL
@@ -119,14 +118,13 @@ class Steps:
 
     async def follow_up(self, request: FollowUpRequest) -> FollowedUp | None:
         """Follow-ups of some rows."""
-        return await self._judge(FollowUps.follow_up, request)
+        rows, method = _rows(request.rows), FollowUps.follow_up
+        return await self._set_aside(method, request, options.ANALYSES, rows, queue=options.ANALYSIS)
 
     async def analyse_again(self, request: AgainRequest) -> FollowedUp | None:
         """New judgements of some rows."""
-        return await self._judge(FollowUps.analyse_again, request)
-
-    async def _judge(self, method: Callable[[Any, Q], Awaitable[FollowedUp]], request: Q) -> FollowedUp | None:
-        return await self._set_aside(method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS)
+        rows, method = _rows(request.rows), FollowUps.analyse_again
+        return await self._set_aside(method, request, options.ANALYSES, rows, queue=options.ANALYSIS)
 
     async def _until_done(
         self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, whole: bool = False

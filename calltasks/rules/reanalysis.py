@@ -69,8 +69,7 @@ class Reanalysis:
 
     def payload(self) -> dict[str, Any]:
         """As the signal carries it."""
-        payload: dict[str, Any] = _ADAPTER.dump_python(self, mode="json", exclude_defaults=True)
-        return payload
+        return dict(_ADAPTER.dump_python(self, mode="json", exclude_defaults=True))
 
     def size(self) -> int:
         """Bytes that it takes where it is carried."""
@@ -136,8 +135,8 @@ class Answer:
         if self.over_ceiling:
             said.append(f"the ceiling of {self.max_tokens} tokens is reached; calls not judged: {self.over_ceiling}")
         if self.kept_edits:
-            kept = f"follow-ups kept because a person edited or deleted them: {self.kept_edits}"
-            said.append(f"{kept}; ask again with override to replace them")
+            said.append(f"follow-ups kept because a person edited or deleted them: {self.kept_edits}")
+            said.append("ask again with override to replace them")
         return "; ".join(said)
 
 

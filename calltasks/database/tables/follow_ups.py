@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -226,18 +226,14 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     ]
 
 
-def persons_word(cursor: Cursor, rows: Iterable[Present]) -> dict[int, int]:
-    """The interests that a first follow-up would leave as they are, by row: somebody has set them."""
-    read = [
-        _Row(id=row.list_id, leads_id=0, call_job_id="", follow_id=row.follow_id, interest=row.is_interested)
-        for row in rows
-    ]
-    return _persons_word(cursor, read)
-
-
 def _persons_word(cursor: Cursor, rows: Sequence[_Row]) -> dict[int, int]:
-    """Interests that somebody has set before our first follow-up, by row; what the column starts with is nobody's."""
-    said = {row.id: row.interest for row in rows if row.interest is not None and not row.follow_id}
+    return persons_word(cursor, {row.id: row.interest for row in rows if not row.follow_id})
+
+
+def persons_word(cursor: Cursor, interests: dict[int, int | None]) -> dict[int, int]:
+    """Of the interests of rows without a follow-up those that somebody has set before our first one; what the column
+    starts with is nobody's."""
+    said = {id_: interest for id_, interest in interests.items() if interest is not None}
     if not said:
         return {}
     cursor.execute(

@@ -8,10 +8,10 @@ again, from the ledger, after pauses that double up to an hour.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -19,16 +19,17 @@ from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused, write_each
 from calltasks.database.tables import analyses as analysis_table
-from calltasks.database.tables import follow_ups as table
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import KNOWN, ROWS_A_TRANSACTION, FinishedCall
 from calltasks.database.tables.retries import Retry
 from calltasks.errors import ServiceError
+from calltasks.judging import Judged, Known
 from calltasks.observing import telemetry
+from calltasks.rules.row_ranges import pack
 
 if TYPE_CHECKING:
-    from activities.follow_ups import FollowUpRequest
+    from activities.follow_ups import FollowedUp, FollowUpRequest
 
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
@@ -39,36 +40,75 @@ REFUSED = f"{DATABASE}."
 
 
 @dataclass(slots=True, kw_only=True)
-class Portions:
+class Portions(ABC):
     """The judgements of one activity, on their way into ledger and CRM.
 
     Attributes:
+        calls: those that are judged, by row.
         answers: of the model, which are not in the ledger yet.
         waiting: what is to be written to the CRM.
         again: rows of a re-analysis that are to be tried again.
         failure: of the database, after which nothing new is begun.
-        set_aside: rows that the database refused.
+        request_id: of the re-analysis; or ``""``.
     """
 
     database: Database
     request: FollowUpRequest
+    done: FollowedUp
+    request_id: str = ""
+    calls: dict[int, FinishedCall] = field(default_factory=dict)
     answers: list[FollowUp] = field(default_factory=list)
     waiting: list[FollowUp] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    written: int = 0
-    by_outcome: Counter[str] = field(default_factory=Counter)
-    by_interest: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    output_tokens: int = 0
-    error: str = ""
-    kept_edits: int = 0
-    over_ceiling: int = 0
     failure: ServiceError | None = None
-    set_aside: int = 0
     _since: float = field(default_factory=monotonic)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def start(self) -> str:
+        """What ``is_interested`` holds that nobody has set."""
+        return self.database.column("leads_task_list", "is_interested").start
+
+    # --- what first follow-ups and new judgements do each in their way
+
+    @abstractmethod
+    async def load(self) -> list[FinishedCall]:
+        """The calls that are to be judged."""
+
+    async def known(self) -> Known:
+        """What need not be asked again: what the model has answered already."""
+        answers = await self.database.run(analysis_table.answers, list(self.calls), self.request_id)
+        return {(one.list_id, one.transcript_hash, one.prompt_version, one.model): one for one in answers}
+
+    @abstractmethod
+    async def put_off(self, call: FinishedCall, judged: Judged) -> bool:
+        """Whether nothing is written of a call now; if it is to be tried again, that is seen to."""
+
+    @abstractmethod
+    async def write(self, portion: Sequence[FollowUp], now: datetime, now_utc: datetime) -> set[int]:
+        """Write a portion to the CRM in one transaction; returns the rows in which a person's word was kept."""
+
+    @abstractmethod
+    def refused(self, row: Refused[FollowUp], now: datetime) -> None:
+        """The database does not take this row: it is to be tried again."""
+
+    # --- from judgements to tables
+
+    async def take(self, call: FinishedCall, judged: Judged) -> None:
+        """See to what came of a call: an answer goes into the ledger, then what it says waits for its portion."""
+        if judged.answer is not None:
+            self.answers.append(judged.answer)
+            self.done.input_tokens += judged.answer.input_tokens
+            self.done.output_tokens += judged.answer.output_tokens
+        self.done.error = judged.error or self.done.error
+        self.done.over_ceiling += judged.follow_up.outcome == "over_ceiling"
+        later = await self.put_off(call, judged)
+        await self.save_answers()
+        if not later:
+            self.waiting.append(judged.follow_up)
+            await self._write_due()
 
     async def save_answers(self) -> None:
         """All answers so far are in the ledger; those that come meanwhile go together, in one statement."""
@@ -79,17 +119,17 @@ class Portions:
             if answers:
                 now = (await self.database.now()).replace(tzinfo=None)
                 await self.database.run(
-                    analysis_table.record, self.request.task_id, answers, self.request.request_id, now_utc=now
+                    analysis_table.record, self.request.task_id, answers, self.request_id, now_utc=now
                 )
 
-    async def write_due(self, calls: dict[int, FinishedCall]) -> None:
+    async def _write_due(self) -> None:
         """Write a portion if it is full, or has waited long enough, and nobody is writing."""
         due = len(self.waiting) >= ROWS_A_TRANSACTION or monotonic() - self._since > PORTION_SECONDS
         if due and not self._writing.locked():
             async with self._writing:
-                await self._write(calls)
+                await self._write()
 
-    async def finish(self, calls: dict[int, FinishedCall]) -> None:
+    async def finish(self) -> None:
         """Write what is left; what failed is raised once the answers and tries are kept.
 
         Raises:
@@ -98,17 +138,18 @@ class Portions:
         await self.save_answers()
         await self._save_retries()
         while self.waiting and self.failure is None:
-            await self._write(calls)
+            await self._write()
         await self._save_retries()
         if self.failure is not None:
             raise self.failure
+        self.done.again = pack(self.again)
 
     async def _save_retries(self) -> None:
         retries, self.retries = self.retries, []
         if retries:
             await self.database.run(retry_table.save, self.request.task_id, retries)
 
-    async def _write(self, calls: dict[int, FinishedCall]) -> None:
+    async def _write(self) -> None:
         """Write one portion; what comes in meanwhile waits for the next one."""
         self._since = monotonic()
         portion = self.waiting[:ROWS_A_TRANSACTION]
@@ -119,63 +160,32 @@ class Portions:
             self.failure = self.failure or error
             return
         if refused:
-            await self._set_aside(refused, calls)
+            await self._set_aside(refused)
 
     async def _write_some(self, portion: Sequence[FollowUp]) -> None:
         now = await self.database.now()
-        wall, utc = self.database.wall_clock(now), now.replace(tzinfo=None)
-        start = self.database.column("leads_task_list", "is_interested").start
-        kept: set[int] = set()
-        if self.request.request_id:
-            rewritten = await self.database.transaction(
-                table.update,
-                self.request.task_id,
-                portion,
-                request_id=self.request.request_id,
-                now=wall,
-                now_utc=utc,
-                override=self.request.override,
-                start=start,
-            )
-            kept = set(rewritten.kept)
-            self.written += rewritten.judged
-            self.kept_edits += len(kept)
-        else:
-            self.written += await self.database.transaction(
-                table.create, self.request.task_id, portion, now=wall, now_utc=utc, start=start
-            )
+        kept = await self.write(portion, self.database.wall_clock(now), now.replace(tzinfo=None))
         for follow_up in portion:
             if follow_up.outcome == KNOWN:
                 continue
             outcome = "kept" if follow_up.list_id in kept else follow_up.outcome
-            self.by_outcome[outcome] += 1
+            _add(self.done.by_outcome, outcome)
             telemetry.metrics.wrote("follow_ups", outcome)
             if follow_up.list_id not in kept:
-                self.by_interest[str(follow_up.is_interested)] += 1
+                _add(self.done.by_interest, str(follow_up.is_interested))
                 telemetry.metrics.followed_up(str(follow_up.is_interested))
 
-    async def _set_aside(self, refused: Sequence[Refused[FollowUp]], calls: dict[int, FinishedCall]) -> None:
+    async def _set_aside(self, refused: Sequence[Refused[FollowUp]]) -> None:
         now = (await self.database.now()).replace(tzinfo=None)
-        self.set_aside += len(refused)
+        self.done.set_aside += len(refused)
         first = refused[0]
-        self.error = (
-            f"{DATABASE} follow_up: {first.code}: follow-ups refused: {self.set_aside}, row {first.item.list_id}"
+        self.done.error = (
+            f"{DATABASE} follow_up: {first.code}: follow-ups refused: {self.done.set_aside}, row {first.item.list_id}"
         )
         for one in refused:
             telemetry.metrics.wrote("follow_ups", "refused")
-            if self.request.request_id:
-                self.again.append(one.item.list_id)
-                continue
-            call = calls[one.item.list_id]
-            since = call.since if call.since and call.error_code.startswith(REFUSED) else now
-            pause = max(timedelta(seconds=self.request.retry_interval), min(now - since, retry_table.LONGEST))
-            self.retries.append(
-                Retry(
-                    list_id=call.id,
-                    step="analysis",
-                    tries=call.tries,
-                    since=since,
-                    retry_at=now + pause,
-                    error_code=f"{REFUSED}{one.code}"[:80],
-                )
-            )
+            self.refused(one, now)
+
+
+def _add(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1

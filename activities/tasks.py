@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 
 from pymysql.cursors import Cursor
 from temporalio import activity
@@ -19,10 +19,10 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import dispatches, needs, suppressions, task_options
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
-from calltasks.database.tables.analyses import Narrowing
 from calltasks.database.tables.needs import FINAL, Chunk
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import RowGroup, TaskRow
+from calltasks.rules.reanalysis import Reanalysis
 from calltasks.rules.row_ranges import Runs, pack
 
 START_CALL = "start_call"
@@ -143,22 +143,13 @@ class Review:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows to analyse again: by job id, or those whose analysis failed, or (neither) all of the task.
-
-    The rest narrows them, as :class:`calltasks.database.tables.analyses.Narrowing`; ``since`` and ``until`` as
-    ``YYYY-MM-DD``.
-    """
+    """The next rows of a re-analysis: at most ``limit`` from behind the row ``after``, in pieces of ``size``."""
 
     task_id: int
-    call_job_ids: list[str] | None
-    failed: bool
-    size: int
-    interest: int | None = None
-    since: str | None = None
-    until: str | None = None
-    prompt_version: str = ""
-    after: int = 0
+    request: Reanalysis
+    after: int
     limit: int
+    size: int
 
 
 class Tasks:
@@ -256,20 +247,9 @@ class Tasks:
 
     @activity.defn
     async def select_for_analysis(self, request: Selection) -> list[Work]:
-        """The next rows that a re-analysis names, in pieces of at most ``size``."""
+        """The next rows that a re-analysis takes."""
         ids = await self._database.run(
-            follow_up_table.requested,
-            request.task_id,
-            job_ids=request.call_job_ids,
-            failed=request.failed,
-            narrowed=Narrowing(
-                interest=request.interest,
-                since=date.fromisoformat(request.since) if request.since else None,
-                until=date.fromisoformat(request.until) if request.until else None,
-                prompt_version=request.prompt_version,
-            ),
-            after=request.after,
-            limit=request.limit,
+            follow_up_table.requested, request.task_id, request.request, request.after, request.limit
         )
         return [
             Work(rows=pack(part), count=len(part))

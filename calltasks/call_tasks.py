@@ -13,12 +13,12 @@ Settings come from the environment (README, Settings). Everything here is asynch
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from pymysql.cursors import Cursor
 from temporalio.client import (
@@ -37,9 +37,10 @@ from calltasks.database import schema
 from calltasks.database.columns import Table
 from calltasks.database.connection import Database
 from calltasks.database.tables import tasks
-from calltasks.database.tables.analyses import ALL, CallHistory, Narrowing, history
+from calltasks.database.tables.analyses import CallHistory, history
 from calltasks.limiter import shared
-from calltasks.options import CALL_TASKS, WORKFLOW, Force, Options, workflow_id
+from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.rules.reanalysis import Answer, Reanalysis, read
 from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
 from calltasks.temporal.connection import connect
 from calltasks.temporal.monitor_schedule import steer
@@ -226,46 +227,36 @@ class CallTasks:
     # --- SPEC 7, 10 and signals -------------------------------------------------------------------------------------
 
     async def force_analyze(
-        self,
-        task_id: int,
-        *,
-        call_job_ids: Sequence[str] | None = None,
-        every: bool = False,
-        failed: bool = False,
-        narrowed: Narrowing = ALL,
-        override: bool = False,
-        max_tokens: int | None = None,
-    ) -> None:
+        self, task_id: int, request: Reanalysis | None = None, *, every: bool = False, **fields: Any
+    ) -> str:
         """Analyse again: named calls, every call, or those whose analysis failed. Works on a closed task too.
 
         Args:
             task_id: the task.
-            call_job_ids, every, failed: one of them.
-            narrowed: which of these calls.
-            override: replace follow-ups that a person has edited or deleted, too.
-            max_tokens: stop before the next call once so much is spent.
+            request: which calls, and how; or instead its ``fields`` one by one, with ``every`` for ``all``.
+
+        Returns:
+            The id of the request, for :meth:`reanalysis`.
 
         Raises:
             UnknownTaskError: there is no such task.
             NotStartedError: its calls were never started; a request to analyse must not be what dials people.
-            ValueError: not exactly one of the three is asked for, or more calls are named than a request holds.
+            ValueError: the fields are no request, or more calls are named than a request holds.
         """
-        if [bool(call_job_ids), every, failed].count(True) != 1:
-            raise ValueError("name call job ids, or all, or failed: exactly one of them")
+        request = request or read({"all": every, **fields})
+        request = replace(request, request_id=request.request_id or str(uuid4()))
         await self.task(task_id)
-        named: dict[str, Any] = {"call_job_ids": list(call_job_ids)} if call_job_ids else {}
-        given = named | {"all": every, "failed": failed, "override": override, "max_tokens": max_tokens}
-        request = Force.model_validate(given | asdict(narrowed)).model_dump(mode="json", exclude_defaults=True)
-        if len(json.dumps(request)) > MOST_NAMED_BYTES:
+        if request.size() > MOST_NAMED_BYTES:
             raise ValueError(
-                f"{len(call_job_ids or [])} call job ids are more than one request holds; name them in several, or ask"
-                " for all, narrowed by day, interest or prompt version"
+                f"{len(request.call_job_ids or [])} call job ids are more than one request holds; name them in several,"
+                " or ask for all, narrowed by day, interest or prompt version"
             )
         if not await self.database.run(tasks.was_started, task_id):
             # A run that is under way takes it; none is begun, which people could think dials.
             with _answers(task_id, NotStartedError):
-                await self._handle(task_id).signal("force_analyze", request, rpc_timeout=ANSWER_SECONDS)
-            return
+                handle = self._handle(task_id)
+                await handle.signal("force_analyze", request.payload(), rpc_timeout=ANSWER_SECONDS)
+            return request.request_id
         await self._temporal.start_workflow(
             WORKFLOW,
             {"task_id": task_id, "dial": False},
@@ -273,8 +264,9 @@ class CallTasks:
             task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             start_signal="force_analyze",
-            start_signal_args=[request],
+            start_signal_args=[request.payload()],
         )
+        return request.request_id
 
     async def analysed_again(self, task_id: int, *, every: float = 1.0) -> dict[str, Any]:
         """Wait until no re-analysis is left to do; returns the progress."""
@@ -283,6 +275,14 @@ class CallTasks:
             if not progress["analysing_again"] or not await self.is_open(task_id):
                 return await self.progress(task_id)
             await asyncio.sleep(every)
+
+    async def reanalysis(self, task_id: int, request_id: str) -> Answer | None:
+        """What a request to analyse again has come to; None of one that the run knows nothing of."""
+        with _answers(task_id):
+            answers = await self._handle(task_id).query(
+                "reanalyses", result_type=list[Answer], rpc_timeout=ANSWER_SECONDS
+            )
+        return next((answer for answer in answers if answer.request_id == request_id), None)
 
     async def analyses(self, call_job_id: str) -> CallHistory | None:
         """Every judgement of a call and how its follow-up stands; None if there is no such call."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from temporalio.common import RetryPolicy
+
+from calltasks.rules.reanalysis import Answer, Asked
 
 WORKFLOW = "CallTaskWorkflow"
 MONITOR_WORKFLOW = "MonitorWorkflow"
@@ -99,6 +101,7 @@ class Carried(BaseModel):
         list_first: what the group holds must be read before more is handed over; None: that is not known.
         handed: the last row and the latest entry that are known to be written down of what was handed over.
         stopped: operators have cancelled; ``cancelled``: and the platform took it.
+        forced: re-analyses that are not done; ``answers``: what others came to.
     """
 
     started_at: str
@@ -115,39 +118,9 @@ class Carried(BaseModel):
     cancelled: bool = False
     jobs_seen: int | None = None
     counters: tuple[int, int] | None = None
-    forced: list[Force] = []
+    forced: list[Asked] = []
+    answers: list[Answer] = []
     controls: list[str] = []
-
-
-class Force(BaseModel):
-    """A request to analyse again: named calls, all, or those whose analysis failed (SPEC 7).
-
-    Attributes:
-        override: replace follow-ups that a person has edited or deleted.
-        interest, since, until, prompt_version: take only these of the calls
-            (``calltasks.database.tables.analyses.Narrowing``).
-        max_tokens: stop before the next call once so much is spent.
-        after: rows up to this one are done (of named calls: so many of the names); ``spent``: tokens that they cost.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    call_job_ids: list[str] | None = None
-    all: bool = False
-    failed: bool = False
-    request_id: str = ""
-    override: bool = False
-    interest: int | None = Field(default=None, ge=0, le=2)
-    since: date | None = None
-    until: date | None = None
-    prompt_version: str = ""
-    max_tokens: int | None = Field(default=None, ge=1)
-    after: int = 0
-    spent: int = 0
-
-    def size(self) -> int:
-        """Bytes that it takes where it is carried on."""
-        return len(self.model_dump_json(exclude_defaults=True))
 
 
 class CallTaskInput(BaseModel):
@@ -163,9 +136,6 @@ class CallTaskInput(BaseModel):
     options: Options = Options()
     dial: bool = True
     carried: Carried | None = None
-
-
-Carried.model_rebuild()
 
 
 def read_input(input: Any) -> tuple[CallTaskInput | None, str]:

@@ -8,12 +8,12 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 from typer.testing import CliRunner, Result
 
-from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
+from activities.follow_ups import AgainRequest, FollowedUp, FollowUpRequest, FollowUps
 from calltasks.call_tasks import CallTasks
 from calltasks.cli import commands
 from calltasks.evaluation.conversations import Labelled, load
-from calltasks.options import Force
 from calltasks.rules.judgement import PROMPT_VERSION
+from calltasks.rules.reanalysis import Reanalysis, read
 from calltasks.rules.row_ranges import pack
 from calltasks.token_ceiling import TokenCeiling
 from simulators import Fault
@@ -55,18 +55,18 @@ async def judge(site: Site, task_id: int, request_id: str = "", **request: Any) 
     async with CallTasks.connect(temporal=False) as calls:
         await calls.database.prepare()
         follow_ups = FollowUps(calls.database, calls.model())
-        asked = FollowUpRequest(
-            task_id=task_id,
-            organization_id=ORGANIZATION,
-            rows=pack([row["id"] for row in site.rows(task_id)]),
-            retry_interval=0,
-            conversation_grace=0,
-            request_id=request_id,
-            last_try=bool(request_id),
+        asked: dict[str, Any] = {
+            "task_id": task_id,
+            "organization_id": ORGANIZATION,
+            "rows": pack([row["id"] for row in site.rows(task_id)]),
+            "retry_interval": 0,
+            "conversation_grace": 0,
             **request,
-        )
-        method = follow_ups.analyse_again if request_id else follow_ups.follow_up
-        return await ActivityEnvironment().run(method, asked)
+        }
+        if not request_id:
+            return await ActivityEnvironment().run(follow_ups.follow_up, FollowUpRequest(**asked))
+        again = AgainRequest(request_id=request_id, **{"last_try": True, **asked})
+        return await ActivityEnvironment().run(follow_ups.analyse_again, again)
 
 
 async def command(*arguments: str) -> Result:
@@ -372,7 +372,9 @@ async def test_force_analyze_keeps_edits_unless_told_and_stops_at_its_ceiling(si
     async with site.working():
         kept = await command("force-analyze", str(task_id), "--until", "2026-03-10", "--wait", "--json")
         assert kept.exit_code == 0, kept.stderr
-        assert json.loads(kept.stdout)["reanalysed"] == 9
+        said = json.loads(kept.stdout)
+        assert said["reanalysed"] == 9
+        assert said["reanalysis"].items() >= {"selected": 10, "judged": 9, "kept_edits": 1, "failed": 0}.items()
         assert "kept because a person edited or deleted them: 1" in kept.stderr
         same = [row["id"] for row in rows if follow_up(site, row)["leads_remark"] == remarks[row["id"]]]
         assert same == [rows[0]["id"], *(row["id"] for row in rows if row["updated_time"].day != 10)]
@@ -386,6 +388,6 @@ async def test_force_analyze_keeps_edits_unless_told_and_stops_at_its_ceiling(si
 
 
 def test_a_request_of_an_older_program_is_understood() -> None:
-    force = Force.model_validate({"all": True})
-    assert (force.override, force.max_tokens, force.interest, force.since) == (False, None, None, None)
-    assert Force.model_validate(force.model_dump(mode="json")) == force
+    request = read({"all": True})
+    assert (request.override, request.max_tokens, request.interest, request.since) == (False, None, None, None)
+    assert request == Reanalysis(all=True) and request.payload() == {"all": True}

@@ -11,6 +11,7 @@ from calltasks.database.columns import read
 from calltasks.database.connection import Database
 from calltasks.database.tables import analyses, dispatches, follow_ups, recordings, rows, tasks
 from calltasks.database.tables.tasks import UnknownLeadsError
+from calltasks.rules.reanalysis import Reanalysis
 from calltasks.settings import DatabaseSettings
 from simulators import Contact, SimulatorOptions
 from tests.pipeline import Sites, phone
@@ -53,7 +54,7 @@ def test_what_a_column_cannot_hold_is_no_rows(database: Database) -> None:
     for alone in (jobs[1:], jobs[1:2], jobs):
         assert database.run_sync(rows.used_jobs, alone) == set(alone) & {"job"}
         assert database.run_sync(dispatches.taken_elsewhere, 2, alone) == set(alone) & {"job"}
-        named = database.run_sync(follow_ups.requested, 1, job_ids=alone, failed=False)
+        named = database.run_sync(follow_ups.requested, 1, Reanalysis(call_job_ids=alone))
         assert named == [1] * ("job" in alone)
     assert [row.id for row in database.run_sync(rows.named_by, [1, 2], "reference_id", references)] == [1]
     assert database.run_sync(rows.named_by, [1], "leads_id", ["L😀"]) == []

@@ -11,6 +11,7 @@ from tests.comparison import MODEL_FAILED, assert_finished, assert_nothing_went_
 from tests.pipeline import QUICK, Site, Sites, phone
 
 NONSENSE: list[Any] = [None, "all", [], {}, {"all": False}, {"al": True}, {"call_job_ids": 5}, {"call_job_ids": []}]
+NONSENSE += [{"all": True, "failed": True}, {"all": True, "interest": 3}, {"all": True, "since": "yesterday"}]
 
 
 async def again(site: Site, task_id: int, **request: Any) -> dict[str, Any]:
@@ -99,11 +100,15 @@ async def test_named_calls_alone_are_judged_anew_and_unknown_ones_are_said(sites
         site.sim.set_faults(Fault(target="model", kind="fickle"))
         named = [row["call_job_id"] for row in site.rows(task_id)[2:5]]
         async with site.calls() as calls:
-            await calls.force_analyze(task_id, call_job_ids=[*named, "no-such-job", named[0]])
+            request_id = await calls.force_analyze(task_id, call_job_ids=[*named, "no-such-job", named[0]])
             result = await calls.result(task_id)
+            answer = await calls.reanalysis(task_id, request_id)
+            assert await calls.reanalysis(task_id, "another") is None
     changed = [id_ for id_, follow_up in site.follow_ups().items() if follow_up != before[id_]]
     assert changed == [row["leads_follow_id"] for row in site.rows(task_id)[2:5]]
     assert result["reanalysed"] == 3
+    assert answer and (answer.selected, answer.unknown, answer.judged, answer.done) == (3, 1, 3, True)
+    assert answer.spent > 0 and answer.sayings() in result["last_error"]
     assert "1 of the named calls" in result["last_error"]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from activities.follow_ups import OVER_CEILING
 from calltasks.cli import commands
+from calltasks.judging import OVER_CEILING
 from simulators import Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_one_follow_up_a_row
 from tests.pipeline import QUICK, Site, Sites, eventually

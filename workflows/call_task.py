@@ -19,7 +19,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.job_groups import Counters, WatchRequest
     from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
     from calltasks.database.tables.dispatches import Written
-    from calltasks.options import Carried, Force, Options, read_input
+    from calltasks.options import Carried, Options, read_input
+    from calltasks.rules.reanalysis import Answer, Asked, read
     from workflows import reanalysis
     from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
@@ -58,7 +59,8 @@ class CallTaskWorkflow:
         self._dispatcher: Dispatcher | None = None
         self._dispatching: asyncio.Task[None] | None = None
         self._first_look = 0.0
-        self._forced: list[Force] = list(carried.forced) if carried else []
+        self._forced: list[Asked] = list(carried.forced) if carried else []
+        self._answers = [*carried.answers, *(asked.answer for asked in carried.forced)] if carried else []
         self._tally.analysing_again = len(self._forced)
         self._controls = Controls(self._tally, carried)
         self._controlling: asyncio.Task[None] | None = None
@@ -83,6 +85,10 @@ class CallTaskWorkflow:
         task_id = self._input.task_id if self._input else None
         return self._tally.progress(task_id, self._phase(), self._review)
 
+    @workflow.query(description="What the last re-analyses have come to, oldest first.")
+    def reanalyses(self) -> list[Answer]:
+        return self._answers
+
     @workflow.signal(description="Make the calls, in a run that was not started for them (a re-analysis, a check).")
     def start_call(self, options: Any = None) -> None:
         if not self._asked:
@@ -93,15 +99,14 @@ class CallTaskWorkflow:
     @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
     def force_analyze(self, request: Any = None) -> None:
         try:
-            force = Force.model_validate(request)
-        except ValidationError:
-            force = Force()
-        if not (force.call_job_ids or force.all or force.failed):
-            ignored = "force_analyze was ignored: it names neither call_job_ids, nor all, nor failed"
-            self._tally.note(ignored, reanalysis.STEP)
+            wanted = read(request)
+        except ValueError as error:
+            self._tally.note(f"force_analyze was ignored: {error}", reanalysis.STEP)
             return
         self._tally.note("", reanalysis.STEP)
-        self._forced.append(force.model_copy(update={"request_id": str(workflow.uuid4())}))
+        answer = Answer(request_id=wanted.request_id or str(workflow.uuid4()), max_tokens=wanted.max_tokens)
+        self._answers = [*self._answers, answer][-reanalysis.ANSWERS :]
+        self._forced.append(Asked(request=wanted, answer=answer))
         self._tally.analysing_again += 1
         if self._pipeline:
             self._pipeline.pump()
@@ -513,7 +518,7 @@ class CallTaskWorkflow:
         """Whether the history has grown so far that the run had better go on as a new one, which can take over."""
         if not workflow.info().is_continue_as_new_suggested():
             return False
-        return sum(force.size() for force in self._forced) <= reanalysis.CARRIED_BYTES * 10
+        return sum(asked.request.size() for asked in self._forced) <= reanalysis.CARRIED_BYTES * 10
 
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""
@@ -544,6 +549,7 @@ class CallTaskWorkflow:
             jobs_seen=pipeline.jobs_seen,
             counters=(self._counters.total, self._counters.over) if self._counters else None,
             forced=self._forced,
+            answers=[answer for answer in self._answers if answer.done],
             controls=self._controls.waiting,
         )
         next_input = self._input.model_copy(update={"carried": carried, "options": self._options})

@@ -17,10 +17,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.job_ids import Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest
     from activities.tasks import Review, Task, Work
-    from calltasks.options import Force, Options
+    from calltasks.options import Options
+    from calltasks.rules.reanalysis import Asked
     from calltasks.rules.row_ranges import Runs, count, take
     from workflows.lanes import Lane
-    from workflows.reanalysis import Reanalysis
+    from workflows.reanalysis import Reanalyst
     from workflows.steps import Steps
     from workflows.tally import Tally
 
@@ -53,7 +54,7 @@ class Pipeline:
         options: Options,
         tally: Tally,
         jobs_seen: int | None,
-        forced: list[Force] | None = None,
+        forced: list[Asked] | None = None,
     ) -> None:
         self._task = task
         self._steps = steps
@@ -152,10 +153,10 @@ class Pipeline:
         if fetched or self.stamp() is not None:
             self.changed = True
 
-    async def _reanalyse(self, force: Force) -> None:
-        left = await Reanalysis(self._task, self._steps, self._options, self._tally).run(force, lambda: self._closing)
-        if left is not None:
-            self.forced.append(left)
+    async def _reanalyse(self, asked: Asked) -> None:
+        reanalyst = Reanalyst(self._task, self._steps, self._options, self._tally)
+        if not await reanalyst.run(asked, lambda: self._closing):
+            self.forced.append(asked)
 
     def _set_aside(self) -> None:
         """Something failed three times: the rows still say what is left to do, but not at once."""

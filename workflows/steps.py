@@ -17,7 +17,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 with workflow.unsafe.imports_passed_through():
     from activities.conversations import Conversations, Fetched, FetchRequest
     from activities.dispatch import Dispatched, Dispatching, DispatchRequest, Group
-    from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
+    from activities.follow_ups import AgainRequest, FollowedUp, FollowUpRequest, FollowUps
     from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
     from activities.job_ids import JobIds, Pages, PagesRead, Settlement
     from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
@@ -117,9 +117,14 @@ class Steps:
         return await self._set_aside(Recordings.save_recordings, request, options.RECORDINGS, _rows(request.rows))
 
     async def follow_up(self, request: FollowUpRequest) -> FollowedUp | None:
-        """Follow-ups of some rows; or, with a ``request_id``, new judgements."""
-        method = FollowUps.analyse_again if request.request_id else FollowUps.follow_up
-        return await self._set_aside(method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS)
+        """Follow-ups of some rows."""
+        rows, method = _rows(request.rows), FollowUps.follow_up
+        return await self._set_aside(method, request, options.ANALYSES, rows, queue=options.ANALYSIS)
+
+    async def analyse_again(self, request: AgainRequest) -> FollowedUp | None:
+        """New judgements of some rows."""
+        rows, method = _rows(request.rows), FollowUps.analyse_again
+        return await self._set_aside(method, request, options.ANALYSES, rows, queue=options.ANALYSIS)
 
     async def _until_done(
         self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, whole: bool = False

@@ -98,15 +98,7 @@ async def force_analyze(body: messages.ForceRequest, organization: Organization,
 
     Code 4009: the task has not been started, so there is no call to judge."""
     task = await _own(calls, body, organization)
-    await calls.force_analyze(
-        task.task_id,
-        call_job_ids=body.call_job_ids,
-        every=body.all,
-        failed=body.failed,
-        narrowed=body.narrowed,
-        override=body.override,
-        max_tokens=body.max_tokens,
-    )
+    await calls.force_analyze(task.task_id, body.request())
     return success({"task_id": task.task_id, "requested": True}, "analysis requested")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from datetime import date
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
@@ -14,21 +13,19 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    PlainValidator,
     Strict,
     StrictBool,
     StrictInt,
     StrictStr,
     StringConstraints,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from calltasks.api.errors import ForeignOrganizationError
-from calltasks.database.tables.analyses import Narrowing
 from calltasks.options import MOST_TOKENS
+from calltasks.rules.reanalysis import Day, PromptVersion, Reanalysis, check_which
 
 T = TypeVar("T")
 
@@ -78,19 +75,6 @@ PageSize = Annotated[int, Whole(maximum=1000, digits="[1-9][0-9]{0,2}|1000")]
 # NUL and other control characters have no business in a name; neither has a name without anything to see.
 _VISIBLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f\s][^\x00-\x1f\x7f]*$"
 TaskName = Annotated[str, StringConstraints(max_length=255, pattern=_VISIBLE, strict=True)]
-PromptVersion = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{0,32}$", strict=True)]
-
-
-def _day(value: Any) -> date:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
-        raise PydanticCustomError("day", "must be a day like 2026-11-01")
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise PydanticCustomError("day", "must be a day like 2026-11-01") from None
-
-
-Day = Annotated[date, PlainValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 JobId = Annotated[str, StringConstraints(min_length=1, max_length=64, strict=True)]
 
 
@@ -217,15 +201,13 @@ class ForceRequest(TaskRequest):
     max_tokens: Tokens | None = Field(default=None, description="Stop before the next call once so much is spent.")
     override: StrictBool = Field(default=False, description="Replace what people have edited or deleted, too.")
 
-    @property
-    def narrowed(self) -> Narrowing:
-        """Which of these calls."""
-        return Narrowing(interest=self.interest, since=self.since, until=self.until, prompt_version=self.prompt_version)
+    def request(self) -> Reanalysis:
+        """What is asked for."""
+        return Reanalysis(**self.model_dump(exclude=set(TaskRequest.model_fields)))
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
-        if [bool(self.call_job_ids), self.all, self.failed].count(True) != 1:
-            raise ValueError("give exactly one of call_job_ids, not empty, all: true and failed: true")
+        check_which(self.call_job_ids, self.all, self.failed)
         return self
 
 

@@ -17,15 +17,15 @@ from rich.table import Column, Table
 
 from calltasks.call_tasks import CallTasks
 from calltasks.cli.commands import Json, TaskId, Wait, WrongUseError, app, fail, messages, run, show
-from calltasks.database.tables.analyses import CallHistory, Narrowing
+from calltasks.database.tables.analyses import CallHistory
 from calltasks.evaluation import conversations
 from calltasks.evaluation.conversations import ConversationsError
+from calltasks.rules.reanalysis import Answer, Reanalysis, read
 
 if TYPE_CHECKING:
-    from activities.analyses import Trial
+    from calltasks.trial import Trial
 
 INTERESTS = {None: "not judged", 0: "0 cannot tell", 1: "1 interested", 2: "2 not interested"}
-DAY = ["%Y-%m-%d"]
 REASONS = {"edited": "edited by a person", "deleted": "deleted by a person", "": ""}
 
 
@@ -88,8 +88,8 @@ def force_analyze(
     every: Annotated[bool, typer.Option("--all", help="Every call of the task.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Calls whose analysis failed.")] = False,
     interest: Annotated[int | None, typer.Option(min=0, max=2, help="Only calls that are judged so now.")] = None,
-    since: Annotated[datetime | None, typer.Option(formats=DAY, help="Only calls of this day and later.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=DAY, help="Only calls of this day and before.")] = None,
+    since: Annotated[str, typer.Option(metavar="DAY", help="Only calls of this day and later.")] = "",
+    until: Annotated[str, typer.Option(metavar="DAY", help="Only calls of this day and before.")] = "",
     prompt_version: Annotated[str, typer.Option(help="Only calls last judged with this prompt.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop before the next call once so much is spent.")] = (
         None
@@ -100,66 +100,43 @@ def force_analyze(
     as_json: Json = False,
 ) -> None:
     """Have calls judged again, while the task runs or after it ended. A filter alone means: of all calls."""
-    narrowed = Narrowing(
-        interest=interest,
-        since=since.date() if since else None,
-        until=until.date() if until else None,
-        prompt_version=prompt_version,
-    )
-    every = every or (not call_job_id and not failed and narrowed != Narrowing())
-    if [bool(call_job_id), every, failed].count(True) != 1:
-        fail("give exactly one of --call-job-id, --all and --failed, or filters alone", 2)
+    narrowed = {"interest": interest, "since": since, "until": until, "prompt_version": prompt_version}
+    filters = {name: value for name, value in narrowed.items() if value not in (None, "")}
+    every = every or bool(filters and not call_job_id and not failed)
+    chosen = {"call_job_ids": call_job_id, "all": every, "failed": failed}
+    try:
+        request = read({**chosen, **filters, "override": override, "max_tokens": max_tokens})
+    except ValueError as error:
+        fail(str(error), 2)
     if dry_run and wait:
         fail("--wait has no meaning with --dry-run, which always waits", 2)
     if dry_run:
-        _try_out(task_id, call_job_id, failed, narrowed, override, max_tokens, as_json)
+        _try_out(task_id, request, as_json)
         return
 
-    async def use(calls: CallTasks) -> dict[str, Any]:
+    async def use(calls: CallTasks) -> tuple[dict[str, Any], Answer | None]:
         try:
-            await calls.force_analyze(
-                task_id,
-                call_job_ids=call_job_id,
-                every=every,
-                failed=failed,
-                narrowed=narrowed,
-                override=override,
-                max_tokens=max_tokens,
-            )
+            request_id = await calls.force_analyze(task_id, request)
         except ValueError as error:
             raise WrongUseError(str(error)) from None
-        return await calls.analysed_again(task_id) if wait else {"task_id": task_id, "requested": True}
+        if not wait:
+            return {"task_id": task_id, "requested": True}, None
+        return await calls.analysed_again(task_id), await calls.reanalysis(task_id, request_id)
 
-    result = run(use)
-    if str(result.get("last_error", "")).startswith("force_analyze: "):
-        messages.print(result["last_error"].removeprefix("force_analyze: "), highlight=False)
+    result, answer = run(use)
+    if answer is not None:
+        result["reanalysis"] = dataclasses.asdict(answer)
+        if said := answer.sayings():
+            messages.print(said, highlight=False)
     show(result, as_json, f"{result['reanalysed']} calls judged again so far" if wait else "requested")
 
 
-def _try_out(
-    task_id: int,
-    call_job_ids: list[str] | None,
-    failed: bool,
-    narrowed: Narrowing,
-    override: bool,
-    max_tokens: int | None,
-    as_json: bool,
-) -> None:
-    from activities.analyses import TrialRequest, Trials
-    from activities.follow_ups import FollowUps
+def _try_out(task_id: int, request: Reanalysis, as_json: bool) -> None:
+    from calltasks.trial import try_out
 
     async def use(calls: CallTasks) -> Trial:
-        request = TrialRequest(
-            task_id=task_id,
-            organization_id=(await calls.task(task_id)).organization_id,
-            call_job_ids=call_job_ids,
-            failed=failed,
-            narrowed=narrowed,
-            override=override,
-            max_tokens=max_tokens,
-        )
         with _progress("judging") as progress:
-            return await Trials(calls.database, FollowUps(calls.database, calls.model())).run(request, progress)
+            return await try_out(calls.database, calls.model(), await calls.task(task_id), request, progress)
 
     trial: Trial = run(use, temporal=False)
     if trial.over_ceiling:
@@ -215,17 +192,13 @@ def _history(found: CallHistory, calls: CallTasks) -> dict[str, Any]:
             "leads_remark": there.leads_remark,
             "next_follow_time": _text(there.next_follow_time),
         }
-    judged = []
-    for analysis in found.analyses:
-        written = analysis.created_at.replace(tzinfo=UTC).astimezone(calls.database.zone).isoformat(timespec="seconds")
-        judged.append(
-            dataclasses.asdict(analysis) | {"next_follow_time": _text(analysis.next_follow_time), "created_at": written}
-        )
+    zone, judged = calls.database.zone, []
+    for one in found.analyses:
+        written = one.created_at.replace(tzinfo=UTC).astimezone(zone).isoformat(timespec="seconds")
+        texts = {"next_follow_time": _text(one.next_follow_time), "created_at": written}
+        judged.append(dataclasses.asdict(one) | texts)
     return {
-        "call_job_id": found.call_job_id,
-        "task_id": found.task_id,
-        "list_id": found.list_id,
-        "call_status": found.call_status,
+        **{name: getattr(found, name) for name in ("call_job_id", "task_id", "list_id", "call_status")},
         "called_at": _text(found.called_at),
         "is_interested": there.is_interested,
         "follow_up": follow_up,
@@ -245,9 +218,7 @@ def _show_history(found: dict[str, Any]) -> None:
             "\n".join(filter(None, (one["request_id"][:8] or "first", one["outcome"], one["error_code"]))),
             f"{INTERESTS[one['is_interested']]}\n{one['next_follow_time'] or ''}",
             one["leads_remark"] + evidence,
-            f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
-            if one["model"]
-            else "",
+            _judge(one) if one["model"] else "",
             str(one["input_tokens"] + one["output_tokens"]),
         )
     out.print(table if found["analyses"] else "no judgement: there was nothing to judge, or it is still to come")

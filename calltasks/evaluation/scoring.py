@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,23 +10,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from calltasks.database.connection import SERVICE as DATABASE
-from calltasks.errors import ServiceError
+from calltasks.errors import ServiceError, UnreadableAnswerError
 from calltasks.evaluation.conversations import Labelled
-from calltasks.rules.judgement import (
-    PROMPT_VERSION,
-    SYSTEM,
-    InvalidAnswerError,
-    Judgement,
-    question,
-    read_answer,
-    render,
-)
+from calltasks.judging import INVALID, ask, each
+from calltasks.rules.judgement import PROMPT_VERSION, Judgement, render
 
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
 
-AT_ONCE = 8
-"""Model calls under way: workers that share the rate limit keep most of it."""
 TENANT = "evaluation"
 CLOSE = timedelta(days=1)
 INTERESTS = ("0", "1", "2")
@@ -35,7 +25,7 @@ INTERESTS = ("0", "1", "2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the model made of a conversation: a judgement, or ``problem`` (``InvalidAnswer``, or an error's code)."""
+    """What the model made of a conversation: a judgement, or ``problem`` (an error's code)."""
 
     labelled: Labelled
     judgement: Judgement | None
@@ -48,7 +38,7 @@ class Verdict:
         """The interest, or ``invalid`` or ``error``."""
         if self.judgement is not None:
             return str(self.judgement.is_interested)
-        return "invalid" if self.problem == "InvalidAnswer" else "error"
+        return "invalid" if self.problem == INVALID else "error"
 
     @property
     def time(self) -> str:
@@ -88,44 +78,29 @@ async def evaluate(
     """
     began = monotonic()
     verdicts: dict[str, Verdict] = {}
-    rest = iter(conversations)
 
-    async def work() -> None:
-        for labelled in rest:
-            verdicts[labelled.id] = await _judge(model, labelled)
-            advance()
+    async def one(labelled: Labelled) -> None:
+        verdicts[labelled.id] = await _judge(model, labelled)
+        advance()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    await each(conversations, one)
     report = _report([verdicts[labelled.id] for labelled in conversations])
     return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
 
 
 async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
-    transcript = render(labelled.conversation())
+    judgement, problem, cost = None, "", (0, 0)
     try:
-        answer = await model.complete(system=SYSTEM, user=question(transcript, labelled.called_at), tenant=TENANT)
+        judgement, said = await ask(model, render(labelled.conversation()), labelled.called_at, TENANT)
+        cost = said.input_tokens, said.output_tokens
+    except UnreadableAnswerError as error:
+        problem, cost = error.code, (error.input_tokens, error.output_tokens)
     except ServiceError as error:
         if error.service == DATABASE:
             # The rate limit is kept in the database: when that fails, the model has not.
             raise
-        return Verdict(labelled=labelled, judgement=None, problem=error.code, input_tokens=0, output_tokens=0)
-    problem = ""
-    try:
-        judgement = read_answer(answer.text, called_at=labelled.called_at, transcript=transcript)
-    except InvalidAnswerError:
-        judgement, problem = None, "InvalidAnswer"
-    return Verdict(
-        labelled=labelled,
-        judgement=judgement,
-        problem=problem,
-        input_tokens=answer.input_tokens,
-        output_tokens=answer.output_tokens,
-    )
+        problem = error.code
+    return Verdict(labelled=labelled, judgement=judgement, problem=problem, input_tokens=cost[0], output_tokens=cost[1])
 
 
 def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:

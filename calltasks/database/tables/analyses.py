@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pymysql.cursors import Cursor
@@ -58,42 +58,6 @@ def default_remark(call_status: str) -> str:
     remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
     status = final_status(call_status) or call_status
     return remarks.get(status, f"外呼状态：{status}；")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Narrowing:
-    """Which of the named calls a re-analysis takes; what is not given does not count.
-
-    Attributes:
-        interest: ``is_interested`` as it is now.
-        since, until: first and last day of the call, both included, wall clock.
-        prompt_version: of the last judgement that was made of the call.
-    """
-
-    interest: int | None = None
-    since: date | None = None
-    until: date | None = None
-    prompt_version: str = ""
-
-    def condition(self) -> tuple[str, list[Any]]:
-        """`` AND …`` on ``leads_task_list l``, and its parameters."""
-        parts: list[tuple[str, Any]] = []
-        if self.interest is not None:
-            parts.append(("l.is_interested = %s", str(self.interest)))
-        if self.since is not None:
-            parts.append((f"{CALLED_AT} >= %s", self.since))
-        if self.until is not None and self.until < date.max:
-            parts.append((f"{CALLED_AT} < %s", self.until + timedelta(days=1)))
-        if self.prompt_version:
-            last = (
-                f"(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND {SAME_CALL.format('j')}"
-                " AND j.outcome IN ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
-            )
-            parts.append((f"{last} = %s", self.prompt_version))
-        return "".join(f" AND {condition}" for condition, _ in parts), [value for _, value in parts]
-
-
-ALL = Narrowing()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,22 +164,11 @@ def _change(there: tuple[str, Any] | None, interest: int | None, written: Entry 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
-    """One judgement of a call, as the ledger keeps it. ``created_at`` is UTC, ``next_follow_time`` wall clock."""
+class Analysis(FollowUp):
+    """One judgement of a call, as the ledger keeps it. ``created_at`` is UTC."""
 
     id: int
     request_id: str
-    outcome: str
-    is_interested: int
-    leads_remark: str
-    next_follow_time: datetime | None
-    evidence: str
-    model: str
-    prompt_version: str
-    transcript_hash: str
-    input_tokens: int
-    output_tokens: int
-    error_code: str
     created_at: datetime
 
 
@@ -245,13 +198,11 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     if row is None:
         return None
     list_id = int(row[1])
+    names = [field.name for field in fields(Analysis)]
     cursor.execute(
-        "SELECT id, request_id, outcome, is_interested, leads_remark, next_follow_time, evidence, model,"
-        " prompt_version, transcript_hash, input_tokens, output_tokens, error_code, created_at"
-        " FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
+        f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
         (list_id, call_job_id),
     )
-    names = [field.name for field in fields(Analysis)]
     analyses = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
     return CallHistory(
         call_job_id=call_job_id,

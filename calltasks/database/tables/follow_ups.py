@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.tables import ledger
-from calltasks.database.tables.analyses import ALL, CALLED_AT, FollowUp, Narrowing, Present, moment, present, settle
-from calltasks.database.tables.ledger import SAME_CALL, Given
+from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
+from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from calltasks.database.tables.orphans import find as find_orphans
 from calltasks.database.tables.rows import Runs, ids_in
 from calltasks.errors import PermanentError
+from calltasks.rules.reanalysis import Reanalysis
 
 ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -96,37 +97,42 @@ def to_analyse_again(
     return _finished(cursor)
 
 
-def requested(
-    cursor: Cursor,
-    task_id: int,
-    *,
-    job_ids: Sequence[str] | None,
-    failed: bool,
-    narrowed: Narrowing = ALL,
-    after: int = 0,
-    limit: int | None = None,
-) -> list[int]:
-    """Rows that a re-analysis names: by job id, those that the model has not judged though it should, or else all; in
-    order of id, ``limit`` of them (None: all) from behind ``after``."""
-    condition, parameters = narrowed.condition()
+def requested(cursor: Cursor, task_id: int, request: Reanalysis, after: int = 0, limit: int | None = None) -> list[int]:
+    """Rows that a re-analysis takes, in order of id, ``limit`` of them (None: all) from behind ``after``."""
+    narrowed = _narrowed(request)
     join = (
         f" JOIN call_follow_ups f ON f.list_id = l.id AND {SAME_CALL.format('f')}"
         " AND f.outcome IN ('failed', 'over_ceiling')"
     )
-    if job_ids is not None:
-        if not job_ids:
-            return []
-        condition += f" AND {{job}} IN ({marks(len(job_ids))})"
-        parameters = [*parameters, *job_ids]
     look_up(
         cursor,
-        f"SELECT l.id FROM leads_task_list l{join if failed and job_ids is None else ''} WHERE l.task_id = %s"
-        f" AND l.id > %s AND {CALLED} AND {is_final()}{condition}"
+        f"SELECT l.id FROM leads_task_list l{join if request.failed else ''} WHERE l.task_id = %s"
+        f" AND l.id > %s AND {CALLED} AND {is_final()}{''.join(f' AND {condition}' for condition, _ in narrowed)}"
         " ORDER BY l.id" + ("" if limit is None else " LIMIT %s"),
-        (task_id, after, *parameters, *(() if limit is None else (limit,))),
+        (task_id, after, *flat(values for _, values in narrowed), *(() if limit is None else (limit,))),
         job="l.call_job_id",
     )
     return [int(row[0]) for row in cursor.fetchall()]
+
+
+def _narrowed(request: Reanalysis) -> list[tuple[str, Sequence[Any]]]:
+    """Conditions on ``leads_task_list l``, each with its parameters."""
+    parts: list[tuple[str, Sequence[Any]]] = []
+    if request.call_job_ids:
+        parts.append((f"{{job}} IN ({marks(len(request.call_job_ids))})", request.call_job_ids))
+    if request.interest is not None:
+        parts.append(("l.is_interested = %s", [str(request.interest)]))
+    if request.since is not None:
+        parts.append((f"{CALLED_AT} >= %s", [date.fromisoformat(request.since)]))
+    if request.until is not None and (until := date.fromisoformat(request.until)) < date.max:
+        parts.append((f"{CALLED_AT} < %s", [until + timedelta(days=1)]))
+    if request.prompt_version:
+        last = (
+            f"(SELECT j.prompt_version FROM call_analyses j WHERE j.list_id = l.id AND {SAME_CALL.format('j')}"
+            " AND j.outcome IN ('analysed', 'kept') ORDER BY j.id DESC LIMIT 1)"
+        )
+        parts.append((f"{last} = %s", [request.prompt_version]))
+    return parts
 
 
 def create(
@@ -164,7 +170,7 @@ def create(
     if not rows:
         return 0
     known = ledger.entries(cursor, [row.id for row in rows])
-    word = _persons_word(rows, start)
+    word = persons_word({row.id: row.interest for row in rows if not row.follow_id}, start)
     relink = [
         (row.id, known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
         for row in rows
@@ -190,7 +196,7 @@ def create(
         cursor, task_id, [one for one in entries if request_id or one.outcome != "default"], request_id, now_utc=now_utc
     )
     kept = [replace(wanted[id_], outcome="kept") for id_ in found]
-    given = [_given(one, (found | made)[one.list_id]) for one in (*kept, *(wanted[id_] for id_ in made))]
+    given = [((found | made)[one.list_id], one) for one in (*kept, *(wanted[id_] for id_ in made))]
     ledger.save(cursor, task_id, _as_stored(cursor, given, word), now_utc)
     return len(made)
 
@@ -224,38 +230,23 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     ]
 
 
-def _persons_word(rows: Sequence[_Row], start: str) -> dict[int, int]:
-    """Interests that somebody has set before our first follow-up, by row; what the column starts with is nobody's."""
-    said = {row.id: row.interest for row in rows if row.interest is not None and not row.follow_id}
+def persons_word(interests: dict[int, int | None], start: str) -> dict[int, int]:
+    """Of the interests of rows without a follow-up those that somebody has set before our first one; what the column
+    starts with is nobody's."""
+    said = {id_: interest for id_, interest in interests.items() if interest is not None}
     return {id_: interest for id_, interest in said.items() if str(interest) != start}
 
 
-def _as_stored(cursor: Cursor, given: Sequence[Given], word: dict[int, int]) -> list[Given]:
+def _as_stored(
+    cursor: Cursor, given: Sequence[tuple[int, FollowUp]], word: dict[int, int]
+) -> list[tuple[int, FollowUp]]:
     """With the interests that the rows hold now: columns may change values. A person's own word is not ours."""
     if not given:
         return []
-    ids = [one.list_id for one in given]
+    ids = [one.list_id for _, one in given]
     cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
     stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] not in (None, "") and int(row[0]) not in word}
-    return [replace(one, is_interested=int(stored.get(one.list_id, one.is_interested))) for one in given]
-
-
-def _given(one: FollowUp, follow_id: int) -> Given:
-    return Given(
-        list_id=one.list_id,
-        call_job_id=one.call_job_id,
-        follow_id=follow_id,
-        is_interested=one.is_interested,
-        outcome=one.outcome,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
-    """What a portion of re-analyses came to: rows judged anew, and rows whose follow-up a person's edit kept."""
-
-    judged: int
-    kept: list[int]
+    return [(id_, replace(one, is_interested=int(stored.get(one.list_id, one.is_interested)))) for id_, one in given]
 
 
 def update(
@@ -268,12 +259,15 @@ def update(
     now_utc: datetime,
     override: bool = False,
     start: str = "",
-) -> Rewritten:
+) -> tuple[int, set[int]]:
     """Write re-analyses (SPEC 7), inside a transaction: update where there is a follow-up, else create.
 
     Rows that this request has judged already are left out, so that it counts once however often it is run. A follow-up
     that a person has edited or deleted since is left as it is, and the judgement goes into the ledger as ``kept``;
     with ``override`` it is replaced, or made again.
+
+    Returns:
+        How many rows were judged anew, and the rows whose follow-up a person's edit has kept.
     """
     wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
     ids = sorted(wanted)
@@ -294,13 +288,13 @@ def update(
     written = [row for row in (*todo.get("update", []), *todo.get("create", [])) if row.follow_id]
     if written:
         _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)
-    kept = [row.list_id for row in todo.get("keep", [])]
+    kept = {row.list_id for row in todo.get("keep", [])}
     entries = [
         *(wanted[row.list_id] for row in (*todo.get("failed", []), *written)),
-        *(replace(wanted[id_], outcome="kept") for id_ in kept),
+        *(replace(wanted[id_], outcome="kept") for id_ in sorted(kept)),
     ]
     settle(cursor, task_id, entries, request_id, now_utc=now_utc)
-    return Rewritten(judged=sum(one.outcome != "failed" for one in missing) + len(written), kept=kept)
+    return sum(one.outcome != "failed" for one in missing) + len(written), kept
 
 
 def _replace(
@@ -319,7 +313,7 @@ def _replace(
     relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
     _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
     _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
-    given = [_given(wanted[row.list_id], follow_ids[row.list_id]) for row in rows]
+    given = [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows]
     ledger.save(cursor, task_id, _as_stored(cursor, given, {}), now_utc)
 
 

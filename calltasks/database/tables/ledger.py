@@ -11,11 +11,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import flat, marks
+
+if TYPE_CHECKING:
+    from calltasks.database.tables.analyses import FollowUp
 
 SAME_CALL = "CAST({0}.call_job_id AS BINARY) = CAST(l.call_job_id AS BINARY)"
 """An entry is of the row ``l``. As bytes: the tables may have different collations."""
@@ -68,42 +71,26 @@ def entries(cursor: Cursor, ids: Sequence[int]) -> dict[int, Entry]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A follow-up that a row was given. ``is_interested`` is what we wrote, or would have."""
-
-    list_id: int
-    call_job_id: str
-    follow_id: int
-    is_interested: int
-    outcome: str
-
-
-def save(cursor: Cursor, task_id: int, given: Sequence[Given], now_utc: datetime) -> None:
-    """Write down which follow-ups rows were given, and what the follow-ups hold now, inside the same transaction."""
+def save(cursor: Cursor, task_id: int, given: Sequence[tuple[int, FollowUp]], now_utc: datetime) -> None:
+    """Write down which follow-ups (by id) rows were given, with what we wrote or would have, and what the follow-ups
+    hold now, inside the same transaction."""
     if not given:
         return
     cursor.execute(
         f"SELECT id, leads_remark, next_follow_time FROM dcc_leads_follow WHERE id IN ({marks(len(given))})",
-        [one.follow_id for one in given],
+        [follow_id for follow_id, _ in given],
     )
     stored = {int(row[0]): digest(row[1], row[2]) for row in cursor.fetchall()}
     rows = [
         (
-            *(one.list_id, task_id, task_id, one.call_job_id, one.follow_id, one.is_interested, one.outcome),
-            *(stored.get(one.follow_id, ""), now_utc),
+            *(one.list_id, task_id, task_id, one.call_job_id, follow_id, one.is_interested, one.outcome),
+            *(stored.get(follow_id, ""), now_utc),
         )
-        for one in given
+        for follow_id, one in given
     ]
     columns = (
-        "task_id",
-        "job_group_id",
-        "call_job_id",
-        "follow_id",
-        "is_interested",
-        "outcome",
-        "stored_hash",
-        "created_at",
+        *("task_id", "job_group_id", "call_job_id", "follow_id", "is_interested", "outcome"),
+        *("stored_hash", "created_at"),
     )
     cursor.execute(
         f"INSERT INTO call_follow_ups (list_id, {', '.join(columns)}) VALUES "

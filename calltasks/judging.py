@@ -1,0 +1,201 @@
+"""One call, one follow-up (SPEC 6): the model is asked, its answer read, the follow-up built. Nothing is written here.
+
+The activity writes what comes out (:mod:`activities.follow_ups`), a trial only shows it (:mod:`calltasks.trial`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+from calltasks.database.connection import SERVICE as DATABASE
+from calltasks.database.connection import Database
+from calltasks.database.tables.analyses import FollowUp, default_remark
+from calltasks.database.tables.follow_ups import KNOWN, FinishedCall
+from calltasks.errors import PermanentError, ServiceError, UnreadableAnswerError
+from calltasks.observing import telemetry
+from calltasks.rules.judgement import (
+    PROMPT_VERSION,
+    SYSTEM,
+    InvalidAnswerError,
+    Judgement,
+    fingerprint,
+    question,
+    read_answer,
+    render,
+)
+from calltasks.token_ceiling import TokenCeiling
+
+if TYPE_CHECKING:
+    from calltasks.model.analysis import AnalysisModel, Completion
+
+T = TypeVar("T")
+
+AT_ONCE = 8
+"""Questions that a trial or an evaluation has under way: workers that share the rate limit keep most of it."""
+MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
+OVER_CEILING = "AI 分析未进行：本任务的 token 额度已用完，请人工查看通话记录；"
+FOLLOW = "dcc_leads_follow"
+LEDGER = "call_analyses"
+INVALID = "InvalidAnswer"
+"""Code of an answer that is no judgement."""
+Known = dict[tuple[int, str, str, str], FollowUp]
+"""What need not be asked again, by row, hash of the transcript, prompt and model; without these: a lost link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What came of a call.
+
+    Attributes:
+        follow_up: what its follow-up shall say, if it is not tried again.
+        answer: what the model said, readable or not: it was paid for, and belongs into the ledger.
+        error: why there is no judgement, for people.
+        passing: another try may go well.
+    """
+
+    follow_up: FollowUp
+    answer: FollowUp | None = None
+    error: str = ""
+    passing: bool = False
+
+
+async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant: str) -> tuple[Judgement, Completion]:
+    """What the model makes of a transcript, and what it said. An answer that is no judgement is an
+    UnreadableAnswerError, with what it cost."""
+    said = await model.complete(system=SYSTEM, user=question(transcript, called_at), tenant=tenant)
+    try:
+        return read_answer(said.text, called_at=called_at, transcript=transcript), said
+    except InvalidAnswerError:
+        raise UnreadableAnswerError(
+            *("DashScope", "completion", INVALID),
+            input_tokens=said.input_tokens,
+            output_tokens=said.output_tokens,
+        ) from None
+
+
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int = AT_ONCE) -> None:
+    """Work on each of these, a few at a time; what one of them raises stops all and is raised."""
+    waiting = iter(items)
+
+    async def work_on() -> None:
+        for item in waiting:
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work_on())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+class Judge:
+    """Judges calls on behalf of an organisation, as far as ``ceiling`` admits."""
+
+    def __init__(self, database: Database, model: AnalysisModel, organization_id: str, ceiling: TokenCeiling) -> None:
+        self._database = database
+        self._model = model
+        self._organization_id = organization_id
+        self._ceiling = ceiling
+
+    async def judge(self, call: FinishedCall, known: Known) -> Judged:
+        """Judge a call, or take what is ``known`` of it.
+
+        Raises:
+            ServiceError: of the database; the model's are part of what came of the call.
+        """
+        if lost := known.get((call.id, "", "", "")):
+            return Judged(follow_up=lost)
+        transcript = render(call.conversation)
+        if not transcript:
+            return Judged(follow_up=without_conversation(call))
+        base = replace(
+            _basic(call, "analysed", ""),
+            model=self._model.name[:80],
+            prompt_version=PROMPT_VERSION,
+            transcript_hash=fingerprint(call.conversation),
+        )
+        said = known.get((call.id, base.transcript_hash, base.prompt_version, base.model))
+        if said is not None and said.call_job_id == call.call_job_id:
+            return Judged(follow_up=self._fitted(said, call))
+        if not await self._ceiling.admits():
+            return Judged(follow_up=_basic(call, "over_ceiling", OVER_CEILING))
+        answer = replace(base, answer_id=uuid4().hex)
+        try:
+            answer = await self._ask(answer, transcript, self._called_at(call))
+        except UnreadableAnswerError as error:
+            answer = replace(answer, input_tokens=error.input_tokens, output_tokens=error.output_tokens)
+            self._count("unreadable", answer)
+            return _failed(base, error, replace(answer, outcome="unreadable", error_code=error.code))
+        except ServiceError as error:
+            if error.service == DATABASE:
+                # The rate limit is kept in the database: when that fails, the model has not.
+                raise
+            self._count("refused" if isinstance(error, PermanentError) else "failed", answer)
+            return _failed(base, error)
+        finally:
+            await self._ceiling.settle(answer.input_tokens + answer.output_tokens)
+        self._count("answered", answer)
+        return Judged(follow_up=self._fitted(answer, call), answer=answer)
+
+    async def _ask(self, answer: FollowUp, transcript: str, called_at: datetime) -> FollowUp:
+        """``answer`` with what the model says (as :func:`ask`)."""
+        judgement, said = await ask(self._model, transcript, called_at, self._organization_id)
+        next_time = judgement.next_follow_time
+        return replace(
+            answer,
+            is_interested=judgement.is_interested,
+            leads_remark=self._database.fit(LEDGER, "leads_remark", judgement.leads_remark),
+            next_follow_time=None if next_time is None else self._database.wall_clock(next_time),
+            evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
+            input_tokens=said.input_tokens,
+            output_tokens=said.output_tokens,
+        )
+
+    def _fitted(self, follow_up: FollowUp, call: FinishedCall) -> FollowUp:
+        """As the CRM can hold it, and of the call as it is now; the ledger keeps what was said."""
+        said = follow_up.next_follow_time
+        moment = said.replace(tzinfo=self._database.zone) if said else None
+        if moment is not None and moment <= self._called_at(call):
+            moment = None
+        return replace(
+            follow_up,
+            leads_remark=self._database.fit(FOLLOW, "leads_remark", follow_up.leads_remark),
+            next_follow_time=self._database.moment(FOLLOW, "next_follow_time", moment),
+        )
+
+    def _count(self, outcome: str, answer: FollowUp) -> None:
+        telemetry.metrics.asked(self._organization_id, outcome)
+        telemetry.metrics.spent(self._organization_id, answer.input_tokens, answer.output_tokens)
+
+    def _called_at(self, call: FinishedCall) -> datetime:
+        """The time of the call, aware; a row without any time was called just now."""
+        zone = self._database.zone
+        return (call.called_at or datetime.now(UTC).astimezone(zone)).replace(tzinfo=zone, microsecond=0)
+
+
+def _failed(base: FollowUp, error: ServiceError, answer: FollowUp | None = None) -> Judged:
+    failed = replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=error.code)
+    return Judged(follow_up=failed, answer=answer, error=str(error), passing=not isinstance(error, PermanentError))
+
+
+def _basic(call: FinishedCall, outcome: str, remark: str) -> FollowUp:
+    """A follow-up of a call that the model has not judged."""
+    return FollowUp(
+        list_id=call.id, call_job_id=call.call_job_id, outcome=outcome, is_interested=0, leads_remark=remark
+    )
+
+
+def without_conversation(call: FinishedCall) -> FollowUp:
+    """The follow-up of a call without transcript (SPEC 6)."""
+    return _basic(call, "default", default_remark(call.call_status))
+
+
+def lost_link(call: FinishedCall) -> FollowUp:
+    """Stands for the follow-up that the ledger knows and the row no longer names."""
+    return _basic(call, KNOWN, "")

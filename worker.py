@@ -58,17 +58,13 @@ SHUTDOWN = timedelta(seconds=20)
 """What runs when the worker is stopped has so long to finish; the rest is handed to another worker."""
 ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
-PASSED_THROUGH = (
-    "activities",
-    "calltasks",
-    "workflows",
-    "pydantic",
-    "pydantic_core",
-    "annotated_types",
-    "pymysql",
-    "sqlalchemy",
-    "opentelemetry",
+SANDBOX = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules(
+        "activities", "calltasks.options", "calltasks.rules", "pydantic"
+    )
 )
+"""Every run loads ``workflows`` anew, without what would make a replay differ (the clock, chance, files, the network);
+what activities and workflows tell each other is loaded once."""
 
 
 def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., Any]]) -> Worker:
@@ -78,9 +74,7 @@ def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., 
         task_queue=queue,
         workflows=[CallTaskWorkflow, MonitorWorkflow] if queue == CALL_TASKS else [],
         activities=activities,
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-        ),
+        workflow_runner=SANDBOX,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
         # One poll at a time: long pieces that come at once are dealt out in turn, not all to one worker.
         max_concurrent_activity_task_polls=1 if queue == ANALYSIS else 5,

@@ -15,18 +15,17 @@ from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.job_groups import Counters, WatchRequest
-    from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
-    from calltasks.options import Carried, Force, Options, read_input
-    from workflows import reanalysis
-    from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
-    from workflows.dispatching import Dispatcher
-    from workflows.pacing import Pace, grown, standing
-    from workflows.pipeline import PIECE_ROWS, Pipeline
-    from workflows.search_attributes import SearchAttributes
-    from workflows.steps import Steps, open_task, reason
-    from workflows.tally import Tally
+from activities.job_groups import Counters, WatchRequest
+from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
+from calltasks.options import Carried, Force, Options, read_input
+from workflows import reanalysis
+from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
+from workflows.dispatching import Dispatcher
+from workflows.pacing import Pace, grown, standing
+from workflows.pipeline import PIECE_ROWS, Pipeline
+from workflows.search_attributes import SearchAttributes
+from workflows.steps import Steps, open_task, reason
+from workflows.tally import Tally
 
 SWEEP_PIECES = 16
 """At most about so many pieces ask for calls that are still under way, however many there are."""

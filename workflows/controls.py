@@ -8,12 +8,11 @@ from typing import Any, Protocol
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.job_groups import ControlRequest
-    from activities.tasks import Keep, Task
-    from calltasks.options import Carried
-    from workflows.steps import Steps
-    from workflows.tally import Tally
+from activities.job_groups import ControlRequest
+from activities.tasks import Keep, Task
+from calltasks.options import Carried
+from workflows.steps import Steps
+from workflows.tally import Tally
 
 ACTIONS = ("pause", "resume", "cancel")
 NOTHING_LEFT = "the task is over, the platform was not asked"

@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 from temporalio import exceptions, workflow
 from temporalio.exceptions import ActivityError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.dispatch import SEND_SECONDS, DispatchRequest
-    from activities.tasks import HandedOver, Task
-    from calltasks.options import Options
-    from workflows.controls import Controls
-    from workflows.pacing import grown
-    from workflows.steps import Steps
-    from workflows.tally import Tally
+from activities.dispatch import SEND_SECONDS, DispatchRequest
+from activities.tasks import HandedOver, Task
+from calltasks.options import Options
+from workflows.controls import Controls
+from workflows.pacing import grown
+from workflows.steps import Steps
+from workflows.tally import Tally
 
 R = TypeVar("R")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.tasks import Review
-    from calltasks.options import Options
+from activities.tasks import Review
+from calltasks.options import Options
 
 GROWTH = 1.5
 

@@ -11,18 +11,17 @@ from collections.abc import Iterable, Sequence
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.conversations import FetchRequest
-    from activities.follow_ups import FollowUpRequest
-    from activities.job_ids import Pages, PagesRead, Settlement
-    from activities.recordings import RecordingRequest
-    from activities.tasks import Review, Task, Work
-    from calltasks.options import Force, Options
-    from calltasks.rules.row_ranges import Runs, count, take
-    from workflows.lanes import Lane
-    from workflows.reanalysis import Reanalysis
-    from workflows.steps import Steps
-    from workflows.tally import Tally
+from activities.conversations import FetchRequest
+from activities.follow_ups import FollowUpRequest
+from activities.job_ids import Pages, PagesRead, Settlement
+from activities.recordings import RecordingRequest
+from activities.tasks import Review, Task, Work
+from calltasks.options import Force, Options
+from calltasks.rules.row_ranges import Runs, count, take
+from workflows.lanes import Lane
+from workflows.reanalysis import Reanalysis
+from workflows.steps import Steps
+from workflows.tally import Tally
 
 PAGES_A_PIECE = 10
 PIECES_AT_ONCE = 24

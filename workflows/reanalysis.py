@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.follow_ups import TRIES, FollowUpRequest
-    from activities.tasks import Selection, Task, Work
-    from calltasks.options import Force, Options
-    from calltasks.rules.row_ranges import count
-    from workflows.steps import Steps, reason
-    from workflows.tally import Tally
+from activities.follow_ups import TRIES, FollowUpRequest
+from activities.tasks import Selection, Task, Work
+from calltasks.options import Force, Options
+from calltasks.rules.row_ranges import count
+from workflows.steps import Steps, reason
+from workflows.tally import Tally
 
 ROWS = 200
 """Rows a piece: each is a call of the model."""

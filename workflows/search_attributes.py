@@ -8,8 +8,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
-with workflow.unsafe.imports_passed_through():
-    from activities.tasks import Review, Task
+from activities.tasks import Review, Task
 
 ORGANIZATION = SearchAttributeKey.for_keyword("OrganizationId")
 TASK = SearchAttributeKey.for_int("TaskId")

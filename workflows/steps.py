@@ -14,17 +14,16 @@ from temporalio import workflow
 from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.conversations import Conversations, Fetched, FetchRequest
-    from activities.dispatch import Dispatched, Dispatching, DispatchRequest, Group
-    from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
-    from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
-    from activities.job_ids import JobIds, Pages, PagesRead, Settlement
-    from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
-    from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Selection, Task, Tasks, Work
-    from calltasks import options
-    from calltasks.rules.row_ranges import count
-    from workflows.tally import Tally
+from activities.conversations import Conversations, Fetched, FetchRequest
+from activities.dispatch import Dispatched, Dispatching, DispatchRequest, Group
+from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
+from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
+from activities.job_ids import JobIds, Pages, PagesRead, Settlement
+from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
+from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Selection, Task, Tasks, Work
+from calltasks import options
+from calltasks.rules.row_ranges import count
+from workflows.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,10 +8,9 @@ from typing import Any
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.conversations import Fetched
-    from activities.tasks import Review
-    from calltasks.options import Carried
+from activities.conversations import Fetched
+from activities.tasks import Review
+from calltasks.options import Carried
 
 ERROR_CHARACTERS = 200
 

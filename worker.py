@@ -60,7 +60,12 @@ ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
 SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
-        "activities", "calltasks.options", "calltasks.rules", "pydantic"
+        "activities",
+        "calltasks.database.tables.needs",
+        "calltasks.options",
+        "calltasks.rules",
+        "calltasks.steps",
+        "pydantic",
     )
 )
 """Every run loads ``workflows`` anew, without what would make a replay differ (the clock, chance, files, the network);

@@ -15,18 +15,20 @@ from uuid import uuid4
 
 from temporalio import activity
 
+from activities.conversations import CONVERSATIONS
 from activities.liveness import heartbeating
 from activities.portions import Portions
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database
 from calltasks.database.tables import analyses as analysis_table
 from calltasks.database.tables import follow_ups as table
-from calltasks.database.tables import ledger
+from calltasks.database.tables import ledger, needs, tasks
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import KNOWN, FinishedCall
 from calltasks.database.tables.retries import Retry
 from calltasks.errors import PermanentError, ServiceError, UnreadableAnswerError
 from calltasks.observing import telemetry
+from calltasks.options import ANALYSES, ANALYSIS
 from calltasks.rules.judgement import (
     PROMPT_VERSION,
     SYSTEM,
@@ -36,7 +38,8 @@ from calltasks.rules.judgement import (
     read_answer,
     render,
 )
-from calltasks.rules.row_ranges import Runs, pack
+from calltasks.rules.row_ranges import Ranges, pack
+from calltasks.steps import ActivityCall, Done, Step
 from calltasks.token_ceiling import TokenCeiling
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ class FollowUpRequest:
 
     task_id: int
     organization_id: str
-    rows: Runs
+    rows: Ranges
     retry_interval: float
     conversation_grace: float
     request_id: str = ""
@@ -81,7 +84,7 @@ class FollowUpRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FollowedUp:
+class FollowedUp(Done):
     """How many rows got a follow-up (or a new judgement), by outcome.
 
     Attributes:
@@ -94,10 +97,9 @@ class FollowedUp:
     written: int
     by_outcome: dict[str, int]
     by_interest: dict[str, int]
-    again: Runs
+    again: Ranges
     input_tokens: int
     output_tokens: int
-    error: str = ""
     kept_edits: int = 0
     over_ceiling: int = 0
     set_aside: int = 0
@@ -333,3 +335,31 @@ def _basic(call: FinishedCall, outcome: str, remark: str) -> FollowUp:
 def without_conversation(call: FinishedCall) -> FollowUp:
     """The follow-up of a call without transcript (SPEC 6)."""
     return _basic(call, "default", analysis_table.default_remark(call.call_status))
+
+
+FOLLOW_UP = Step(
+    activity=FollowUps.follow_up,
+    queue=ANALYSIS,
+    priority=ANALYSES,
+    need=needs.FOLLOW_UP,
+    after=CONVERSATIONS.name,
+    request=lambda head, options: FollowUpRequest(
+        **head,
+        retry_interval=options.retry_interval,
+        conversation_grace=options.conversation_grace,
+        max_tokens=options.token_ceiling,
+    ),
+    # A piece takes far longer than others, and no second worker can help with it.
+    rows=500,
+    few=250,
+    # With a ceiling one after another: each must know what the ones before it spent.
+    at_once=lambda options: 8 if options.token_ceiling is None else 1,
+    counts=tasks.judgements,
+)
+ANALYSE_AGAIN = ActivityCall(
+    # First judgements and new ones ask the same model.
+    activity=FollowUps.analyse_again,
+    queue=ANALYSIS,
+    priority=ANALYSES,
+    errors_of=FOLLOW_UP.name,
+)

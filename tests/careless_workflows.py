@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from temporalio import workflow
 
 from workflows import pacing
 
-CARELESS = {
+CARELESS: dict[str, Callable[[], object]] = {
     "the clock": time.time,
     "the date": lambda: datetime.now(),
     "chance": random.random,

@@ -11,7 +11,7 @@ from temporalio import workflow
 from activities.job_groups import ControlRequest
 from activities.tasks import Keep, Task
 from calltasks.options import Carried
-from workflows.steps import Steps
+from workflows.steps import CONTROL, KEEP_OR_NOT, Steps
 from workflows.tally import Tally
 
 ACTIONS = ("pause", "resume", "cancel")
@@ -86,7 +86,7 @@ class Controls:
             done = await self._tell(action, dialling, steps)
             if kept != self.paused:
                 kept = self.paused
-                await steps.keep_paused(Keep(task_id=dialling.task.task_id, paused=kept))
+                await steps.attempt(KEEP_OR_NOT, Keep(task_id=dialling.task.task_id, paused=kept))
             self.cancelled = self.cancelled or (action == "cancel" and done)
             answer = f"{action}: done" if done else f"{action}: the platform did not take it: {self._tally.last_error}"
             self._tally.last_control = answer
@@ -110,12 +110,11 @@ class Controls:
         if not task.job_group_id:
             # Nobody was handed over: there is nothing that the platform could stop.
             return True
-        done = await steps.control(
-            ControlRequest(
-                task_id=task.task_id,
-                organization_id=task.organization_id,
-                job_group_id=task.job_group_id,
-                action=action,
-            )
+        request = ControlRequest(
+            task_id=task.task_id,
+            organization_id=task.organization_id,
+            job_group_id=task.job_group_id,
+            action=action,
         )
+        done = await steps.attempt(CONTROL, request, action)
         return done is not None

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-from activities.follow_ups import TRIES, FollowUpRequest
+from activities.follow_ups import ANALYSE_AGAIN, TRIES, FollowUpRequest
 from activities.tasks import Selection, Task, Work
 from calltasks.options import Force, Options
 from calltasks.rules.row_ranges import count
-from workflows.steps import Steps, reason
+from workflows.steps import SELECT, Steps, reason, rows_in
 from workflows.tally import Tally
 
 ROWS = 200
@@ -82,7 +82,8 @@ class Reanalysis:
         if force.call_job_ids is not None:
             names = list(dict.fromkeys(force.call_job_ids))
             named = names[force.after : force.after + NAMED]
-        works = await self._steps.select_for_analysis(
+        works = await self._steps.run(
+            SELECT,
             Selection(
                 task_id=self._task.task_id,
                 call_job_ids=None if names is None else named,
@@ -94,7 +95,7 @@ class Reanalysis:
                 prompt_version=force.prompt_version,
                 after=force.after if names is None else 0,
                 limit=SELECTED_ROWS,
-            )
+            ),
         )
         found = sum(work.count for work in works)
         if names is None:
@@ -129,7 +130,7 @@ class Reanalysis:
                     max_tokens=force.max_tokens,
                     spent_tokens=spending.tokens,
                 )
-                judged = await self._steps.follow_up(request)
+                judged = await self._steps.attempt(ANALYSE_AGAIN, request, rows_in(rows))
                 if judged is not None:
                     rows = judged.again
                     spending.tokens += judged.input_tokens + judged.output_tokens

@@ -72,12 +72,17 @@ SANDBOX = SandboxedWorkflowRunner(
 what activities and workflows tell each other is loaded once."""
 
 
-def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., Any]]) -> Worker:
-    """The worker of one task queue, as production and tests run it."""
+def build_worker(
+    client: Client,
+    queue: str,
+    activities: Sequence[Callable[..., Any]],
+    workflow: type[CallTaskWorkflow] = CallTaskWorkflow,
+) -> Worker:
+    """The worker of one task queue, as production and tests run it; ``workflow`` is of call tasks."""
     return Worker(
         client,
         task_queue=queue,
-        workflows=[CallTaskWorkflow, MonitorWorkflow] if queue == CALL_TASKS else [],
+        workflows=[workflow, MonitorWorkflow] if queue == CALL_TASKS else [],
         activities=activities,
         workflow_runner=SANDBOX,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
@@ -89,7 +94,9 @@ def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., 
 
 
 @asynccontextmanager
-async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterator[list[Worker]]:
+async def workers(
+    client: Client, queues: Sequence[str] = QUEUES, workflow: type[CallTaskWorkflow] = CallTaskWorkflow
+) -> AsyncIterator[list[Worker]]:
     """The workers of some task queues with the clients that they need, made from the environment.
 
     Raises:
@@ -105,7 +112,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         await database.prepare()
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
         if CALL_TASKS in activities:
-            tasks = Tasks(database, await registered_search_attributes(client), client)
+            tasks = Tasks(database, await registered_search_attributes(client), client, workflow.journey)
             activities[CALL_TASKS] = [
                 tasks.open_task,
                 tasks.review_task,
@@ -118,7 +125,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
             activities[OUTBOUND_BOT] = await _platform_activities(database, stack)
         if ANALYSIS in activities:
             activities[ANALYSIS] = await _analysis_activities(database, stack)
-        yield [build_worker(client, queue, functions) for queue, functions in activities.items()]
+        yield [build_worker(client, queue, functions, workflow) for queue, functions in activities.items()]
 
 
 async def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:

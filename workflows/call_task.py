@@ -8,27 +8,20 @@ platform, a signal, or the time at which something is due.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from activities.steps import STEPS
 from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task, Work
-from calltasks.options import Carried, Force, Options, read_input
-from calltasks.steps import Step
+from calltasks.options import Carried, Options
 from workflows import reanalysis
-from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
-from workflows.dispatching import Dispatcher
-from workflows.looks import Looks
-from workflows.pacing import Pace, standing
+from workflows.handing_over import HandingOver
+from workflows.pacing import standing
 from workflows.pipeline import Pipeline
+from workflows.requests import Requests
 from workflows.search_attributes import SearchAttributes
 from workflows.steps import KEEP, MARK_DISPATCHED, OPEN_TASK, REVIEW, Steps, reason
-from workflows.tally import Tally
 
 SWEEP_PIECES = 16
 """At most about so many pieces ask for calls that are still under way, however many there are."""
@@ -39,97 +32,8 @@ STALLED_LOOKS = 5
 
 
 @workflow.defn(name="CallTaskWorkflow")
-class CallTaskWorkflow:
+class CallTaskWorkflow(Requests):
     """One call task from start-call to follow-up complete."""
-
-    journey: ClassVar[Sequence[Step[Any, Any]]] = STEPS
-    """What a row goes through once it has its job id."""
-
-    @workflow.init
-    def __init__(self, input: Any = None) -> None:
-        self._input, self._input_error = read_input(input)
-        self._options = self._input.options if self._input else Options()
-        self._carried = carried = self._input.carried if self._input else None
-        self._tally = Tally(carried)
-        self._task: Task | None = None
-        self._review: Review | None = None
-        self._asked = carried.asked if carried else False
-        self._given = self._options
-        self._dispatcher: Dispatcher | None = None
-        self._dispatching: asyncio.Task[None] | None = None
-        self._forced: list[Force] = list(carried.forced) if carried else []
-        self._tally.analysing_again = len(self._forced)
-        self._controls = Controls(self._tally, carried)
-        self._controlling: asyncio.Task[None] | None = None
-        self._pipeline: Pipeline | None = None
-        self._looks = Looks(self._tally, self._options, carried)
-        self._paces = {step.name: Pace() for step in self.journey}
-        self._attributes: SearchAttributes | None = None
-        self._moved_at = workflow.now()
-        self._over = self._failed = False
-        self._wake = False
-
-    # --- what operators and programs may ask and say ---------------------------------------------------------
-
-    @workflow.query(description="How the task stands: counts of its calls, follow-ups and costs.")
-    def progress(self) -> dict[str, Any]:
-        task_id = self._input.task_id if self._input else None
-        return self._tally.progress(task_id, self._phase(), self._review)
-
-    @workflow.signal(description="Make the calls, in a run that was not started for them (a re-analysis, a check).")
-    def start_call(self, options: Any = None) -> None:
-        if not self._asked:
-            self._asked = self._wake = True
-            with suppress(ValidationError):
-                self._given = Options.model_validate(options or {}).over(self._given.kept())
-
-    @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
-    def force_analyze(self, request: Any = None) -> None:
-        try:
-            force = Force.model_validate(request)
-        except ValidationError:
-            force = Force()
-        if not (force.call_job_ids or force.all or force.failed):
-            ignored = "force_analyze was ignored: it names neither call_job_ids, nor all, nor failed"
-            self._tally.note(ignored, reanalysis.STEP)
-            return
-        self._tally.note("", reanalysis.STEP)
-        self._forced.append(force.model_copy(update={"request_id": str(workflow.uuid4())}))
-        self._tally.analysing_again += 1
-        if self._pipeline:
-            self._pipeline.pump()
-        self._wake = True
-
-    @workflow.signal(description="Look at all calls now.")
-    def refresh(self) -> None:
-        self._hurry()
-        self._looks.refresh()
-        self._wake = True
-
-    @workflow.signal(description="Suspend the platform's dialling for the whole task.")
-    def pause_calls(self) -> None:
-        self._controls.ask("pause")
-
-    @workflow.signal(description="Resume the platform's dialling.")
-    def resume_calls(self) -> None:
-        self._controls.ask("resume")
-
-    @workflow.signal(description="Cancel all calls that were not made yet.")
-    def cancel_calls(self) -> None:
-        self._controls.ask("cancel")
-
-    @workflow.update(description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.')
-    async def control_calls(self, action: str) -> dict[str, Any]:
-        return await self._controls.answer(self._controls.ask(action), lambda: self._over)
-
-    @control_calls.validator
-    def _is_action(self, action: str) -> None:
-        if action not in ACTIONS:
-            raise ValueError(f"the action must be one of {', '.join(ACTIONS)}")
-        if self._task is not None and self._task.task_type >= 4:
-            raise ValueError(NOTHING_LEFT)
-
-    # --- the run ---------------------------------------------------------------------------------------------
 
     @workflow.run
     async def run(self, input: Any = None) -> dict[str, Any]:
@@ -190,11 +94,13 @@ class CallTaskWorkflow:
             task, steps, self.journey, self._options, self._tally, jobs_seen, self._forced
         )
         pipeline.pump()
-        self._dispatcher = Dispatcher(
+        self._handing_over = HandingOver(
             task, steps, self._tally, self._controls, opened=self._opened, show=self._show_dispatch
         )
         if task.task_type < 4 or self._looks.dispatched_at:
-            self._controlling = asyncio.create_task(self._controls.carry_out(self._dispatcher, steps, self._controlled))
+            self._controlling = asyncio.create_task(
+                self._controls.carry_out(self._handing_over, steps, self._controlled)
+            )
         return pipeline
 
     async def _use(self, task: Task, steps: Steps) -> None:
@@ -203,15 +109,6 @@ class CallTaskWorkflow:
         self._tally.token_ceiling = self._options.token_ceiling
         if self._options != Options().over(task.kept.options):
             await steps.run(KEEP, Keep(task_id=task.task_id, options=self._options.kept()))
-
-    def _dials_nobody(self) -> bool:
-        """Whether the run reviews and judges only: the task is over, or its calls were never begun and no start-call
-        has asked this run for them."""
-        assert self._task is not None
-        if self._looks.dispatched_at:
-            return False
-        begun = self._task.dispatched and self._task.task_type >= 2
-        return self._task.task_type >= 4 or not (self._asked or begun)
 
     async def _only_reanalyse(self, pipeline: Pipeline, steps: Steps) -> str:
         """What is over, or not dialled, changes only where it is asked to (SPEC 7); ``""``: a start-call has come."""
@@ -238,13 +135,13 @@ class CallTaskWorkflow:
             await workflow.wait_condition(lambda: idle() or not self._dials_nobody() or self._is_long())
 
     async def _work(self, pipeline: Pipeline, steps: Steps) -> str:
-        assert self._task is not None and self._dispatcher is not None
+        assert self._task is not None and self._handing_over is not None
         rested = await self._is_at_rest(self._task, steps)
         if rested and not self._wake:
             review = await self._take_stock(steps)
             if not self._wake:
                 return self._end(review)
-        await self._begin_dispatch(self._task, self._dispatcher, steps)
+        await self._begin_dispatch(self._task, self._handing_over, steps)
         while True:
             self._wake = pipeline.changed = False
             if self._dispatching and self._dispatching.done():
@@ -287,7 +184,7 @@ class CallTaskWorkflow:
 
     # --- dispatch, beside the rest ---------------------------------------------------------------------------
 
-    async def _begin_dispatch(self, task: Task, dispatcher: Dispatcher, steps: Steps) -> None:
+    async def _begin_dispatch(self, task: Task, handing_over: HandingOver, steps: Steps) -> None:
         if self._looks.dispatched_at:
             return
         if task.dispatched:
@@ -297,7 +194,7 @@ class CallTaskWorkflow:
             return
         self._looks.dispatch_begins()
         list_first = self._carried.list_first if self._carried else None
-        self._dispatching = asyncio.create_task(dispatcher.run(self._options, list_first))
+        self._dispatching = asyncio.create_task(handing_over.run(self._options, list_first))
         self._dispatching.add_done_callback(lambda _: self._stir())
 
     def _opened(self, task: Task) -> None:
@@ -325,7 +222,7 @@ class CallTaskWorkflow:
 
     def _hands_over(self) -> bool:
         """Whether leads are on their way to the platform: then the calls are looked at only if somebody asks for it."""
-        return self._dispatching is not None and self._dispatcher is not None and not self._dispatcher.stalled
+        return self._dispatching is not None and self._handing_over is not None and not self._handing_over.stalled
 
     async def _take_stock(self, steps: Steps) -> Review:
         assert self._task is not None
@@ -415,42 +312,15 @@ class CallTaskWorkflow:
         self._show_all()
 
     def _show_all(self) -> None:
-        if self._dispatching and self._dispatcher and not self._failed:
-            self._tally.waiting = self._dispatcher.waiting
+        if self._dispatching and self._handing_over and not self._failed:
+            self._tally.waiting = self._handing_over.waiting
         workflow.set_current_details(self._tally.details(self.progress()))
-
-    def _phase(self) -> str:
-        review = self._review
-        if self._failed:
-            return "failed"
-        if self._over:
-            return "complete"
-        if self._task is None or not (self._looks.dispatched_at or self._dials_nobody()):
-            return "dispatching"
-        if not self._looks.dispatched_at:
-            return "analysing_again" if self._tally.analysing_again else "complete"
-        # A review that was made before the last lead was handed over does not know of all calls.
-        if review is None or review.task_type < 2 or not review.rows.calls_over:
-            return "calling"
-        if review.rows.unjudged:
-            return "following_up"
-        if self._tally.analysing_again:
-            return "analysing_again"
-        return "complete" if review.idle else "recordings"
 
     # --- pause, resume, cancel; restart as new ---------------------------------------------------------------
 
     def _controlled(self) -> None:
         self._hurry()
         self._looks.due = self._wake = True
-
-    def _hurry(self) -> None:
-        """Somebody has asked, or something has changed: what waits because nothing did is done at once."""
-        for pace in self._all_paces():
-            pace.reset()
-
-    def _all_paces(self) -> Iterable[Pace]:
-        return self._looks.pace, *self._paces.values()
 
     def _is_long(self) -> bool:
         """Whether the history has grown so far that the run had better go on as a new one, which can take over."""
@@ -461,13 +331,13 @@ class CallTaskWorkflow:
     async def _restart_as_new(self, pipeline: Pipeline) -> None:
         """Let what runs come to its end, then go on with an empty history."""
         list_first, counters = None, self._looks.counters
-        assert self._input is not None and self._dispatcher is not None
-        self._dispatcher.wind_down()
+        assert self._input is not None and self._handing_over is not None
+        self._handing_over.wind_down()
         await pipeline.wind_down()
         if self._dispatching:
             await workflow.wait_condition(self._dispatching.done)
-            list_first = self._dispatcher.list_first
-            if self._dispatcher.over:
+            list_first = self._handing_over.list_first
+            if self._handing_over.over:
                 self._dispatch_is_over(self._dispatching)
             self._dispatching = None
         await workflow.wait_condition(workflow.all_handlers_finished)

@@ -22,7 +22,7 @@ from workflows.tally import Tally
 R = TypeVar("R")
 
 
-class Dispatcher:
+class HandingOver:
     """Hands a task over to the platform, as far as operators let it.
 
     Args:

@@ -21,10 +21,10 @@ from calltasks.database.tables import dispatches, needs, suppressions, task_opti
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.analyses import Narrowing
-from calltasks.database.tables.needs import Standing
+from calltasks.database.tables.needs import Standing, Work
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import TaskRow
-from calltasks.rules.row_ranges import Ranges, pack
+from calltasks.rules.row_ranges import pack
 from calltasks.steps import Step
 
 START_CALL = "start_call"
@@ -84,15 +84,6 @@ class ReviewRequest:
     task_id: int
     rows: dict[str, int]
     values: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Rows between two ids (both included) that wait for a step; ``count`` of them do, after so many tries."""
-
-    rows: Ranges
-    count: int
-    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +288,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
         table.raise_type(cursor, row.task_id, higher + 1)
     called = [group for group in groups if group.called]
     lacking = {step.name: step.need for step in steps if any(map(step.need.may, called))}
-    chunks, next_due = needs.work(cursor, request.task_id, lacking, now=now, sizes=request.rows, values=request.values)
+    work, next_due = needs.work(cursor, request.task_id, lacking, now=now, sizes=request.rows, values=request.values)
     counts: dict[str, int] = {}
     for step in steps:
         counts |= step.counts(cursor, request.task_id) if step.counts else {}
@@ -307,8 +298,5 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
         counts=counts,
         next_due=None if next_due is None else max(0.0, (next_due - now).total_seconds()),
         suppressed=suppressions.count(cursor, request.task_id),
-        work={
-            step: [Work(rows=[[one.first, one.last]], count=one.count, tries=one.tries) for one in found]
-            for step, found in chunks.items()
-        },
+        work=work,
     )

@@ -10,7 +10,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 import worker
 from activities.job_ids import PagesRead
 from activities.steps import STEPS
-from activities.tasks import Task, Work
+from activities.tasks import Task
+from calltasks.database.tables.needs import Work
 from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 from calltasks.rules.row_ranges import pack
 from simulators import Contact, SimulatorOptions

@@ -13,7 +13,8 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task, Work
+from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
+from calltasks.database.tables.needs import Work
 from calltasks.options import Carried, Options
 from workflows import reanalysis
 from workflows.handing_over import HandingOver

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from activities.tasks import Work
+from calltasks.database.tables.needs import Work
 from calltasks.options import Options
 from calltasks.rules.row_ranges import Ranges, count, take
 from calltasks.steps import Step

@@ -13,7 +13,8 @@ from typing import Any
 from temporalio import workflow
 
 from activities.job_ids import Pages, PagesRead, Settlement
-from activities.tasks import Task, Work
+from activities.tasks import Task
+from calltasks.database.tables.needs import Work
 from calltasks.options import Force, Options
 from calltasks.rules.row_ranges import Ranges
 from calltasks.steps import Head, Step

@@ -10,7 +10,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from activities.follow_ups import ANALYSE_AGAIN, TRIES, FollowUpRequest
-from activities.tasks import Selection, Task, Work
+from activities.tasks import Selection, Task
+from calltasks.database.tables.needs import Work
 from calltasks.options import Force, Options
 from calltasks.rules.row_ranges import count
 from workflows.steps import SELECT, Steps, reason, rows_in

@@ -15,13 +15,8 @@ from calltasks.steps import Done
 
 ERROR_CHARACTERS = 200
 NO_ROWS = standing([], in_group=False)
-NO_COUNTS = dict.fromkeys(
-    (
-        *("analysed", "analysis_failed", "over_ceiling", "reanalysed", "kept_edits"),
-        *("input_tokens", "output_tokens", "set_aside"),
-    ),
-    0,
-)
+NO_COUNTS = dict.fromkeys(("analysed", "analysis_failed", "over_ceiling", "reanalysed", "kept_edits", "set_aside"), 0)
+NO_COUNTS |= {"input_tokens": 0, "output_tokens": 0}
 """What is in the progress before the first review too."""
 
 

@@ -8,11 +8,13 @@ there yet, ``o`` of an outcome that the database has not taken, ``a`` of an anal
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from pymysql.cursors import Cursor
+
+from calltasks.rules.row_ranges import Ranges
 
 # --- statuses ---------------------------------------------------------------------------------------------------
 
@@ -130,35 +132,29 @@ class Standing:
 
 def standing(groups: Sequence[RowGroup], *, in_group: bool) -> Standing:
     """The rows in numbers. ``in_group``: the task has a job group, from which a row may get its job."""
-    called = [group for group in groups if group.called]
-    others = [group for group in groups if not group.called]
+    by_status: Counter[str] = Counter()
+    by_interest = Counter({"0": 0, "1": 0, "2": 0})
+    for one in groups:
+        by_status[one.status] += one.count
+        if one.called and one.interest is not None:
+            by_interest[str(one.interest)] += one.count
+
+    def rows(holds: Callable[[RowGroup], bool]) -> int:
+        return sum(one.count for one in groups if holds(one))
+
     return Standing(
-        leads=total(groups),
-        called=total(called),
-        unmatched=total(others),
-        unsettled=total(one for one in others if in_group and one.matchable and not one.over),
-        finished=total(one for one in called if one.over),
-        unjudged=total(one for one in called if not one.judged),
-        by_status=tally((one.status, one.count) for one in groups if one.status),
-        by_interest={"0": 0, "1": 0, "2": 0}
-        | tally((str(one.interest), one.count) for one in called if one.interest is not None),
-        recordings=total(one for one in called if one.recorded),
-        recordings_missing=total(one for one in called if one.unrecorded),
-        follow_ups=total(one for one in called if one.followed),
+        leads=rows(lambda one: True),
+        called=rows(lambda one: one.called),
+        unmatched=rows(lambda one: not one.called),
+        unsettled=rows(lambda one: in_group and not one.called and one.matchable and not one.over),
+        finished=rows(lambda one: one.called and one.over),
+        unjudged=rows(lambda one: one.called and not one.judged),
+        by_status={status: count for status, count in by_status.items() if status},
+        by_interest=dict(by_interest),
+        recordings=rows(lambda one: one.called and one.recorded),
+        recordings_missing=rows(lambda one: one.called and one.unrecorded),
+        follow_ups=rows(lambda one: one.called and one.followed),
     )
-
-
-def total(groups: Iterable[RowGroup]) -> int:
-    """How many rows these are."""
-    return sum(group.count for group in groups)
-
-
-def tally(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """The sums by key."""
-    sums: Counter[str] = Counter()
-    for key, count in pairs:
-        sums[key] += count
-    return dict(sums)
 
 
 # --- what holds of a row ----------------------------------------------------------------------------------------
@@ -260,13 +256,12 @@ RECORDING = Need(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """Rows between two ids (both included) that a step has something to do with; ``tries`` that were made of them."""
+class Work:
+    """Rows between two ids (both included) that wait for a step; ``count`` of them do, after so many tries."""
 
-    first: int
-    last: int
+    rows: Ranges
     count: int
-    tries: int
+    tries: int = 0
 
 
 def work(
@@ -277,8 +272,8 @@ def work(
     now: datetime,
     sizes: Mapping[str, int],
     values: Mapping[str, float],
-) -> tuple[dict[str, list[Chunk]], datetime | None]:
-    """What steps can do now, as ranges of rows, and when the next row that was set aside is due: one statement.
+) -> tuple[dict[str, list[Work]], datetime | None]:
+    """What steps can do now, and when the next row that was set aside is due: one statement.
 
     Args:
         cursor: any.
@@ -289,11 +284,11 @@ def work(
         values: of the needs' parameters, by name.
 
     Returns:
-        The ranges by step, and the time (UTC, naive) or None.
+        The work by step, and the time (UTC, naive) or None.
     """
-    chunks: dict[str, list[Chunk]] = {}
+    works: dict[str, list[Work]] = {}
     if not needs:
-        return chunks, None
+        return works, None
     lacking, parameters = [], []
     for step, need in needs.items():
         lacking.append(
@@ -310,6 +305,6 @@ def work(
     found = cursor.fetchall()
     for step, later, first, last, count, tries, _ in found:
         if not later:
-            chunk = Chunk(first=int(first), last=int(last), count=int(count), tries=int(tries))
-            chunks.setdefault(str(step), []).append(chunk)
-    return chunks, min((row[6] for row in found if row[1]), default=None)
+            piece = Work(rows=[[int(first), int(last)]], count=int(count), tries=int(tries))
+            works.setdefault(str(step), []).append(piece)
+    return works, min((row[6] for row in found if row[1]), default=None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from temporalio import workflow
 
@@ -14,18 +13,11 @@ from calltasks.options import Carried
 from workflows.steps import CONTROL, KEEP_OR_NOT, Steps
 from workflows.tally import Tally
 
+if TYPE_CHECKING:
+    from workflows.handing_over import HandingOver
+
 ACTIONS = ("pause", "resume", "cancel")
 NOTHING_LEFT = "the task is over, the platform was not asked"
-
-
-class Dialling(Protocol):
-    """What is controlled: the task, and the piece of dispatch that is under way, if one is."""
-
-    task: Task
-    portion: asyncio.Task[Any] | None
-
-    async def silence(self) -> None:
-        """Wait until a piece that was stopped can hand nothing more over."""
 
 
 class Controls:
@@ -77,7 +69,7 @@ class Controls:
         await workflow.wait_condition(lambda: number in self._answers or over())
         return self._answers.pop(number, {"done": False, "answer": NOTHING_LEFT})
 
-    async def carry_out(self, dialling: Dialling, steps: Steps, then: Callable[[], None]) -> None:
+    async def carry_out(self, dialling: HandingOver, steps: Steps, then: Callable[[], None]) -> None:
         """Tell the platform, for as long as the run lasts; ``then`` is called after each answer."""
         kept = dialling.task.kept.paused
         while True:
@@ -96,7 +88,7 @@ class Controls:
                 self._answers[self._told] = {"done": done, "answer": answer}
             then()
 
-    async def _tell(self, action: str, dialling: Dialling, steps: Steps) -> bool:
+    async def _tell(self, action: str, dialling: HandingOver, steps: Steps) -> bool:
         portion = dialling.portion
         under_way = portion is not None and not portion.done()
         done = await self._once(action, dialling.task, steps)

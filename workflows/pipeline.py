@@ -31,17 +31,8 @@ PIECES_AT_ONCE = 24
 class Pipeline:
     """One task's work under way.
 
-    Args:
-        task: the task.
-        steps: its activities.
-        journey: what a row goes through once it has its job id.
-        options: how patient it is.
-        tally: what is counted.
-        jobs_seen: see below.
-        forced: see below.
-
     Attributes:
-        lanes: of the journey, by step.
+        lanes: of the journey (what a row goes through once it has its job id), by step.
         forced: re-analyses that were asked for and have not begun.
         jobs_seen: jobs of the group at the last whole reading of its pages; None before the first.
         pages_tried: whether the pages were asked for at all.

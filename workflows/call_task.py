@@ -279,7 +279,7 @@ class CallTaskWorkflow(Requests):
         hands_over = self._hands_over()
         if self._group() and not hands_over and (rows.called > rows.finished or rows.unsettled):
             self._looks.watch(self._task, review, steps, self._heard)
-        looks = self._looks.times(review, pipeline, in_group=bool(self._group()), quiet=hands_over)
+        looks = self._looks.times(review, pipeline, in_group=bool(self._group()), handing_over=hands_over)
         due = [now + REVIEW_SECONDS] if busy or self._dispatching else []
         if review.next_due is not None and not busy:
             due.append(now + max(review.next_due, 1.0))

@@ -83,11 +83,11 @@ class Looks:
     def _grace_left(self) -> float:
         return self.dispatched_at + self.options.match_grace - workflow.time() if self.dispatched_at else float("inf")
 
-    def times(self, review: Review, pipeline: Pipeline, *, in_group: bool, quiet: bool) -> list[float]:
-        """When to look again. ``quiet``: the calls wait for nobody."""
+    def times(self, review: Review, pipeline: Pipeline, *, in_group: bool, handing_over: bool) -> list[float]:
+        """When to look again. ``handing_over``: leads are on their way still."""
         now, under_way = workflow.time(), review.rows.called - review.rows.finished
         looks = [at for at in (pipeline.again_at, self._first) if at]
-        if not quiet and (under_way or review.rows.unsettled):
+        if not handing_over and (under_way or review.rows.unsettled):
             if not in_group or (self.counters and self.counters.over > review.rows.finished):
                 # Nobody will tell of a change, or it was told of and is not to be seen yet.
                 looks.append(now + self._pause(under_way))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from yarl import URL
 
 from activities import recordings as recordings_module
-from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
+from activities.recordings import RECORDING, RecordingRequest, Recordings, RecordingsSaved
 from activities.steps import STEPS
 from activities.tasks import ReviewRequest, Tasks
 from calltasks.cli.recordings import recordings as command
@@ -297,7 +297,7 @@ async def test_recordings_are_kept_for_some_days_after_the_call(sites: Sites, tm
                 values={"unfinished": True, "conversation_grace": 600, "recording_grace": 600},
             )
         )
-    assert review.idle
+    assert (review.work.get(RECORDING.name), review.next_due) == (None, None)
     assert (await save_recordings(site, task_id)).missing == 0
     assert [row["recording_url"] for row in site.rows(task_id)] == urls and served(site) == fetched
     site.sql("UPDATE leads_task_list SET updated_time = %s WHERE id = %s", now - timedelta(days=29), young[0]["id"])

@@ -252,7 +252,7 @@ class CallTaskWorkflow(Requests):
 
     def _settled(self, review: Review, pipeline: Pipeline) -> bool:
         """Whether nothing is left to do and nothing more can come."""
-        if self._dispatching or self._forced or not (review.rows.judged and review.idle):
+        if self._dispatching or self._forced or self._controls.waiting or not (review.rows.judged and review.idle):
             return False
         return pipeline.pages_tried or not review.rows.unmatched or not self._group()
 

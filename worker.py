@@ -58,29 +58,33 @@ SHUTDOWN = timedelta(seconds=20)
 """What runs when the worker is stopped has so long to finish; the rest is handed to another worker."""
 ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
-PASSED_THROUGH = (
-    "activities",
-    "calltasks",
-    "workflows",
-    "pydantic",
-    "pydantic_core",
-    "annotated_types",
-    "pymysql",
-    "sqlalchemy",
-    "opentelemetry",
+SANDBOX = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules(
+        "activities",
+        "calltasks.database.tables.needs",
+        "calltasks.options",
+        "calltasks.rules",
+        "calltasks.steps",
+        "pydantic",
+    )
 )
+"""Every run loads ``workflows`` anew, without what would make a replay differ (the clock, chance, files, the network);
+what activities and workflows tell each other is loaded once."""
 
 
-def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., Any]]) -> Worker:
-    """The worker of one task queue, as production and tests run it."""
+def build_worker(
+    client: Client,
+    queue: str,
+    activities: Sequence[Callable[..., Any]],
+    workflow: type[CallTaskWorkflow] = CallTaskWorkflow,
+) -> Worker:
+    """The worker of one task queue, as production and tests run it; ``workflow`` is of call tasks."""
     return Worker(
         client,
         task_queue=queue,
-        workflows=[CallTaskWorkflow, MonitorWorkflow] if queue == CALL_TASKS else [],
+        workflows=[workflow, MonitorWorkflow] if queue == CALL_TASKS else [],
         activities=activities,
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
-        ),
+        workflow_runner=SANDBOX,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
         # One poll at a time: long pieces that come at once are dealt out in turn, not all to one worker.
         max_concurrent_activity_task_polls=1 if queue == ANALYSIS else 5,
@@ -90,7 +94,9 @@ def build_worker(client: Client, queue: str, activities: Sequence[Callable[..., 
 
 
 @asynccontextmanager
-async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterator[list[Worker]]:
+async def workers(
+    client: Client, queues: Sequence[str] = QUEUES, workflow: type[CallTaskWorkflow] = CallTaskWorkflow
+) -> AsyncIterator[list[Worker]]:
     """The workers of some task queues with the clients that they need, made from the environment.
 
     Raises:
@@ -105,7 +111,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
         await database.prepare(await database.run(schema.check, database.zone))
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
         if CALL_TASKS in activities:
-            tasks = Tasks(database, await registered_search_attributes(client), client)
+            tasks = Tasks(database, await registered_search_attributes(client), client, workflow.journey)
             activities[CALL_TASKS] = [
                 tasks.open_task,
                 tasks.review_task,
@@ -118,7 +124,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
             activities[OUTBOUND_BOT] = await _platform_activities(database, stack)
         if ANALYSIS in activities:
             activities[ANALYSIS] = await _analysis_activities(database, stack)
-        yield [build_worker(client, queue, functions) for queue, functions in activities.items()]
+        yield [build_worker(client, queue, functions, workflow) for queue, functions in activities.items()]
 
 
 async def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:

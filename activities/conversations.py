@@ -15,13 +15,15 @@ from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import rows as table
-from calltasks.database.tables.needs import FINAL, final_status
+from calltasks.database.tables.needs import CONVERSATION, FINAL, final_status
 from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import CallRow, Outcome
 from calltasks.observing import telemetry
+from calltasks.options import CONVERSATIONS_FIRST, OUTBOUND_BOT
 from calltasks.outcomes import Answers, ask, changed, expects_transcript, outcome_of, refusal, save_outcomes
 from calltasks.platform.session import Bot, PlatformSession
-from calltasks.rules.row_ranges import Runs, pack
+from calltasks.rules.row_ranges import Ranges, pack
+from calltasks.steps import Done, Step
 
 PRIORITY = 1
 """Of the rate limit: before everything else (SPEC, Always)."""
@@ -36,13 +38,13 @@ class FetchRequest:
 
     task_id: int
     organization_id: str
-    rows: Runs
+    rows: Ranges
     grace: float
     lag_retry: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+@dataclass(slots=True, kw_only=True)
+class Fetched(Done):
     """What the platform said.
 
     Attributes:
@@ -53,14 +55,15 @@ class Fetched:
         failed_calls: requests that failed; their rows are asked for again later.
     """
 
-    ready: Runs
-    under_way: dict[str, int]
+    ready: Ranges
     lagging: int
     not_returned: int
     saved: int
     failed_calls: int
-    api_calls: int
-    error: str = ""
+
+    @property
+    def unanswered(self) -> bool:
+        return bool(self.failed_calls or self.not_returned)
 
 
 class Conversations:
@@ -159,3 +162,13 @@ def _late(row: CallRow, now: datetime, request: FetchRequest) -> Retry:
     delay = timedelta(seconds=min(request.lag_retry * 2 ** min(row.tries, 6), 60))
     retry_at = next_try(since=since, now=now, delay=delay, grace=timedelta(seconds=request.grace))
     return Retry(list_id=row.id, step="conversation", tries=row.tries + 1, since=since, retry_at=retry_at)
+
+
+CONVERSATIONS = Step(
+    activity=Conversations.fetch_conversations,
+    queue=OUTBOUND_BOT,
+    priority=CONVERSATIONS_FIRST,
+    need=CONVERSATION,
+    looks=True,
+    request=lambda head, options: FetchRequest(**head, grace=options.conversation_grace, lag_retry=options.poll_min),
+)

@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 
+from activities.conversations import CONVERSATIONS
 from activities.liveness import heartbeating
 from activities.portions import REFUSED, Portions
 from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
 from calltasks.database.tables import analyses as analysis_table
 from calltasks.database.tables import follow_ups as table
-from calltasks.database.tables import ledger
+from calltasks.database.tables import ledger, needs, tasks
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import FinishedCall
 from calltasks.database.tables.retries import Retry
 from calltasks.errors import ServiceError
 from calltasks.judging import Judge, Judged, Known, each, lost_link
-from calltasks.rules.row_ranges import Runs
+from calltasks.options import ANALYSES, ANALYSIS
+from calltasks.rules.row_ranges import Ranges
+from calltasks.steps import ActivityCall, Done, Step
 from calltasks.token_ceiling import TokenCeiling
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ class FollowUpRequest:
 
     task_id: int
     organization_id: str
-    rows: Runs
+    rows: Ranges
     retry_interval: float
     conversation_grace: float
     max_tokens: int | None = None
@@ -75,7 +78,7 @@ class AgainRequest(FollowUpRequest):
 
 
 @dataclass(slots=True, kw_only=True)
-class FollowedUp:
+class FollowedUp(Done):
     """How many rows got a follow-up (or a new judgement), by outcome.
 
     Attributes:
@@ -88,10 +91,9 @@ class FollowedUp:
     written: int = 0
     by_outcome: dict[str, int] = field(default_factory=dict)
     by_interest: dict[str, int] = field(default_factory=dict)
-    again: Runs = field(default_factory=list)
+    again: Ranges = field(default_factory=list)
     input_tokens: int = 0
     output_tokens: int = 0
-    error: str = ""
     kept_edits: int = 0
     over_ceiling: int = 0
     set_aside: int = 0
@@ -243,3 +245,31 @@ class Again(Portions):
 
     def refused(self, row: Refused[FollowUp], now: datetime) -> None:
         self.again.append(row.item.list_id)
+
+
+FOLLOW_UP = Step(
+    activity=FollowUps.follow_up,
+    queue=ANALYSIS,
+    priority=ANALYSES,
+    need=needs.FOLLOW_UP,
+    after=CONVERSATIONS.name,
+    request=lambda head, options: FollowUpRequest(
+        **head,
+        retry_interval=options.retry_interval,
+        conversation_grace=options.conversation_grace,
+        max_tokens=options.token_ceiling,
+    ),
+    # A piece takes far longer than others, and no second worker can help with it.
+    rows=500,
+    few=250,
+    # With a ceiling one after another: each must know what the ones before it spent.
+    at_once=lambda options: 8 if options.token_ceiling is None else 1,
+    counts=tasks.judgements,
+)
+ANALYSE_AGAIN = ActivityCall(
+    # First judgements and new ones ask the same model.
+    activity=FollowUps.analyse_again,
+    queue=ANALYSIS,
+    priority=ANALYSES,
+    errors_of=FOLLOW_UP.name,
+)

@@ -11,14 +11,14 @@ from temporalio import activity
 
 from activities.liveness import heartbeating
 from calltasks.database.connection import Database
-from calltasks.database.tables import rows as table
-from calltasks.database.tables.rows import MatchRow
+from calltasks.database.tables import jobs as table
+from calltasks.database.tables.jobs import MatchRow
 from calltasks.errors import ServiceError
 from calltasks.observing import telemetry
 from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
 from calltasks.rules.phones import comparable
-from calltasks.rules.row_ranges import Runs, pack
+from calltasks.rules.row_ranges import Ranges, pack
 
 PRIORITY = 2
 """Of the rate limit: after conversations (SPEC, Always)."""
@@ -56,7 +56,7 @@ class PagesRead:
 
     row_count: int | None
     jobs: int
-    matched: Runs
+    matched: Ranges
     left_over: int
     failed_pages: int
     api_calls: int

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 
+from activities.conversations import CONVERSATIONS
 from activities.liveness import heartbeating
 from calltasks.database.connection import Database
+from calltasks.database.tables import needs
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import rows as table
 from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import RecordedRow
 from calltasks.observing import telemetry
+from calltasks.options import OUTBOUND_BOT, RECORDINGS
 from calltasks.platform.session import Bot
 from calltasks.recordings.finding import FAILED_TRIES, PRIORITY, find, save_urls
-from calltasks.rules.row_ranges import Runs
+from calltasks.rules.row_ranges import Ranges
+from calltasks.steps import Done, Step
 
 if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
@@ -34,20 +38,18 @@ class RecordingRequest:
 
     task_id: int
     organization_id: str
-    rows: Runs
+    rows: Ranges
     grace: float
     retry_interval: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordingsSaved:
+@dataclass(slots=True, kw_only=True)
+class RecordingsSaved(Done):
     """How many URLs were saved, how many recordings are not there (yet), how many requests failed."""
 
     saved: int
     missing: int
     failed_calls: int
-    api_calls: int
-    error: str = ""
 
 
 class Recordings:
@@ -102,3 +104,15 @@ class Recordings:
         return Retry(
             list_id=row.id, step="recording", tries=row.tries + 1, since=since, retry_at=retry_at, error_code=error[:80]
         )
+
+
+RECORDING = Step(
+    activity=Recordings.save_recordings,
+    queue=OUTBOUND_BOT,
+    priority=RECORDINGS,
+    need=needs.RECORDING,
+    after=CONVERSATIONS.name,
+    request=lambda head, options: RecordingRequest(
+        **head, grace=options.recording_grace, retry_interval=options.poll_min
+    ),
+)

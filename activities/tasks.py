@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from pymysql.cursors import Cursor
 from temporalio import activity
@@ -15,15 +15,17 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from activities.liveness import heartbeating
+from activities.steps import STEPS
 from calltasks.database.connection import Database
 from calltasks.database.tables import dispatches, needs, suppressions, task_options
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
-from calltasks.database.tables.needs import FINAL, Chunk
+from calltasks.database.tables.needs import Standing, Work
 from calltasks.database.tables.task_options import Kept
-from calltasks.database.tables.tasks import RowGroup, TaskRow
+from calltasks.database.tables.tasks import TaskRow
 from calltasks.rules.reanalysis import Reanalysis
-from calltasks.rules.row_ranges import Runs, pack
+from calltasks.rules.row_ranges import pack
+from calltasks.steps import Step
 
 START_CALL = "start_call"
 """The signal that tells a run that its calls are to be made."""
@@ -74,28 +76,14 @@ class ReviewRequest:
     """What to look at.
 
     Attributes:
-        task_id: the task.
-        unfinished: look for calls without an outcome too, not only for what is due for another try.
-        conversations, follow_ups, recordings: rows a chunk of work.
-        conversation_grace, recording_grace: seconds.
+        rows: of a chunk of work, by step.
+        values: of what the steps' needs depend on: ``unfinished`` (look for calls without an outcome too, not only for
+            what is due for another try), graces in seconds.
     """
 
     task_id: int
-    unfinished: bool
-    conversations: int
-    follow_ups: int
-    recordings: int
-    conversation_grace: float
-    recording_grace: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Rows between two ids (both included) that wait for a step; ``count`` of them do, after so many tries."""
-
-    rows: Runs
-    count: int
-    tries: int = 0
+    rows: dict[str, int]
+    values: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,42 +91,24 @@ class Review:
     """How a task stands, and what can be done for it now.
 
     Attributes:
-        leads: rows of the task.
-        called: rows with a job id; ``unmatched`` those without; ``unsettled`` those of them that may still get one.
-        finished: called rows with a final status.
-        recordings: rows with a recording's URL; ``recordings_missing`` succeeded rows without.
-        follow_ups: called rows with a follow-up; ``unjudged`` called rows without one or without ``is_interested``.
-        kept_edits: re-analyses that left a person's edit of a follow-up as it was.
-        over_ceiling: follow-ups that say that the task's tokens were spent.
+        rows: how they stand.
+        counts: what the steps count.
         suppressed: rows that are left out, by reason.
         next_due: seconds until a row that was set aside is due; None if none is.
+        work: by step.
     """
 
     task_type: int
-    leads: int
-    called: int
-    unmatched: int
-    unsettled: int
-    finished: int
-    unjudged: int
-    by_status: dict[str, int]
-    by_interest: dict[str, int]
-    recordings: int
-    recordings_missing: int
-    follow_ups: int
-    analysed: int
-    analysis_failed: int
-    reanalysed: int
-    kept_edits: int
-    input_tokens: int
-    output_tokens: int
+    rows: Standing
+    counts: dict[str, int]
     next_due: float | None
-    over_ceiling: int = 0
-    set_aside: int = 0
     suppressed: dict[str, int] = field(default_factory=dict)
-    conversations: list[Work] = field(default_factory=list)
-    to_follow_up: list[Work] = field(default_factory=list)
-    to_record: list[Work] = field(default_factory=list)
+    work: dict[str, list[Work]] = field(default_factory=dict)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing can be done now or later."""
+        return not self.work and self.next_due is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +125,15 @@ class Selection:
 class Tasks:
     """The activities on a task as a whole."""
 
-    def __init__(self, database: Database, search_attributes: list[str], client: Client) -> None:
+    def __init__(
+        self,
+        database: Database,
+        search_attributes: list[str],
+        client: Client,
+        steps: Sequence[Step[Any, Any]] = STEPS,
+    ) -> None:
         self._database = database
+        self._steps = steps
         self._search_attributes = search_attributes
         self._client = client
 
@@ -227,7 +204,7 @@ class Tasks:
         """Count the task's rows, move ``task_type`` on where that is due, and list the work that is left."""
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
-            return await self._database.run(_review, request, now)
+            return await self._database.run(_review, request, now, self._steps)
 
     @activity.defn
     async def mark_dispatched(self, over: HandedOver) -> None:
@@ -282,96 +259,24 @@ def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
     return row.task_type >= 2 and not ours and bool(dispatches.held_jobs(cursor, row.task_id))
 
 
-def _review(cursor: Cursor, request: ReviewRequest, now: datetime) -> Review:
+def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequence[Step[Any, Any]]) -> Review:
     row = existing(cursor, request.task_id)
     groups = table.standing(cursor, request.task_id)
-    task_type = _raise_type(cursor, row, groups)
-    chunks: list[Chunk] = []
-    next_due: datetime | None = None
-    if _open(groups):
-        sizes = (request.conversations, request.follow_ups, request.recordings)
-        graces = {"conversation_grace": request.conversation_grace, "recording_grace": request.recording_grace}
-        chunks, next_due = needs.work(
-            cursor, request.task_id, now=now, unfinished=request.unfinished, sizes=sizes, **graces
-        )
-    ledger = table.judgements(cursor, request.task_id)
+    rows = needs.standing(groups, in_group=bool(row.job_group_id))
+    task_type = rows.reached(row.task_type)
+    for higher in range(row.task_type, task_type):
+        table.raise_type(cursor, row.task_id, higher + 1)
     called = [group for group in groups if group.called]
+    lacking = {step.name: step.need for step in steps if any(map(step.need.may, called))}
+    work, next_due = needs.work(cursor, request.task_id, lacking, now=now, sizes=request.rows, values=request.values)
+    counts: dict[str, int] = {}
+    for step in steps:
+        counts |= step.counts(cursor, request.task_id) if step.counts else {}
     return Review(
         task_type=task_type,
-        leads=_sum(groups),
-        called=_sum(called),
-        unmatched=_sum(group for group in groups if not group.called),
-        unsettled=_sum(group for group in groups if _unsettled(row, group)),
-        finished=_sum(group for group in called if group.status in FINAL),
-        unjudged=_sum(group for group in called if group.interest is None or not group.followed),
-        by_status=_tally((group.status, group.count) for group in groups if group.status),
-        by_interest={"0": 0, "1": 0, "2": 0}
-        | _tally((str(group.interest), group.count) for group in called if group.interest is not None),
-        recordings=_sum(group for group in called if group.recorded),
-        recordings_missing=_sum(group for group in called if _unrecorded(group)),
-        follow_ups=_sum(group for group in called if group.followed),
-        analysed=ledger.get("analysed", 0),
-        analysis_failed=ledger.get("failed", 0),
-        over_ceiling=ledger.get("over_ceiling", 0),
-        set_aside=ledger["set_aside"],
-        suppressed=suppressions.count(cursor, request.task_id),
-        reanalysed=ledger["reanalysed"],
-        kept_edits=ledger["kept_edits"],
-        input_tokens=ledger["input_tokens"],
-        output_tokens=ledger["output_tokens"],
+        rows=rows,
+        counts=counts,
         next_due=None if next_due is None else max(0.0, (next_due - now).total_seconds()),
-        conversations=_work(chunks, "conversations"),
-        to_follow_up=_work(chunks, "follow_ups"),
-        to_record=_work(chunks, "recordings"),
+        suppressed=suppressions.count(cursor, request.task_id),
+        work=work,
     )
-
-
-def _raise_type(cursor: Cursor, row: TaskRow, groups: Sequence[RowGroup]) -> int:
-    """SPEC 8: 3 when job ids are settled and every called row has its outcome, 4 when every one is judged."""
-    called = [group for group in groups if group.called]
-    task_type = row.task_type
-    settled = not any(_unsettled(row, group) for group in groups)
-    if row.task_type < 2 or not called or not settled or any(group.status not in FINAL for group in called):
-        return task_type
-    if task_type < 3:
-        table.raise_type(cursor, row.task_id, task_type := 3)
-    if task_type < 4 and not any(group.interest is None or not group.followed for group in called):
-        table.raise_type(cursor, row.task_id, task_type := 4)
-    return task_type
-
-
-def _unsettled(row: TaskRow, group: RowGroup) -> bool:
-    """Whether these rows may still get a job; without a job group there is nobody to get one from."""
-    return bool(row.job_group_id) and not group.called and group.matchable and group.status not in FINAL
-
-
-def _unrecorded(group: RowGroup) -> bool:
-    return group.status == "Succeeded" and group.has_recording_id and not group.recorded
-
-
-def _open(groups: Sequence[RowGroup]) -> bool:
-    """Whether a called row still lacks anything: otherwise there is no work to look for."""
-    return any(
-        group.called
-        and (group.status not in FINAL or group.interest is None or not group.followed or _unrecorded(group))
-        for group in groups
-    )
-
-
-def _sum(groups: Iterable[RowGroup]) -> int:
-    return sum(group.count for group in groups)
-
-
-def _tally(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    tally: Counter[str] = Counter()
-    for key, count in pairs:
-        tally[key] += count
-    return dict(tally)
-
-
-def _work(chunks: Sequence[Chunk], step: str) -> list[Work]:
-    return [
-        Work(rows=[[chunk.first, chunk.last]], count=chunk.count, tries=chunk.tries)
-        for chunk in chunks
-        if chunk.step == step
-    ]

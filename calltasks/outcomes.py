@@ -13,6 +13,7 @@ from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import Refused, write_each
 from calltasks.database.tables import rows as table
+from calltasks.database.tables.jobs import folded
 from calltasks.database.tables.needs import final_status
 from calltasks.database.tables.rows import CallRow, Outcome
 from calltasks.errors import PermanentError, ServiceError
@@ -105,12 +106,12 @@ def match_answers(rows: Sequence[CallRow], jobs: Iterable[Job]) -> list[tuple[Ca
     by_reference: dict[str, list[CallRow]] = defaultdict(list)
     for row in rows:
         # Two rows may have had one job before we came: both are told how it ended.
-        by_id[table.folded(row.call_job_id)].append(row)
+        by_id[folded(row.call_job_id)].append(row)
         by_reference[row.reference_id.strip()].append(row)
     found: dict[int, tuple[CallRow, Job]] = {}
     strangers = []
     for job in jobs:
-        known = by_id.get(table.folded(job.job_id), [])
+        known = by_id.get(folded(job.job_id), [])
         for row in known:
             found.setdefault(row.id, (row, job))
         if not known:

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from calltasks.database.columns import read
 from calltasks.database.connection import Database
-from calltasks.database.tables import analyses, dispatches, follow_ups, recordings, rows, tasks
+from calltasks.database.tables import analyses, dispatches, follow_ups, recordings, tasks
+from calltasks.database.tables import jobs as job_table
 from calltasks.database.tables.tasks import UnknownLeadsError
 from calltasks.rules.reanalysis import Reanalysis
 from calltasks.settings import DatabaseSettings
@@ -52,12 +53,12 @@ def run(database: Database, statement: str, *values: Any) -> None:
 def test_what_a_column_cannot_hold_is_no_rows(database: Database) -> None:
     jobs, references = ["job", *(f"job{odd}" for odd in ODD)], ["ref", *(f"ref{odd}" for odd in ODD)]
     for alone in (jobs[1:], jobs[1:2], jobs):
-        assert database.run_sync(rows.used_jobs, alone) == set(alone) & {"job"}
+        assert database.run_sync(job_table.used_jobs, alone) == set(alone) & {"job"}
         assert database.run_sync(dispatches.taken_elsewhere, 2, alone) == set(alone) & {"job"}
         named = database.run_sync(follow_ups.requested, 1, Reanalysis(call_job_ids=alone))
         assert named == [1] * ("job" in alone)
-    assert [row.id for row in database.run_sync(rows.named_by, [1, 2], "reference_id", references)] == [1]
-    assert database.run_sync(rows.named_by, [1], "leads_id", ["L😀"]) == []
+    assert [row.id for row in database.run_sync(job_table.named_by, [1, 2], "reference_id", references)] == [1]
+    assert database.run_sync(job_table.named_by, [1], "leads_id", ["L😀"]) == []
     assert [database.run_sync(analyses.history, job) is not None for job in jobs] == [True] + [False] * len(ODD)
 
 

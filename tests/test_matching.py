@@ -10,7 +10,7 @@ from pymysql.cursors import Cursor
 
 from activities.job_ids import match_all, match_by_reference
 from calltasks.database.connection import Database
-from calltasks.database.tables import rows as table
+from calltasks.database.tables import jobs as table
 from calltasks.database.tables import tasks as task_table
 from calltasks.rules.pairing import IdentifiedJob
 from calltasks.settings import DatabaseSettings, load

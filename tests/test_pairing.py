@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltasks.database.tables.rows import MatchRow
+from calltasks.database.tables.jobs import MatchRow
 from calltasks.platform.session import Contact
 from calltasks.rules.pairing import IdentifiedJob, Pairing, pair, reference_of
 from calltasks.rules.phones import comparable

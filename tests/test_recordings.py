@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from yarl import URL
 
 from activities import recordings as recordings_module
-from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
+from activities.recordings import RECORDING, RecordingRequest, Recordings, RecordingsSaved
+from activities.steps import STEPS
 from activities.tasks import ReviewRequest, Tasks
 from calltasks.cli.recordings import recordings as command
 from calltasks.errors import PassingError
@@ -293,15 +294,11 @@ async def test_recordings_are_kept_for_some_days_after_the_call(sites: Sites, tm
         review = await Tasks(calls.database, [], site.client).review_task(
             ReviewRequest(
                 task_id=task_id,
-                unfinished=True,
-                conversations=99,
-                follow_ups=99,
-                recordings=99,
-                conversation_grace=600,
-                recording_grace=600,
+                rows={step.name: 99 for step in STEPS},
+                values={"unfinished": True, "conversation_grace": 600, "recording_grace": 600},
             )
         )
-    assert (review.to_record, review.next_due) == ([], None)
+    assert (review.work.get(RECORDING.name), review.next_due) == (None, None)
     assert (await save_recordings(site, task_id)).missing == 0
     assert [row["recording_url"] for row in site.rows(task_id)] == urls and served(site) == fetched
     site.sql("UPDATE leads_task_list SET updated_time = %s WHERE id = %s", now - timedelta(days=29), young[0]["id"])

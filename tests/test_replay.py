@@ -13,16 +13,12 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-import worker
 from tests.sayings import decoded
+from worker import SANDBOX
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 
-SANDBOX = SandboxedWorkflowRunner(
-    restrictions=SandboxRestrictions.default.with_passthrough_modules(*worker.PASSED_THROUGH)
-)
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
+from activities.follow_ups import FOLLOW_UP
 from calltasks.database.tables.ledger import digest
 from calltasks.options import Options, workflow_id
+from calltasks.steps import REQUEST_ROWS
 from simulators import Contact
 from tests.comparison import FINAL
 from tests.pipeline import Site, Sites, phone
-from workflows.pipeline import FEW_ROWS, PIECE_ROWS
 
 SAID = json.dumps([{"Speaker": "Contact", "Script": "不需要，别再打了。"}])
 OPTIONS = Options(
@@ -118,7 +119,7 @@ async def test_every_state_of_a_row_comes_to_its_end_or_to_rest(sites: Sites) ->
     assert not wrong, f"{len(wrong)} of {len(everything)} states\n" + "\n".join(wrong[:20])
     done = await activities(site, ended)
     assert_bounded(done, len(ending))
-    pieces = -(-len(resting) // PIECE_ROWS) + 1
+    pieces = -(-len(resting) // REQUEST_ROWS) + 1
     assert looks["fetch_conversations"] <= 6 * pieces, looks
     assert looks["review_task"] <= 6 * 2 * pieces, looks
     assert not set(looks) - {"fetch_conversations", "review_task", "watch_calls", "match_pages", "settle_jobs"}, looks
@@ -127,10 +128,10 @@ async def test_every_state_of_a_row_comes_to_its_end_or_to_rest(sites: Sites) ->
 
 def assert_bounded(done: Counter[str], rows: int) -> None:
     """Each step handles each piece of rows a bounded number of times, and reviews do not outnumber them."""
-    pieces = -(-rows // PIECE_ROWS)
+    pieces = -(-rows // REQUEST_ROWS)
     assert done["fetch_conversations"] <= ROUNDS * pieces, done
     assert done["save_recordings"] <= ROUNDS * pieces, done
-    assert done["follow_up"] <= 3 * -(-rows // FEW_ROWS), done
+    assert done["follow_up"] <= 3 * -(-rows // FOLLOW_UP.few), done
     assert done["review_task"] <= 2 * ROUNDS + done.total() // 2, done
 
 

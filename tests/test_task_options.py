@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+import worker
 from activities.job_ids import PagesRead
-from activities.tasks import Task, Work
+from activities.steps import STEPS
+from activities.tasks import Task
+from calltasks.database.tables.needs import Work
 from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
 from calltasks.rules.row_ranges import pack
 from simulators import Contact, SimulatorOptions
@@ -30,7 +34,8 @@ async def graces(site: Site, task_id: int) -> set[tuple[float, float]]:
         scheduled = event.activity_task_scheduled_event_attributes
         if scheduled.activity_type.name == "review_task":
             [request] = await site.client.data_converter.decode(scheduled.input.payloads)
-            found.add((request["conversation_grace"], request["recording_grace"]))
+            values = request["values"]
+            found.add((values["conversation_grace"], values["recording_grace"]))
     return found
 
 
@@ -105,7 +110,7 @@ async def test_at_most_ninety_activities_of_a_run_are_in_flight_however_many_pag
     now = peak = read = 0
 
     class Steps:
-        async def match_pages(self, pages: Any) -> PagesRead:
+        async def attempt(self, call: Any, pages: Any, summary: str) -> PagesRead:
             nonlocal now, peak, read
             now, read = now + 1, read + 1
             peak = max(peak, now)
@@ -119,12 +124,12 @@ async def test_at_most_ninety_activities_of_a_run_are_in_flight_however_many_pag
     task = Task(task_id=1, organization_id="o", task_type=2, job_group_id="g", dispatched=True)
     steps: Any = Steps()
     tally: Any = Tally()
-    pipeline = Pipeline(task, steps, Options(), tally, None)
+    pipeline = Pipeline(task, steps, STEPS, Options(), tally, None)
     await pipeline._read_pages(may_fail=False, whole=True)
     assert (read, pipeline.jobs_seen) == (200, 200_000)
-    lanes = (pipeline.fetching, pipeline._following, pipeline._recording)
+    lanes = pipeline.lanes.values()
     # A re-analysis has eight pieces under way; review, dispatch, watch and control are one each.
-    assert peak + sum(lane._limit for lane in lanes) + 8 * pipeline.reanalyses._limit + 4 <= 90
+    assert peak + sum(lane.limit for lane in lanes) + 8 * pipeline.reanalyses.limit + 4 <= 90
 
 
 async def test_a_task_of_which_nothing_is_called_comes_to_rest_and_loses_no_late_job(sites: Sites) -> None:
@@ -172,6 +177,8 @@ async def test_a_task_of_which_nothing_is_called_comes_to_rest_and_loses_no_late
 async def test_a_re_analysis_of_very_many_scattered_rows_is_done_in_portions(sites: Sites, monkeypatch: Any) -> None:
     scattered = [Work(rows=pack(range(10**18, 10**18 + 20_000, 2)), count=10_000)]
     assert len(json.dumps([work.rows for work in scattered])) < 1_000_000 and reanalysis.SELECTED_ROWS == 10_000
+    passing = worker.SANDBOX.restrictions.with_passthrough_modules("workflows.reanalysis")
+    monkeypatch.setattr(worker, "SANDBOX", SandboxedWorkflowRunner(restrictions=passing))
     monkeypatch.setattr(reanalysis, "SELECTED_ROWS", 40)
     monkeypatch.setattr(reanalysis, "NAMED", 40)
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=0))

@@ -20,7 +20,8 @@ from calltasks.temporal.connection import connect
 from simulators import SimulatorOptions
 from tests.pipeline import QUICK, Sites
 from tests.test_privacy import FAULTS, personal, said_of
-from tests.test_replay import HISTORIES, SANDBOX, read
+from tests.test_replay import HISTORIES, read
+from worker import SANDBOX
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 

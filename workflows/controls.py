@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.job_groups import ControlRequest
-    from activities.tasks import Keep, Task
-    from calltasks.options import Carried
-    from workflows.steps import Steps
-    from workflows.tally import Tally
+from activities.job_groups import ControlRequest
+from activities.tasks import Keep, Task
+from calltasks.options import Carried
+from workflows.steps import CONTROL, KEEP_OR_NOT, Steps
+from workflows.tally import Tally
+
+if TYPE_CHECKING:
+    from workflows.handing_over import HandingOver
 
 ACTIONS = ("pause", "resume", "cancel")
 NOTHING_LEFT = "the task is over, the platform was not asked"
-
-
-class Dialling(Protocol):
-    """What is controlled: the task, and the piece of dispatch that is under way, if one is."""
-
-    task: Task
-    portion: asyncio.Task[Any] | None
-
-    async def silence(self) -> None:
-        """Wait until a piece that was stopped can hand nothing more over."""
 
 
 class Controls:
@@ -78,7 +69,7 @@ class Controls:
         await workflow.wait_condition(lambda: number in self._answers or over())
         return self._answers.pop(number, {"done": False, "answer": NOTHING_LEFT})
 
-    async def carry_out(self, dialling: Dialling, steps: Steps, then: Callable[[], None]) -> None:
+    async def carry_out(self, dialling: HandingOver, steps: Steps, then: Callable[[], None]) -> None:
         """Tell the platform, for as long as the run lasts; ``then`` is called after each answer."""
         kept = dialling.task.kept.paused
         while True:
@@ -87,7 +78,7 @@ class Controls:
             done = await self._tell(action, dialling, steps)
             if kept != self.paused:
                 kept = self.paused
-                await steps.keep_paused(Keep(task_id=dialling.task.task_id, paused=kept))
+                await steps.attempt(KEEP_OR_NOT, Keep(task_id=dialling.task.task_id, paused=kept))
             self.cancelled = self.cancelled or (action == "cancel" and done)
             answer = f"{action}: done" if done else f"{action}: the platform did not take it: {self._tally.last_error}"
             self._tally.last_control = answer
@@ -97,7 +88,7 @@ class Controls:
                 self._answers[self._told] = {"done": done, "answer": answer}
             then()
 
-    async def _tell(self, action: str, dialling: Dialling, steps: Steps) -> bool:
+    async def _tell(self, action: str, dialling: HandingOver, steps: Steps) -> bool:
         portion = dialling.portion
         under_way = portion is not None and not portion.done()
         done = await self._once(action, dialling.task, steps)
@@ -111,12 +102,11 @@ class Controls:
         if not task.job_group_id:
             # Nobody was handed over: there is nothing that the platform could stop.
             return True
-        done = await steps.control(
-            ControlRequest(
-                task_id=task.task_id,
-                organization_id=task.organization_id,
-                job_group_id=task.job_group_id,
-                action=action,
-            )
+        request = ControlRequest(
+            task_id=task.task_id,
+            organization_id=task.organization_id,
+            job_group_id=task.job_group_id,
+            action=action,
         )
+        done = await steps.attempt(CONTROL, request, action)
         return done is not None

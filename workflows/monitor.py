@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.monitoring import Checked, Monitoring
-    from calltasks import options
+from activities.monitoring import Checked, Monitoring
+from calltasks import options
 
 
 @workflow.defn(name=options.MONITOR_WORKFLOW)

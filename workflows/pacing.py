@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.tasks import Review
-    from calltasks.options import Options
+from activities.tasks import Review
+from calltasks.options import Options
 
 GROWTH = 1.5
 
@@ -61,4 +60,4 @@ class Pace:
 def standing(review: Review) -> tuple[int, ...]:
     """What asking for calls changes, if it changes anything. What becomes of other calls after that is no reason to
     ask again."""
-    return review.called, review.unsettled, review.finished
+    return review.rows.called, review.rows.unsettled, review.rows.finished

@@ -7,38 +7,33 @@ handed out only while nothing else runs in that step; then it cannot overlap eit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.conversations import FetchRequest
-    from activities.follow_ups import FollowUpRequest
-    from activities.job_ids import Pages, PagesRead, Settlement
-    from activities.recordings import RecordingRequest
-    from activities.tasks import Review, Task, Work
-    from calltasks.options import Options
-    from calltasks.rules.reanalysis import Asked
-    from calltasks.rules.row_ranges import Runs, count, take
-    from workflows.lanes import Lane
-    from workflows.reanalysis import Reanalyst
-    from workflows.steps import Steps
-    from workflows.tally import Tally
+from activities.job_ids import Pages, PagesRead, Settlement
+from activities.tasks import Task
+from calltasks.database.tables.needs import Work
+from calltasks.options import Options
+from calltasks.rules.reanalysis import Asked
+from calltasks.rules.row_ranges import Ranges
+from calltasks.steps import Head, Step
+from workflows.lanes import Lane, RowLane
+from workflows.reanalysis import Reanalyst
+from workflows.steps import MATCH_PAGES, SETTLE_JOBS, Steps, rows_in
+from workflows.tally import Tally
 
 PAGES_A_PIECE = 10
 PIECES_AT_ONCE = 24
 """Of pages. With what the lanes hold this stays below the 90 activities that a workflow may have."""
-PIECE_ROWS = 1089
-"""Eleven full requests of the platform: what ten pages of jobs yield goes on in one piece."""
-
-FOLLOW_UP_ROWS, FEW_ROWS = 500, 250
-"""A piece of follow-ups is between these: it takes far longer than others, and no second worker can help with it."""
 
 
 class Pipeline:
     """One task's work under way.
 
     Attributes:
+        lanes: of the journey (what a row goes through once it has its job id), by step.
         forced: re-analyses that were asked for and have not begun.
         jobs_seen: jobs of the group at the last whole reading of its pages; None before the first.
         pages_tried: whether the pages were asked for at all.
@@ -51,6 +46,7 @@ class Pipeline:
         self,
         task: Task,
         steps: Steps,
+        journey: Sequence[Step[Any, Any]],
         options: Options,
         tally: Tally,
         jobs_seen: int | None,
@@ -58,41 +54,33 @@ class Pipeline:
     ) -> None:
         self._task = task
         self._steps = steps
+        self._journey = journey
         self._tally = tally
         self.jobs_seen = jobs_seen
         self.pages_tried = jobs_seen is not None
         self.again_at: float | None = None
         self.paused_until = 0.0
         self.changed = False
-        self.pages = Lane(4, self._piece_done)
-        self.fetching = Lane(4, self._piece_done)
+        self.pages = Lane(1, self._piece_done)
         self.use(options)
-        self._recording = Lane(4, self._piece_done)
         self.reanalyses = Lane(4, self._piece_done)
         self.forced = [] if forced is None else forced
-        self._to_follow: Runs = []
-        self._to_record: Runs = []
         self._closing = False
-
-    @property
-    def _lanes(self) -> tuple[Lane, ...]:
-        return self.pages, self.fetching, self._following, self._recording, self.reanalyses
-
-    def stamp(self) -> tuple[int, ...] | None:
-        """A value that stays the same while nothing is handed out; None while anything runs."""
-        if self._to_follow or self._to_record or self.forced or not all(lane.idle for lane in self._lanes):
-            return None
-        return tuple(lane.started for lane in self._lanes)
-
-    def fetch_stamp(self) -> tuple[int, int] | None:
-        """As :meth:`stamp`, for job ids and conversations only."""
-        return (self.pages.started, self.fetching.started) if self.pages.idle and self.fetching.idle else None
 
     def use(self, options: Options) -> None:
         """Go by these options, before anything but re-analyses was begun."""
         self._options = options
-        # With a ceiling one after another: each must know what the ones before it spent.
-        self._following = Lane(8 if options.token_ceiling is None else 1, self._piece_done)
+        self.lanes = {step.name: RowLane(step, options, self._piece_done) for step in self._journey}
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """A value that stays the same while nothing is handed out; None while anything runs."""
+        if self.forced:
+            return None
+        return _stamp(self.pages, *self.lanes.values(), self.reanalyses)
+
+    def fetch_stamp(self) -> tuple[int, ...] | None:
+        """As :meth:`stamp`, for job ids and what is asked for at each look only."""
+        return _stamp(self.pages, *(lane for lane in self.lanes.values() if lane.step.looks))
 
     def in_group(self, task: Task) -> None:
         """The task has its job group now."""
@@ -103,7 +91,8 @@ class Pipeline:
         left of re-analyses is in :attr:`forced`."""
         self._closing = True
         self.pump()
-        await workflow.wait_condition(lambda: all(lane.idle for lane in self._lanes))
+        lanes = (self.pages, *self.lanes.values(), self.reanalyses)
+        await workflow.wait_condition(lambda: all(lane.idle for lane in lanes))
 
     # --- handing work out ------------------------------------------------------------------------------------
 
@@ -116,51 +105,52 @@ class Pipeline:
         """
         self.pages.start(self._read_pages(may_fail=may_fail, whole=whole))
 
-    def sweep(self, review: Review) -> None:
-        """Ask for the outcomes that the review found missing."""
-        for work in review.conversations:
-            self.fetching.start(self._fetch(work.rows))
-
-    def leftovers(self, to_follow_up: Sequence[Work], to_record: Sequence[Work]) -> None:
-        """Hand out follow-ups and recordings that a review found missing."""
-        for work in to_follow_up:
-            self._to_follow += work.rows
-        for work in to_record:
-            self._to_record += work.rows
+    def hand_out(self, work: Mapping[str, Sequence[Work]]) -> None:
+        """Begin what a review has found, by step."""
+        for step, works in work.items():
+            self.lanes[step].find(works)
         self.pump()
 
     def pump(self) -> None:
-        """Start follow-ups, recordings and re-analyses as far as there is room; what comes in meanwhile goes in bigger
-        pieces."""
+        """Start work as far as there is room; what comes in meanwhile goes in bigger pieces."""
         if self._closing:
-            self._to_follow, self._to_record = [], []
+            for lane in self.lanes.values():
+                lane.drop()
             return
-        while self.forced and not self.reanalyses.full:
+        while self.forced and self.reanalyses.room:
             self.reanalyses.start(self._reanalyse(self.forced.pop(0)))
-        while self._to_follow and not self._following.full:
-            # As many pieces as there is room for, so that several workers have their share even of a small task.
-            size = min(FOLLOW_UP_ROWS, -(-count(self._to_follow) // self._following.room))
-            piece, self._to_follow = take(self._to_follow, max(FEW_ROWS, size))
-            self._following.start(self._follow_up(piece))
-        while self._to_record and not self._recording.full:
-            piece, self._to_record = take(self._to_record, PIECE_ROWS)
-            self._recording.start(self._save_recordings(piece))
+        for lane in self.lanes.values():
+            while (piece := lane.next_piece()) is not None:
+                lane.start(self._do(lane.step, piece))
+
+    async def _do(self, step: Step[Any, Any], rows: Ranges) -> None:
+        """Have a piece of a step done, and hand on what it yields."""
+        head = Head(task_id=self._task.task_id, organization_id=self._task.organization_id, rows=rows)
+        done = await self._steps.attempt(step, step.request(head, self._options), rows_in(rows))
+        if step.looks and (done is None or done.unanswered):
+            self._look_again()
+        elif done is None:
+            # It failed three times: the rows still say what is left to do, but not at once.
+            self.paused_until = workflow.time() + self._options.retry_interval
+        if done is None:
+            return
+        self._tally.did(done)
+        for lane in self.lanes.values():
+            if lane.step.after == step.name:
+                lane.take_over(rows if done.ready is None else done.ready)
+        self.pump()
 
     def _piece_done(self, lane: Lane) -> None:
         """Refill the steps that have room; ask for a review once calls are fetched, and once nothing runs."""
         self.pump()
-        fetched = lane in (self.pages, self.fetching) and self.pages.idle and self.fetching.idle
-        if fetched or self.stamp() is not None:
+        asks = not isinstance(lane, RowLane) or lane.step.looks
+        if (asks and lane is not self.reanalyses and self.fetch_stamp() is not None) or self.stamp() is not None:
             self.changed = True
 
     async def _reanalyse(self, asked: Asked) -> None:
         reanalyst = Reanalyst(self._task, self._steps, self._options, self._tally)
         if not await reanalyst.run(asked, lambda: self._closing):
             self.forced.append(asked)
-
-    def _set_aside(self) -> None:
-        """Something failed three times: the rows still say what is left to do, but not at once."""
-        self.paused_until = workflow.time() + self._options.retry_interval
 
     def _look_again(self) -> None:
         delay = self._options.retry_interval * workflow.random().uniform(1, 2)
@@ -202,26 +192,30 @@ class Pipeline:
         return results
 
     async def _read_piece(self, start: int) -> PagesRead | None:
-        result = await self._steps.match_pages(
+        result = await self._steps.attempt(
+            MATCH_PAGES,
             Pages(
                 task_id=self._task.task_id,
                 organization_id=self._task.organization_id,
                 job_group_id=self._task.job_group_id,
                 first=start,
                 last=start + PAGES_A_PIECE - 1,
-            )
+            ),
+            f"pages {start} to {start + PAGES_A_PIECE - 1}",
         )
         self._hand_on(result)
         return result
 
     async def _settle(self, *, may_fail: bool) -> None:
-        result = await self._steps.settle_jobs(
+        result = await self._steps.attempt(
+            SETTLE_JOBS,
             Settlement(
                 task_id=self._task.task_id,
                 organization_id=self._task.organization_id,
                 job_group_id=self._task.job_group_id,
                 may_fail=may_fail,
-            )
+            ),
+            "all pages",
         )
         self._hand_on(result)
 
@@ -232,57 +226,11 @@ class Pipeline:
         self._tally.api_calls += result.api_calls
         if result.failed_pages:
             self._look_again()
-        rows = result.matched
-        while rows:
-            piece, rows = take(rows, PIECE_ROWS)
-            self.fetching.start(self._fetch(piece))
-
-    # --- conversations, recordings, follow-ups (SPEC 4 to 6) -------------------------------------------------
-
-    async def _fetch(self, rows: Runs) -> None:
-        fetched = await self._steps.fetch_conversations(
-            FetchRequest(
-                task_id=self._task.task_id,
-                organization_id=self._task.organization_id,
-                rows=rows,
-                grace=self._options.conversation_grace,
-                lag_retry=self._options.poll_min,
-            )
-        )
-        if fetched is None or fetched.failed_calls or fetched.not_returned:
-            self._look_again()
-        if fetched is None:
-            return
-        self._tally.fetched(fetched)
-        self._to_follow += fetched.ready
-        self._to_record += fetched.ready
+        for lane in self.lanes.values():
+            if not lane.step.after:
+                lane.take_over(result.matched)
         self.pump()
 
-    async def _follow_up(self, rows: Runs) -> None:
-        followed = await self._steps.follow_up(
-            FollowUpRequest(
-                task_id=self._task.task_id,
-                organization_id=self._task.organization_id,
-                rows=rows,
-                retry_interval=self._options.retry_interval,
-                conversation_grace=self._options.conversation_grace,
-                max_tokens=self._options.token_ceiling,
-            )
-        )
-        if followed is None:
-            self._set_aside()
 
-    async def _save_recordings(self, rows: Runs) -> None:
-        saved = await self._steps.save_recordings(
-            RecordingRequest(
-                task_id=self._task.task_id,
-                organization_id=self._task.organization_id,
-                rows=rows,
-                grace=self._options.recording_grace,
-                retry_interval=self._options.poll_min,
-            )
-        )
-        if saved is None:
-            self._set_aside()
-        else:
-            self._tally.api_calls += saved.api_calls
+def _stamp(*lanes: Lane) -> tuple[int, ...] | None:
+    return tuple(lane.started for lane in lanes) if all(lane.idle for lane in lanes) else None

@@ -9,14 +9,14 @@ from dataclasses import replace
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.follow_ups import TRIES, AgainRequest
-    from activities.tasks import Selection, Task, Work
-    from calltasks.options import Options
-    from calltasks.rules.reanalysis import Asked
-    from calltasks.rules.row_ranges import count
-    from workflows.steps import Steps, reason
-    from workflows.tally import Tally
+from activities.follow_ups import ANALYSE_AGAIN, TRIES, AgainRequest
+from activities.tasks import Selection, Task
+from calltasks.database.tables.needs import Work
+from calltasks.options import Options
+from calltasks.rules.reanalysis import Asked
+from calltasks.rules.row_ranges import count
+from workflows.steps import SELECT, Steps, reason, rows_in
+from workflows.tally import Tally
 
 ROWS = 200
 """Rows a piece: each is a call of the model."""
@@ -68,14 +68,15 @@ class Reanalyst:
         request, after, answer = asked.request, asked.after, asked.answer
         names = list(dict.fromkeys(request.call_job_ids or ()))
         named = names[after : after + NAMED]
-        works = await self._steps.select_for_analysis(
+        works = await self._steps.run(
+            SELECT,
             Selection(
                 task_id=self._task.task_id,
                 request=replace(request, call_job_ids=named) if named else request,
                 after=0 if named else after,
                 limit=SELECTED_ROWS,
                 size=ROWS,
-            )
+            ),
         )
         found = sum(work.count for work in works)
         answer.selected += found
@@ -101,7 +102,8 @@ class Reanalyst:
                 if request.max_tokens is not None and answer.spent >= request.max_tokens:
                     answer.over_ceiling += count(rows)
                     return
-                judged = await self._steps.analyse_again(
+                judged = await self._steps.attempt(
+                    ANALYSE_AGAIN,
                     AgainRequest(
                         task_id=self._task.task_id,
                         organization_id=self._task.organization_id,
@@ -113,7 +115,8 @@ class Reanalyst:
                         override=request.override,
                         max_tokens=request.max_tokens,
                         spent_tokens=answer.spent,
-                    )
+                    ),
+                    rows_in(rows),
                 )
                 if judged is not None:
                     rows = judged.again

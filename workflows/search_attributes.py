@@ -8,8 +8,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
-with workflow.unsafe.imports_passed_through():
-    from activities.tasks import Review, Task
+from activities.tasks import Review, Task
 
 ORGANIZATION = SearchAttributeKey.for_keyword("OrganizationId")
 TASK = SearchAttributeKey.for_int("TaskId")
@@ -37,8 +36,8 @@ class SearchAttributes:
             (ORGANIZATION, self._task.organization_id),
             (TASK, self._task.task_id),
             (TASK_TYPE, str(review.task_type)),
-            (UNFINISHED, review.called - review.finished),
-            (ANALYSIS_FAILED, review.analysis_failed),
+            (UNFINISHED, review.rows.called - review.rows.finished),
+            (ANALYSIS_FAILED, review.counts["analysis_failed"]),
             (STALLED_SINCE, stalled_since),
         ]
         changes = [

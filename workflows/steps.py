@@ -1,199 +1,94 @@
-"""The activities as the workflow calls them: queue, timeouts, retries and priority of each, in one place.
+"""How a run calls activities, and the calls beside the steps of a row's journey (those stand beside their activities).
 
-The work on rows is *set aside* when it failed three times: the method returns None, the rows still say what is left to
-do, and a later review finds them. Only what a task cannot go on without is retried until it is done.
+Work on rows is *set aside* when it failed three times: the rows still say what is left to do, and a later review finds
+them. Only what a task cannot go on without is retried until it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.common import Priority, RetryPolicy
+from temporalio.common import Priority
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.conversations import Conversations, Fetched, FetchRequest
-    from activities.dispatch import Dispatched, Dispatching, DispatchRequest, Group
-    from activities.follow_ups import AgainRequest, FollowedUp, FollowUpRequest, FollowUps
-    from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
-    from activities.job_ids import JobIds, Pages, PagesRead, Settlement
-    from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
-    from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Selection, Task, Tasks, Work
-    from calltasks import options
-    from calltasks.rules.row_ranges import count
-    from workflows.tally import Tally
+from activities.dispatch import Dispatching
+from activities.job_groups import JobGroups
+from activities.job_ids import JobIds
+from activities.tasks import Tasks
+from calltasks import options
+from calltasks.rules.row_ranges import Ranges, count
+from calltasks.steps import ActivityCall
+from workflows.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-TASK_GONE = "UnknownTask"
-_AT_ONCE = workflow.ActivityCancellationType.TRY_CANCEL
-
-
-async def open_task(task_id: int) -> Task:
-    """The task, from the database."""
-    return await workflow.execute_activity_method(
-        Tasks.open_task,
-        task_id,
-        task_queue=options.CALL_TASKS,
-        start_to_close_timeout=options.WORK_TIMEOUT,
-        heartbeat_timeout=options.HEARTBEAT,
-        retry_policy=options.UNTIL_DONE,
-    )
+OPEN_TASK = ActivityCall(activity=Tasks.open_task, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
+REVIEW = ActivityCall(activity=Tasks.review_task, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
+MARK_DISPATCHED = ActivityCall(activity=Tasks.mark_dispatched, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
+KEEP = ActivityCall(activity=Tasks.keep, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
+KEEP_OR_NOT = replace(KEEP, retry=options.THREE_TRIES)
+"""Where nobody shall wait for a database that is away."""
+SELECT = ActivityCall(activity=Tasks.select_for_analysis, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
+OPEN_JOB_GROUP = ActivityCall(
+    activity=Dispatching.open_job_group, queue=options.OUTBOUND_BOT, retry=options.UNTIL_DONE, whole=True
+)
+ASSIGN_CONTACTS = ActivityCall(
+    activity=Dispatching.assign_contacts, queue=options.OUTBOUND_BOT, retry=options.UNTIL_DONE, whole=True
+)
+WATCH = ActivityCall(
+    activity=JobGroups.watch_calls,
+    queue=options.OUTBOUND_BOT,
+    retry=options.WATCHING,
+    within=options.WATCH_TIMEOUT,
+    heartbeat=None,
+)
+CONTROL = ActivityCall(activity=JobGroups.control_calls, queue=options.OUTBOUND_BOT)
+MATCH_PAGES = ActivityCall(activity=JobIds.match_pages, queue=options.OUTBOUND_BOT, priority=options.JOB_IDS)
+SETTLE_JOBS = ActivityCall(activity=JobIds.settle_jobs, queue=options.OUTBOUND_BOT, priority=options.JOB_IDS)
 
 
 class Steps:
-    """The activities on one task. ``tally`` is told of work that was set aside."""
+    """The activities on one task of an organisation. ``tally`` is told of work that was set aside."""
 
-    def __init__(self, task: Task, tally: Tally) -> None:
+    def __init__(self, organization_id: str, tally: Tally) -> None:
         # At most 64 bytes; an organisation's share does not depend on the rest of its id.
-        self._tenant = task.organization_id.encode()[:64].decode("utf-8", "ignore")
+        self._tenant = organization_id.encode()[:64].decode("utf-8", "ignore")
         self._tally = tally
 
-    async def review(self, request: ReviewRequest) -> Review:
-        """See how the task stands."""
-        return await self._until_done(Tasks.review_task, request, options.CALL_TASKS)
+    async def run(self, call: ActivityCall[T, R], request: T, summary: str = "") -> R:
+        """Have it done.
 
-    async def mark_dispatched(self, over: HandedOver) -> None:
-        """``task_type`` 2."""
-        await self._until_done(Tasks.mark_dispatched, over, options.CALL_TASKS)
-
-    async def keep(self, keep: Keep) -> None:
-        """What shall stay with the task."""
-        await self._until_done(Tasks.keep, keep, options.CALL_TASKS)
-
-    async def keep_paused(self, keep: Keep) -> None:
-        """As :meth:`keep`, where nobody shall wait for a database that is away."""
-        await self._set_aside(Tasks.keep, keep, options.CONVERSATIONS_FIRST, "", queue=options.CALL_TASKS)
-
-    async def select_for_analysis(self, selection: Selection) -> list[Work]:
-        """The rows that a re-analysis names."""
-        return await self._until_done(Tasks.select_for_analysis, selection, options.CALL_TASKS)
-
-    async def open_job_group(self, request: DispatchRequest) -> Group:
-        """Find or create the job group; when it is cancelled, it is over before this is."""
-        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT, whole=True)
-
-    async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
-        """Assign the next leads; when it is cancelled, it is over before this is."""
-        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT, whole=True)
-
-    async def watch(self, request: WatchRequest) -> Watched:
-        """Wait for the group's counters to move."""
-        return await self._execute(
-            JobGroups.watch_calls,
+        Raises:
+            ActivityError: it cannot be.
+        """
+        waiting = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+        result = await workflow.execute_activity_method(
+            call.activity,
             request,
-            options.OUTBOUND_BOT,
-            priority=options.CONVERSATIONS_FIRST,
-            within=options.WATCH_TIMEOUT,
-            retry=options.WATCHING,
-            beats=False,
-            summary=f"{request.called} calls known",
+            task_queue=call.queue,
+            start_to_close_timeout=call.within,
+            heartbeat_timeout=call.heartbeat,
+            retry_policy=call.retry,
+            priority=Priority(priority_key=call.priority, fairness_key=self._tenant or None),
+            summary=summary or None,
+            cancellation_type=waiting if call.whole else workflow.ActivityCancellationType.TRY_CANCEL,
         )
+        self._tally.note(getattr(result, "error", ""), call.errors_of or call.name)
+        return result
 
-    async def control(self, request: ControlRequest) -> str | None:
-        """Suspend, resume or cancel; None if the platform did not take it."""
-        return await self._set_aside(JobGroups.control_calls, request, options.CONVERSATIONS_FIRST, request.action)
-
-    async def match_pages(self, pages: Pages) -> PagesRead | None:
-        """Match the jobs of some pages."""
-        summary = f"pages {pages.first} to {pages.last}"
-        return await self._set_aside(JobIds.match_pages, pages, options.JOB_IDS, summary)
-
-    async def settle_jobs(self, settlement: Settlement) -> PagesRead | None:
-        """Match what is left."""
-        return await self._set_aside(JobIds.settle_jobs, settlement, options.JOB_IDS, "all pages")
-
-    async def fetch_conversations(self, request: FetchRequest) -> Fetched | None:
-        """Outcomes and transcripts of some rows."""
-        summary = _rows(request.rows)
-        return await self._set_aside(Conversations.fetch_conversations, request, options.CONVERSATIONS_FIRST, summary)
-
-    async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved | None:
-        """Recordings of some rows."""
-        return await self._set_aside(Recordings.save_recordings, request, options.RECORDINGS, _rows(request.rows))
-
-    async def follow_up(self, request: FollowUpRequest) -> FollowedUp | None:
-        """Follow-ups of some rows."""
-        rows, method = _rows(request.rows), FollowUps.follow_up
-        return await self._set_aside(method, request, options.ANALYSES, rows, queue=options.ANALYSIS)
-
-    async def analyse_again(self, request: AgainRequest) -> FollowedUp | None:
-        """New judgements of some rows."""
-        rows, method = _rows(request.rows), FollowUps.analyse_again
-        return await self._set_aside(method, request, options.ANALYSES, rows, queue=options.ANALYSIS)
-
-    async def _until_done(
-        self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, whole: bool = False
-    ) -> R:
-        return await self._execute(
-            method,
-            request,
-            queue,
-            priority=options.CONVERSATIONS_FIRST,
-            within=options.WORK_TIMEOUT,
-            retry=options.UNTIL_DONE,
-            beats=True,
-            summary="",
-            cancelling=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED if whole else _AT_ONCE,
-        )
-
-    async def _set_aside(
-        self,
-        method: Callable[[Any, T], Awaitable[R]],
-        request: T,
-        priority: int,
-        summary: str,
-        *,
-        queue: str = options.OUTBOUND_BOT,
-    ) -> R | None:
+    async def attempt(self, call: ActivityCall[T, R], request: T, summary: str = "") -> R | None:
+        """Have it done; or set it aside, which is None."""
         try:
-            return await self._execute(
-                method,
-                request,
-                queue,
-                priority=priority,
-                within=options.WORK_TIMEOUT,
-                retry=options.THREE_TRIES,
-                beats=True,
-                summary=summary,
-            )
+            return await self.run(call, request, summary)
         except ActivityError as error:
             if isinstance(error.cause, CancelledError):
                 raise
-            self._tally.note(reason(error), _step(method))
+            self._tally.note(reason(error), call.errors_of or call.name)
             workflow.logger.warning("%s set aside: %s", error.activity_type, self._tally.last_error)
             return None
-
-    async def _execute(
-        self,
-        method: Callable[[Any, T], Awaitable[R]],
-        request: T,
-        queue: str,
-        *,
-        priority: int,
-        within: timedelta,
-        retry: RetryPolicy,
-        beats: bool,
-        summary: str,
-        cancelling: workflow.ActivityCancellationType = _AT_ONCE,
-    ) -> R:
-        result = await workflow.execute_activity_method(
-            method,
-            request,
-            task_queue=queue,
-            start_to_close_timeout=within,
-            heartbeat_timeout=options.HEARTBEAT if beats else None,
-            retry_policy=retry,
-            priority=Priority(priority_key=priority, fairness_key=self._tenant),
-            summary=summary or None,
-            cancellation_type=cancelling,
-        )
-        self._tally.note(getattr(result, "error", ""), _step(method))
-        return result
 
 
 def reason(error: ActivityError) -> str:
@@ -201,13 +96,7 @@ def reason(error: ActivityError) -> str:
     return error.cause.message if isinstance(error.cause, ApplicationError) else type(error.cause).__name__
 
 
-def _step(method: Callable[..., Any]) -> str:
-    """As which its errors are remembered: first judgements and new ones ask the same model."""
-    return method.__name__ if method is not FollowUps.analyse_again else FollowUps.follow_up.__name__
-
-
-def _rows(rows: list[list[int]]) -> str:
-    if not rows:
-        return "no rows"
+def rows_in(rows: Ranges) -> str:
+    """The rows, for people."""
     number = count(rows)
-    return f"{number} {'row' if number == 1 else 'rows'} from {rows[0][0]}"
+    return f"{number} {'row' if number == 1 else 'rows'} from {rows[0][0]}" if rows else "no rows"

@@ -8,12 +8,16 @@ from typing import Any
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from activities.conversations import Fetched
-    from activities.tasks import Review
-    from calltasks.options import Carried
+from activities.tasks import Review
+from calltasks.database.tables.needs import standing
+from calltasks.options import Carried
+from calltasks.steps import Done
 
 ERROR_CHARACTERS = 200
+NO_ROWS = standing([], in_group=False)
+NO_COUNTS = dict.fromkeys(("analysed", "analysis_failed", "over_ceiling", "reanalysed", "kept_edits", "set_aside"), 0)
+NO_COUNTS |= {"input_tokens": 0, "output_tokens": 0}
+"""What is in the progress before the first review too."""
 
 
 class Tally:
@@ -47,44 +51,35 @@ class Tally:
         elif step == self._last_error_step:
             self.last_error = self.last_error_at = ""
 
-    def fetched(self, fetched: Fetched) -> None:
-        """Count an answer about calls."""
-        self.api_calls += fetched.api_calls
-        self.under_way.update(fetched.under_way)
+    def did(self, done: Done) -> None:
+        """Count a piece of a step."""
+        self.api_calls += done.api_calls
+        self.under_way.update(done.under_way)
 
     def progress(self, task_id: int | None, phase: str, review: Review | None) -> dict[str, Any]:
         """The progress object (CONTRACT, Temporal)."""
-        by_status = dict(review.by_status) if review else {}
-        for status, count in self.under_way.items():
-            by_status[status] = by_status.get(status, 0) + count
+        rows = review.rows if review else NO_ROWS
         return {
             "task_id": task_id,
             "task_type": review.task_type if review else None,
             "phase": phase,
-            "leads": review.leads if review else 0,
-            "called": review.called if review else 0,
-            "unmatched": review.unmatched if review else 0,
-            "finished": review.finished if review else 0,
-            "by_status": by_status,
-            "recordings": review.recordings if review else 0,
-            "recordings_missing": review.recordings_missing if review else 0,
-            "follow_ups": review.follow_ups if review else 0,
-            "analysed": review.analysed if review else 0,
+            "leads": rows.leads,
+            "called": rows.called,
+            "unmatched": rows.unmatched,
+            "finished": rows.finished,
+            "by_status": dict(self.under_way + Counter(rows.by_status)),
+            "recordings": rows.recordings,
+            "recordings_missing": rows.recordings_missing,
+            "follow_ups": rows.follow_ups,
             "suppressed": sum(review.suppressed.values()) if review else 0,
             "suppressed_by_reason": dict(review.suppressed) if review else {},
-            "analysis_failed": review.analysis_failed if review else 0,
-            "by_interest": review.by_interest if review else {"0": 0, "1": 0, "2": 0},
-            "reanalysed": review.reanalysed if review else 0,
-            "input_tokens": review.input_tokens if review else 0,
-            "output_tokens": review.output_tokens if review else 0,
+            "by_interest": rows.by_interest,
+            **(review.counts if review else NO_COUNTS),
             "polls": self.polls,
             "api_calls": self.api_calls,
             "started_at": self.started_at,
             "updated_at": _iso(workflow.now()),
-            "over_ceiling": review.over_ceiling if review else 0,
-            "set_aside": review.set_aside if review else 0,
             "token_ceiling": self.token_ceiling,
-            "kept_edits": review.kept_edits if review else 0,
             "analysing_again": self.analysing_again,
             "last_error": self.last_error,
         }

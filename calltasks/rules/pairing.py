@@ -7,7 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from calltasks.database.tables.rows import MatchRow
+from calltasks.database.tables.jobs import MatchRow
 from calltasks.platform.session import Contact
 from calltasks.rules.phones import comparable
 

@@ -15,9 +15,10 @@ from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, mom
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from calltasks.database.tables.orphans import find as find_orphans
-from calltasks.database.tables.rows import Runs, ids_in
+from calltasks.database.tables.rows import ids_in
 from calltasks.errors import PermanentError
 from calltasks.rules.reanalysis import Reanalysis
+from calltasks.rules.row_ranges import Ranges
 
 ROWS_A_TRANSACTION = 500
 """Rows whose follow-ups become visible together; bounds how long their locks are held."""
@@ -71,10 +72,10 @@ def _finished(cursor: Cursor) -> list[FinishedCall]:
 
 
 def to_follow_up(
-    cursor: Cursor, task_id: int, runs: Runs, *, conversation_grace: float, now: datetime
+    cursor: Cursor, task_id: int, ranges: Ranges, *, conversation_grace: float, now: datetime
 ) -> list[FinishedCall]:
     """Of these rows those that wait for a follow-up and no longer for a transcript. ``now`` is UTC, naive."""
-    condition, parameters = ids_in(runs)
+    condition, parameters = ids_in(ranges)
     cursor.execute(
         f"{_CALLS}{FOLLOW_UP.rows} AND {condition} AND {FOLLOW_UP.due_now} ORDER BY l.id",
         (task_id, conversation_grace, *parameters, now),
@@ -83,10 +84,10 @@ def to_follow_up(
 
 
 def to_analyse_again(
-    cursor: Cursor, task_id: int, runs: Runs, request_id: str, *, conversation_grace: float
+    cursor: Cursor, task_id: int, ranges: Ranges, request_id: str, *, conversation_grace: float
 ) -> list[FinishedCall]:
     """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
-    condition, parameters = ids_in(runs)
+    condition, parameters = ids_in(ranges)
     cursor.execute(
         f"{_CALLS} FROM leads_task_list l{FOLLOW_UP.joins} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
         f" AND {condition} AND NOT EXISTS (SELECT 1 FROM call_analyses j"

@@ -1,5 +1,5 @@
-"""What a row lacks, said once (SPEC 3 to 6): the review hands out by these conditions, and the activities take by them,
-so they cannot disagree about a row.
+"""How a row stands and what it lacks, said once (SPEC 3 to 8): the review hands out by these conditions, and the
+activities take by them, so they cannot disagree about a row.
 
 All conditions are on ``leads_task_list l``. Our retries of a row stand beside it: ``c`` of a transcript that is not
 there yet, ``o`` of an outcome that the database has not taken, ``a`` of an analysis, ``r`` of a recording.
@@ -7,11 +7,14 @@ there yet, ``o`` of an outcome that the database has not taken, ``a`` of an anal
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pymysql.cursors import Cursor
+
+from calltasks.rules.row_ranges import Ranges
 
 # --- statuses ---------------------------------------------------------------------------------------------------
 
@@ -65,6 +68,106 @@ def silent(alias: str = "l") -> str:
     return f"(COALESCE(LENGTH({column}), 0) < 40 AND {folded_sql(column)} IN {NO_TURNS})"
 
 
+# --- how rows stand ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """How many rows of a task stand alike. Empty text stands for NULL; final statuses as SPEC 4 spells them."""
+
+    called: bool
+    matchable: bool
+    status: str
+    interest: int | None
+    followed: bool
+    has_recording_id: bool
+    recorded: bool
+    count: int
+
+    @property
+    def over(self) -> bool:
+        """The rows have their outcome."""
+        return self.status in FINAL
+
+    @property
+    def judged(self) -> bool:
+        """The rows have a follow-up, and it is judged."""
+        return self.followed and self.interest is not None
+
+    @property
+    def unrecorded(self) -> bool:
+        """The calls were recorded, and it is not known where."""
+        return self.status == "Succeeded" and self.has_recording_id and not self.recorded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the rows of a task stand, in numbers.
+
+    Attributes:
+        leads: rows of the task.
+        called: rows with a job id; ``unmatched`` those without; ``unsettled`` those of them that may still get one.
+        finished: called rows with a final status.
+        recordings: rows with a recording's URL; ``recordings_missing`` succeeded rows without.
+        follow_ups: called rows with a follow-up; ``unjudged`` called rows without one or without ``is_interested``.
+    """
+
+    leads: int
+    called: int
+    unmatched: int
+    unsettled: int
+    finished: int
+    unjudged: int
+    by_status: dict[str, int]
+    by_interest: dict[str, int]
+    recordings: int
+    recordings_missing: int
+    follow_ups: int
+
+    @property
+    def calls_over(self) -> bool:
+        """Job ids are settled, and every called row has its outcome."""
+        return not self.unsettled and self.finished == self.called
+
+    @property
+    def judged(self) -> bool:
+        """Every called row has its outcome and its judged follow-up."""
+        return self.calls_over and not self.unjudged
+
+    def reached(self, task_type: int) -> int:
+        """The ``task_type`` that is due (SPEC 8): it only rises."""
+        if task_type < 2 or not self.called or not self.calls_over:
+            return task_type
+        return max(task_type, 4 if self.judged else 3)
+
+
+def standing(groups: Sequence[RowGroup], *, in_group: bool) -> Standing:
+    """The rows in numbers. ``in_group``: the task has a job group, from which a row may get its job."""
+    by_status: Counter[str] = Counter()
+    by_interest = Counter({"0": 0, "1": 0, "2": 0})
+    for one in groups:
+        by_status[one.status] += one.count
+        if one.called and one.interest is not None:
+            by_interest[str(one.interest)] += one.count
+
+    def rows(holds: Callable[[RowGroup], bool]) -> int:
+        return sum(one.count for one in groups if holds(one))
+
+    return Standing(
+        leads=rows(lambda one: True),
+        called=rows(lambda one: one.called),
+        unmatched=rows(lambda one: not one.called),
+        unsettled=rows(lambda one: in_group and not one.called and one.matchable and not one.over),
+        finished=rows(lambda one: one.called and one.over),
+        unjudged=rows(lambda one: one.called and not one.judged),
+        by_status={status: count for status, count in by_status.items() if status},
+        by_interest=dict(by_interest),
+        recordings=rows(lambda one: one.called and one.recorded),
+        recordings_missing=rows(lambda one: one.called and one.unrecorded),
+        follow_ups=rows(lambda one: one.called and one.followed),
+    )
+
+
 # --- what holds of a row ----------------------------------------------------------------------------------------
 
 CALL_TIMES = ("call_time", "planed_time", "updated_time")
@@ -76,6 +179,11 @@ SUCCEEDED = is_status("Succeeded")
 UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"
 RECORDED = "COALESCE(l.recording_url, '') <> ''"
 HAS_RECORDING_ID = "COALESCE(l.call_task_id, '') <> ''"
+MATCHABLE_SQL = (
+    "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
+)
+"""Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
+for nothing (SPEC 3)."""
 
 
 def _retry(alias: str, step: str) -> str:
@@ -97,17 +205,21 @@ class Need:
     """What rows lack of one step.
 
     Attributes:
-        joins: the retries that it depends on.
-        condition: which of the task's called rows lack it; its parameters are the caller's.
+        condition: which of the task's called rows ``l`` lack it.
+        parameters: of the condition, in their order: ``unfinished`` (calls that nobody has set aside are looked at
+            too), or the name of an option.
+        joins: what the condition depends on.
         due: when the next try is due, NULL for at once.
         tries: how many there were.
+        may: whether rows that stand like these can lack it: where none can, nothing is looked for.
     """
 
-    step: str
-    joins: str
     condition: str
-    due: str
-    tries: str
+    parameters: tuple[str, ...] = ()
+    joins: str = ""
+    due: str = "NULL"
+    tries: str = "0"
+    may: Callable[[RowGroup], bool] = lambda _: True
 
     @property
     def rows(self) -> str:
@@ -121,92 +233,88 @@ class Need:
 
 
 CONVERSATION = Need(
-    step="conversations",
-    joins=CALL_RETRIES,
     condition=f"((NOT {is_final()} AND (%s OR o.list_id IS NOT NULL)) OR {TRANSCRIPT_EXPECTED})",
+    parameters=("unfinished", "conversation_grace"),
+    joins=CALL_RETRIES,
     due=f"COALESCE(o.retry_at, IF({is_final()}, c.retry_at, NULL))",
     tries="COALESCE(c.tries, 0) + COALESCE(o.tries, 0)",
+    may=lambda group: not (group.over and group.judged),
 )
-"""Parameters: whether rows without outcome count that have not been set aside; the transcript's grace."""
 FOLLOW_UP = Need(
-    step="follow_ups",
-    joins=CALL_RETRIES + _retry("a", "analysis"),
     condition=f"({is_final()} AND ({UNLINKED} OR {UNJUDGED}) AND NOT {TRANSCRIPT_EXPECTED})",
+    parameters=("conversation_grace",),
+    joins=CALL_RETRIES + _retry("a", "analysis"),
     due="a.retry_at",
     tries="COALESCE(a.tries, 0)",
+    may=lambda group: not group.judged,
 )
-"""Parameter: the transcript's grace. A row that has a follow-up and no judgement lacks the judgement alone."""
+"""A row that has a follow-up and no judgement lacks the judgement alone."""
 RECORDING = Need(
-    step="recordings",
-    joins=_retry("r", "recording"),
     condition=(
         f"({SUCCEEDED} AND {HAS_RECORDING_ID} AND NOT {RECORDED}"
         " AND (r.list_id IS NULL OR r.retry_at < r.since + INTERVAL %s SECOND))"
     ),
+    parameters=("recording_grace",),
+    joins=_retry("r", "recording"),
     due="r.retry_at",
     tries="COALESCE(r.tries, 0)",
+    may=lambda group: group.unrecorded,
 )
-"""Parameter: the recording's grace."""
 
 
 # --- the work of a task -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """Rows between two ids (both included) that a step has something to do with; ``tries`` that were made of them."""
+class Work:
+    """Rows between two ids (both included) that wait for a step; ``count`` of them do, after so many tries."""
 
-    step: str
-    first: int
-    last: int
+    rows: Ranges
     count: int
-    tries: int
-
-
-_NEEDS = (CONVERSATION, FOLLOW_UP, RECORDING)
-_LACKING = " UNION ALL ".join(
-    f"SELECT '{need.step}' AS step, l.id, {need.tries} AS tries, {need.due} AS due,"
-    f" NOT {need.due_now} AS later, %s AS size{need.rows}"
-    for need in _NEEDS
-)
-_WORK = (
-    "SELECT step, later, MIN(id), MAX(id), COUNT(*), SUM(tries), MIN(due) FROM ("
-    " SELECT w.*, (ROW_NUMBER() OVER (PARTITION BY step, later ORDER BY id) - 1) DIV size AS chunk"
-    f" FROM ({_LACKING}) w) n GROUP BY step, later, chunk ORDER BY step, later, chunk"
-)
+    tries: int = 0
 
 
 def work(
     cursor: Cursor,
     task_id: int,
+    needs: Mapping[str, Need],
     *,
     now: datetime,
-    unfinished: bool,
-    sizes: tuple[int, int, int],
-    conversation_grace: float,
-    recording_grace: float,
-) -> tuple[list[Chunk], datetime | None]:
-    """What the steps 4 to 6 can do now, as ranges of rows, and when the next row that was set aside is due.
+    sizes: Mapping[str, int],
+    values: Mapping[str, float],
+) -> tuple[dict[str, list[Work]], datetime | None]:
+    """What steps can do now, and when the next row that was set aside is due: one statement.
 
     Args:
         cursor: any.
         task_id: the task.
+        needs: what rows lack, by step.
         now: UTC, naive.
-        unfinished: whether calls without an outcome are asked for too, not only what is due for another try.
-        sizes: rows a chunk of conversations, follow-ups and recordings.
-        conversation_grace: seconds that a transcript may come after its call's outcome.
-        recording_grace: seconds that a recording may.
+        sizes: rows a chunk, by step.
+        values: of the needs' parameters, by name.
 
     Returns:
-        The ranges, and the time (UTC, naive) or None.
+        The work by step, and the time (UTC, naive) or None.
     """
-    parameters: list[Any] = [now, sizes[0], task_id, unfinished, conversation_grace]
-    parameters += [now, sizes[1], task_id, conversation_grace, now, sizes[2], task_id, recording_grace]
-    cursor.execute(_WORK, parameters)
+    works: dict[str, list[Work]] = {}
+    if not needs:
+        return works, None
+    lacking, parameters = [], []
+    for step, need in needs.items():
+        lacking.append(
+            f"SELECT %s AS step, l.id, {need.tries} AS tries, {need.due} AS due, NOT {need.due_now} AS later,"
+            f" %s AS size{need.rows}"
+        )
+        parameters += [step, now, sizes[step], task_id, *(values[name] for name in need.parameters)]
+    cursor.execute(
+        "SELECT step, later, MIN(id), MAX(id), COUNT(*), SUM(tries), MIN(due) FROM ("
+        " SELECT w.*, (ROW_NUMBER() OVER (PARTITION BY step, later ORDER BY id) - 1) DIV size AS chunk"
+        f" FROM ({' UNION ALL '.join(lacking)}) w) n GROUP BY step, later, chunk ORDER BY step, later, chunk",
+        parameters,
+    )
     found = cursor.fetchall()
-    chunks = [
-        Chunk(step=str(step), first=int(first), last=int(last), count=int(count), tries=int(tries))
-        for step, later, first, last, count, tries, _ in found
-        if not later
-    ]
-    return chunks, min((row[6] for row in found if row[1]), default=None)
+    for step, later, first, last, count, tries, _ in found:
+        if not later:
+            piece = Work(rows=[[int(first), int(last)]], count=int(count), tries=int(tries))
+            works.setdefault(str(step), []).append(piece)
+    return works, min((row[6] for row in found if row[1]), default=None)

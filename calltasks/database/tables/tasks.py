@@ -18,18 +18,14 @@ from calltasks.database.tables.needs import (
     CALL_TIMES,
     CALLED,
     HAS_RECORDING_ID,
+    MATCHABLE_SQL,
     RECORDED,
     UNLINKED,
+    RowGroup,
     final_status,
     folded_sql,
     is_final,
 )
-
-MATCHABLE_SQL = (
-    "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
-)
-"""Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
-for nothing (SPEC 3)."""
 
 
 class UnknownLeadsError(Exception):
@@ -58,20 +54,6 @@ class TaskRow:
     task_type: int
     job_group_id: str
     create_time: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroup:
-    """How many rows of a task stand alike. Empty text stands for NULL; final statuses as SPEC 4 spells them."""
-
-    called: bool
-    matchable: bool
-    status: str
-    interest: int | None
-    followed: bool
-    has_recording_id: bool
-    recorded: bool
-    count: int
 
 
 def create(
@@ -328,10 +310,12 @@ def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
 
 
 def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
-    """The task's ledger in numbers: follow-ups by outcome, re-analyses, tokens, rows that the database refuses."""
+    """The task's ledger in numbers, in the words of the progress: follow-ups by outcome, re-analyses, tokens, rows that
+    the database refuses."""
     follow_ups, analyses = OF_TASK.format("f"), OF_TASK.format("a")
     cursor.execute(
-        f"SELECT outcome, COUNT(*) FROM call_follow_ups f WHERE {follow_ups} GROUP BY outcome"
+        "SELECT IF(outcome = 'failed', 'analysis_failed', outcome), COUNT(*) FROM call_follow_ups f"
+        f" WHERE {follow_ups} AND outcome IN ('analysed', 'failed', 'over_ceiling') GROUP BY outcome"
         " UNION ALL SELECT 'reanalysed', COALESCE(SUM(request_id <> '' AND settled_at IS NOT NULL"
         f" AND outcome IN ('analysed', 'default')), 0) FROM call_analyses a WHERE {analyses}"
         " UNION ALL SELECT 'kept_edits', COALESCE(SUM(request_id <> '' AND outcome = 'kept'), 0)"
@@ -343,4 +327,5 @@ def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
         " AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR COALESCE(l.is_interested, '') = '')",
         (task_id,) * 6,
     )
-    return {str(name): int(count) for name, count in cursor.fetchall()}
+    none = dict.fromkeys(("analysed", "analysis_failed", "over_ceiling"), 0)
+    return none | {str(name): int(count) for name, count in cursor.fetchall()}

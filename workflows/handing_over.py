@@ -11,20 +11,19 @@ from typing import Any, TypeVar
 from temporalio import exceptions, workflow
 from temporalio.exceptions import ActivityError
 
-with workflow.unsafe.imports_passed_through():
-    from activities.dispatch import SEND_SECONDS, DispatchRequest
-    from activities.tasks import HandedOver, Task
-    from calltasks.database.tables.dispatches import Written
-    from calltasks.options import Options
-    from workflows.controls import Controls
-    from workflows.pacing import grown
-    from workflows.steps import Steps
-    from workflows.tally import Tally
+from activities.dispatch import SEND_SECONDS, DispatchRequest
+from activities.tasks import HandedOver, Task
+from calltasks.database.tables.dispatches import Written
+from calltasks.options import Options
+from workflows.controls import Controls
+from workflows.pacing import grown
+from workflows.steps import ASSIGN_CONTACTS, MARK_DISPATCHED, OPEN_JOB_GROUP, Steps
+from workflows.tally import Tally
 
 R = TypeVar("R")
 
 
-class Dispatcher:
+class HandingOver:
     """Hands a task over to the platform, as far as operators let it.
 
     Args:
@@ -109,7 +108,8 @@ class Dispatcher:
             return
         self._controls.cancelled = self._controls.cancelled or not done
         if self._request.job_group_id:
-            await self._steps.mark_dispatched(HandedOver(task_id=self.task.task_id, cancelled=not done))
+            over = HandedOver(task_id=self.task.task_id, cancelled=not done)
+            await self._steps.run(MARK_DISPATCHED, over)
         self.over = True
 
     async def silence(self) -> None:
@@ -134,7 +134,7 @@ class Dispatcher:
         return not self._controls.stopped and not self._closing
 
     async def _open_group(self) -> bool:
-        group = await self._unless_held(self._steps.open_job_group(self._request))
+        group = await self._unless_held(self._steps.run(OPEN_JOB_GROUP, self._request))
         if group is None:
             return False
         self._tally.api_calls += group.api_calls
@@ -149,7 +149,7 @@ class Dispatcher:
         return False
 
     async def _assign(self) -> bool:
-        dispatched = await self._unless_held(self._steps.assign_contacts(self._request))
+        dispatched = await self._unless_held(self._steps.run(ASSIGN_CONTACTS, self._request))
         if dispatched is None:
             return False
         self._tally.api_calls += dispatched.api_calls

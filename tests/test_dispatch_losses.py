@@ -59,7 +59,7 @@ async def test_a_database_that_loses_its_last_entries_while_a_run_goes_on_has_no
     site = await sites()
     site.add_leads(120)
     task_id = await site.create_task()
-    site.sim.set_faults(Fault(target="AssignJobs", kind="lost_late", count=1, seconds=3))
+    site.sim.set_faults(Fault(target="AssignJobs", kind="lost_late", count=1, seconds=6))
     async with site.working(), site.calls() as calls:
         await calls.start_call(task_id, SOON)
         await eventually(handed_over(site, 120))

@@ -16,7 +16,7 @@ from uuid import uuid4
 from temporalio import activity
 
 from activities.liveness import heartbeating
-from activities.portions import Portions
+from activities.portions import TRIES, Portions
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database
 from calltasks.database.tables import analyses as analysis_table
@@ -42,8 +42,6 @@ from calltasks.token_ceiling import TokenCeiling
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
 
-TRIES = 3
-"""Before the model has failed for good (SPEC 6)."""
 AT_ONCE = 50
 """Model calls that one activity has under way."""
 MODEL_FAILED = "AI 分析未完成，请人工查看通话记录；"
@@ -137,6 +135,8 @@ class FollowUps:
         async with heartbeating():
             calls = {call.id: call for call in await self._load(request)}
             known = await self._known(request, calls)
+            if calls:
+                await self._database.run(analysis_table.check_writable)
             waiting = iter(calls.values())
 
             async def work() -> None:
@@ -233,6 +233,10 @@ class FollowUps:
         said = known.get((call.id, base.transcript_hash, base.prompt_version, base.model))
         if said is not None and said.call_job_id == call.call_job_id:
             return said
+        if not request.request_id and call.tries >= TRIES:
+            # It has failed for good, and the database refused to take that.
+            code = call.error_code.partition(":")[2]
+            return replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=code)
         if not await ceiling.admits():
             portions.over_ceiling += 1
             return None if request.request_id else _basic(call, "over_ceiling", OVER_CEILING)

@@ -30,6 +30,8 @@ from calltasks.observing import telemetry
 if TYPE_CHECKING:
     from activities.follow_ups import FollowUpRequest
 
+TRIES = 3
+"""Before the model has failed for good (SPEC 6)."""
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
 TOGETHER_SECONDS = 0.1
@@ -78,9 +80,15 @@ class Portions:
             answers, self.answers = self.answers, []
             if answers:
                 now = (await self.database.now()).replace(tzinfo=None)
-                await self.database.run(
-                    analysis_table.record, self.request.task_id, answers, self.request.request_id, now_utc=now
-                )
+
+                async def record(some: Sequence[FollowUp]) -> None:
+                    await self.database.run(
+                        analysis_table.record, self.request.task_id, some, self.request.request_id, now_utc=now
+                    )
+
+                # An answer that even our ledger refuses goes to the CRM all the same: it was paid for.
+                if refused := await write_each(record, answers):
+                    self.error = f"{DATABASE} record: {refused[0].code}: answers not in the ledger: {len(refused)}"
 
     async def write_due(self, calls: dict[int, FinishedCall]) -> None:
         """Write a portion if it is full, or has waited long enough, and nobody is writing."""
@@ -171,9 +179,10 @@ class Portions:
                 Retry(
                     list_id=call.id,
                     step="analysis",
-                    tries=call.tries,
+                    # What has failed for good is not asked again; why it has, follows the database's number.
+                    tries=TRIES if one.item.outcome == "failed" else call.tries,
                     since=since,
                     retry_at=now + pause,
-                    error_code=f"{REFUSED}{one.code}"[:80],
+                    error_code=f"{REFUSED}{one.code}:{one.item.error_code}".rstrip(":")[:80],
                 )
             )

@@ -10,7 +10,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.follow_ups import TRIES, FollowUpRequest
+    from activities.follow_ups import FollowUpRequest
+    from activities.portions import TRIES
     from activities.tasks import Selection, Task, Work
     from calltasks.options import Force, Options
     from calltasks.rules.row_ranges import count

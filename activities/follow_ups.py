@@ -16,7 +16,7 @@ from temporalio import activity
 
 from activities.conversations import CONVERSATIONS
 from activities.liveness import heartbeating
-from activities.portions import REFUSED, Portions
+from activities.portions import REFUSED, TRIES, Portions
 from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
 from calltasks.database.tables import analyses as analysis_table
@@ -36,8 +36,6 @@ from calltasks.token_ceiling import TokenCeiling
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
 
-TRIES = 3
-"""Before the model has failed for good (SPEC 6)."""
 AT_ONCE = 50
 """Model calls that one activity has under way."""
 
@@ -119,10 +117,13 @@ class FollowUps:
 
     async def _judge_all(self, portions: Portions, spent: int = 0) -> FollowedUp:
         request, done = portions.request, portions.done
-        judge = Judge(self._database, self._model, request.organization_id, await self._ceiling(portions, spent))
+        ceiling = await self._ceiling(portions, spent)
+        judge = Judge(self._database, self._model, request.organization_id, ceiling, portions.most_tries)
         async with heartbeating():
             portions.calls = {call.id: call for call in await portions.load()}
             known = await portions.known() if portions.calls else {}
+            if portions.calls:
+                await self._database.run(analysis_table.check_writable)
 
             async def one(call: FinishedCall) -> None:
                 if portions.failure is not None:
@@ -152,6 +153,8 @@ class FollowUps:
 @dataclass(slots=True, kw_only=True)
 class First(Portions):
     """First follow-ups: what fails is put off in the database, where a later review finds it."""
+
+    most_tries: int | None = TRIES
 
     async def load(self) -> list[FinishedCall]:
         return await self.database.run(
@@ -198,10 +201,11 @@ class First(Portions):
             Retry(
                 list_id=call.id,
                 step="analysis",
-                tries=call.tries,
+                # What has failed for good is not asked again; why it has, follows the database's number.
+                tries=TRIES if row.item.outcome == "failed" else call.tries,
                 since=since,
                 retry_at=now + pause,
-                error_code=f"{REFUSED}{row.code}"[:80],
+                error_code=f"{REFUSED}{row.code}:{row.item.error_code}".rstrip(":")[:80],
             )
         )
 

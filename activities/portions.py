@@ -31,6 +31,8 @@ from calltasks.rules.row_ranges import pack
 if TYPE_CHECKING:
     from activities.follow_ups import FollowedUp, FollowUpRequest
 
+TRIES = 3
+"""Before the model has failed for good (SPEC 6)."""
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
 TOGETHER_SECONDS = 0.1
@@ -50,12 +52,14 @@ class Portions(ABC):
         again: rows of a re-analysis that are to be tried again.
         failure: of the database, after which nothing new is begun.
         request_id: of the re-analysis; or ``""``.
+        most_tries: after so many a call is not asked about again; None: however often it has failed.
     """
 
     database: Database
     request: FollowUpRequest
     done: FollowedUp
     request_id: str = ""
+    most_tries: int | None = None
     calls: dict[int, FinishedCall] = field(default_factory=dict)
     answers: list[FollowUp] = field(default_factory=list)
     waiting: list[FollowUp] = field(default_factory=list)
@@ -118,9 +122,15 @@ class Portions(ABC):
             answers, self.answers = self.answers, []
             if answers:
                 now = (await self.database.now()).replace(tzinfo=None)
-                await self.database.run(
-                    analysis_table.record, self.request.task_id, answers, self.request_id, now_utc=now
-                )
+
+                async def record(some: Sequence[FollowUp]) -> None:
+                    await self.database.run(
+                        analysis_table.record, self.request.task_id, some, self.request_id, now_utc=now
+                    )
+
+                # An answer that even our ledger refuses goes to the CRM all the same: it was paid for.
+                if refused := await write_each(record, answers):
+                    self.done.error = f"{DATABASE} record: {refused[0].code}: answers not in the ledger: {len(refused)}"
 
     async def _write_due(self) -> None:
         """Write a portion if it is full, or has waited long enough, and nobody is writing."""

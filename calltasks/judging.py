@@ -95,13 +95,22 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once
 
 
 class Judge:
-    """Judges calls on behalf of an organisation, as far as ``ceiling`` admits."""
+    """Judges calls on behalf of an organisation, as far as ``ceiling`` admits, and none that has failed ``tries`` times
+    (None: however often it has)."""
 
-    def __init__(self, database: Database, model: AnalysisModel, organization_id: str, ceiling: TokenCeiling) -> None:
+    def __init__(
+        self,
+        database: Database,
+        model: AnalysisModel,
+        organization_id: str,
+        ceiling: TokenCeiling,
+        tries: int | None = None,
+    ) -> None:
         self._database = database
         self._model = model
         self._organization_id = organization_id
         self._ceiling = ceiling
+        self._tries = tries
 
     async def judge(self, call: FinishedCall, known: Known) -> Judged:
         """Judge a call, or take what is ``known`` of it.
@@ -123,6 +132,10 @@ class Judge:
         said = known.get((call.id, base.transcript_hash, base.prompt_version, base.model))
         if said is not None and said.call_job_id == call.call_job_id:
             return Judged(follow_up=self._fitted(said, call))
+        if self._tries is not None and call.tries >= self._tries:
+            # It has failed for good, and the database refused to take that.
+            code = call.error_code.partition(":")[2]
+            return Judged(follow_up=replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=code))
         if not await self._ceiling.admits():
             return Judged(follow_up=_basic(call, "over_ceiling", OVER_CEILING))
         answer = replace(base, answer_id=uuid4().hex)

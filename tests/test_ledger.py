@@ -9,7 +9,7 @@ from pymysql.converters import escape_string
 from calltasks.database.connection import bulks
 from calltasks.errors import PermanentError
 from simulators import Fault
-from tests.pipeline import Site, Sites
+from tests.pipeline import MODEL_FAILED, Site, Sites
 from tests.test_analyses import CALLS, FICKLE, follow_up, judge, judged_task, ledger, task_of
 
 MANY = CALLS * 3
@@ -77,6 +77,57 @@ async def test_a_crm_that_refuses_every_row_alike_is_asked_once_and_written_from
     site.sql("ALTER TABLE dcc_leads_follow CHANGE other new_follow_time DATETIME NULL")
     assert (await judge(site, task_id)).written == len(MANY)
     assert asked(site) == questions and not site.sql("SELECT * FROM call_analyses WHERE settled_at IS NULL")
+
+
+async def test_what_failed_for_good_is_not_asked_again_because_the_crm_refuses(sites: Sites) -> None:
+    site, task_id = await fresh(
+        sites,
+        "ALTER TABLE dcc_leads_follow ADD CONSTRAINT of_lead FOREIGN KEY (leads_id) REFERENCES dcc_leads (leads_id)",
+    )
+    site.add_leads(len(MANY) - 1)
+    site.sim.set_faults(Fault(target="model", kind="invalid_json"))
+    for _ in range(6):
+        due_now(site)
+        done = await judge(site, task_id)
+    assert (done.set_aside, linked(site, task_id)) == (1, [True] * (len(MANY) - 1) + [False])
+    questions = asked(site)
+    assert questions == 3 * len(MANY)
+    site.add_leads(1, first=len(MANY))
+    due_now(site)
+    assert (await judge(site, task_id)).written == 1
+    assert asked(site) == questions
+    assert follow_up(site, site.rows(task_id)[-1])["leads_remark"] == MODEL_FAILED
+    failed = site.sql(
+        "SELECT error_code, COUNT(*) AS n FROM call_analyses WHERE outcome = 'failed' GROUP BY error_code"
+    )
+    assert failed == [{"error_code": "InvalidAnswer", "n": len(MANY)}]
+
+
+async def test_an_answer_that_our_ledger_refuses_costs_no_other_its_place(sites: Sites) -> None:
+    site, task_id = await fresh(sites)
+    second = site.rows(task_id)[1]["id"]
+    site.sql(
+        "CREATE TRIGGER refuse BEFORE INSERT ON call_analyses FOR EACH ROW BEGIN"
+        f" IF NEW.list_id = {second} THEN SIGNAL SQLSTATE '45000'; END IF; END"
+    )
+    done = await judge(site, task_id)
+    assert (done.written, done.set_aside, asked(site)) == (len(MANY), 0, len(MANY))
+    assert "1644: answers not in the ledger: 1" in done.error
+    assert len(site.sql("SELECT id FROM call_analyses")) == len(MANY) - 1
+
+
+async def test_nothing_is_asked_while_the_ledger_takes_nothing(sites: Sites) -> None:
+    site, task_id = await fresh(
+        sites,
+        "RENAME TABLE call_analyses TO kept_analyses",
+        "CREATE VIEW call_analyses AS SELECT DISTINCT * FROM kept_analyses",
+    )
+    with pytest.raises(PermanentError, match="1471"):
+        await judge(site, task_id)
+    assert asked(site) == 0
+    site.sql("DROP VIEW call_analyses")
+    site.sql("RENAME TABLE kept_analyses TO call_analyses")
+    assert (await judge(site, task_id)).written == len(MANY)
 
 
 async def test_a_reanalysis_that_the_crm_refused_goes_on_from_the_ledger(sites: Sites) -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-from activities.follow_ups import ANALYSE_AGAIN, TRIES, AgainRequest
+from activities.follow_ups import ANALYSE_AGAIN, AgainRequest
+from activities.portions import TRIES
 from activities.tasks import Selection, Task
 from calltasks.database.tables.needs import Work
 from calltasks.options import Options

@@ -18,7 +18,7 @@ OF_STATEMENT = frozenset(
     {
         *(1044, 1045, 1142, 1143, 1227, 1370, 1396, 1449),  # rights
         *(1046, 1049, 1051, 1054, 1146, 1305, 1356),  # what is not there
-        *(1288, 1348, 1364, 1423),  # columns that cannot be written, or would have to be
+        *(1288, 1348, 1364, 1423, 1471),  # columns that cannot be written, or would have to be
         *(1064, 1149, 1210, 1235, 1267, 1270, 1271, 1442),  # what cannot be asked
     }
 )

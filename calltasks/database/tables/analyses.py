@@ -249,6 +249,12 @@ def record(
         )
 
 
+def check_writable(cursor: Cursor) -> None:
+    """Fail where the ledger takes nothing (no right, read-only): before anything is asked, not after."""
+    columns = ", ".join(_ENTRY)
+    cursor.execute(f"INSERT INTO call_analyses ({columns}) SELECT {columns} FROM call_analyses WHERE FALSE")
+
+
 def settle(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], request_id: str, *, now_utc: datetime) -> None:
     """Write down, in the transaction that writes the CRM, what became of judgements."""
     by_outcome: dict[str, list[str]] = {}

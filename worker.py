@@ -34,8 +34,8 @@ from calltasks.database import endpoint, schema
 from calltasks.database.connection import Database
 from calltasks.errors import ServiceError, explain, is_setting
 from calltasks.limiter import shared
+from calltasks.names import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
 from calltasks.observing import logs, telemetry
-from calltasks.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
 from calltasks.recordings.finding import archive_of
 from calltasks.settings import (
     AnalysisSettings,
@@ -128,8 +128,8 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
     from calltasks.platform.outbound_bot import THREADS, OutboundBot
 
     settings = load(PlatformSettings)
-    await database.open_limit("outbound-bot")
-    limiter = shared(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
+    await database.open_limit(OUTBOUND_BOT)
+    limiter = shared(database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS)
     bot = OutboundBot(settings, limiter)
     stack.callback(bot.close)
     dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
@@ -149,8 +149,8 @@ async def _analysis_activities(database: Database, stack: AsyncExitStack) -> lis
     from calltasks.model.analysis import AnalysisModel
 
     settings = load(AnalysisSettings)
-    await database.open_limit("analysis")
-    limiter = shared(database, "analysis", settings.analysis_qpm, settings.analysis_concurrency, window=60)
+    await database.open_limit(ANALYSIS)
+    limiter = shared(database, ANALYSIS, settings.analysis_qpm, settings.analysis_concurrency, window=60)
     model = AnalysisModel(settings, limiter)
     stack.push_async_callback(model.close)
     follow_ups = FollowUps(database, model)

@@ -15,15 +15,15 @@ from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import rows as table
-from calltasks.database.tables.needs import FINAL, final_status
+from calltasks.database.tables.needs import final_status
 from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import CallRow, Outcome
+from calltasks.names import FINAL, Turn
 from calltasks.observing import telemetry
 from calltasks.outcomes import Answers, ask, changed, expects_transcript, outcome_of, refusal, save_outcomes
 from calltasks.platform.session import Bot, PlatformSession
 from calltasks.rules.row_ranges import Runs, pack
 
-PRIORITY = 1
 """Of the rate limit: before everything else (SPEC, Always)."""
 TURN_ROWS = 50
 """Rows that are worked through before others get their turn of the event loop: a few milliseconds."""
@@ -73,7 +73,7 @@ class Conversations:
     @activity.defn
     async def fetch_conversations(self, request: FetchRequest) -> Fetched:
         """Ask for the outcome of these rows, as far as they have none, and save what changed."""
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._bot.session(request.organization_id, Turn.CONVERSATIONS)
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
             rows = await self._database.run(

@@ -27,10 +27,10 @@ from calltasks.database.tables import dispatches as table
 from calltasks.database.tables.dispatches import DoubtError
 from calltasks.database.tables.dispatches import group_name as group_name
 from calltasks.errors import PassingError, PermanentError, ServiceError
+from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.platform.session import SERVICE, Bot, PlatformSession
 
-PRIORITY = 2
 SEND_SECONDS = 20.0
 """A request must leave this soon after it was written down, or half the grace if that is less: a worker that was
 frozen in between must not send what another one has taken over."""
@@ -110,7 +110,7 @@ class Dispatching:
         Raises:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._bot.session(request.organization_id, Turn.DISPATCH)
         async with heartbeating():
             with _for_good():
                 return await self._open_group(request, session)
@@ -155,7 +155,7 @@ class Dispatching:
         Raises:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._bot.session(request.organization_id, Turn.DISPATCH)
         async with heartbeating():
             with _for_good():
                 return await self._assign(request, session)

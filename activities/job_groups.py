@@ -10,16 +10,15 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.liveness import heartbeating
 from calltasks.errors import PermanentError, ServiceError
+from calltasks.names import CANCEL, PAUSE, RESUME, Turn
 from calltasks.platform.session import SERVICE, Bot
 
-PRIORITY = 1
-CONTROL_PRIORITY = 0
 """Of the rate limit: a stop goes before everything else."""
 GROWTH = 1.5
 """By which the pause between two looks grows while nothing changes."""
 FULL_LOOK = 4
 """After this many of the longest pauses the calls are looked at even if the group's counters never move."""
-ACTIONS = {"pause": "SuspendJobs", "resume": "ResumeJobs", "cancel": "CancelJobs"}
+ACTIONS = {PAUSE: "SuspendJobs", RESUME: "ResumeJobs", CANCEL: "CancelJobs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ class JobGroups:
         looks = info.attempt - 1
         if looks == 0 and request.first > 0:
             raise _not_yet("first look", request.first)
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._bot.session(request.organization_id, Turn.CONVERSATIONS)
         try:
             progress = await session.progress(request.job_group_id)
         except ServiceError as error:
@@ -111,7 +110,7 @@ class JobGroups:
         action = ACTIONS[request.action]
         try:
             async with heartbeating():
-                session = self._bot.session(request.organization_id, CONTROL_PRIORITY)
+                session = self._bot.session(request.organization_id, Turn.CONTROLS)
                 await session.control(action, request.job_group_id)
         except PermanentError as error:
             if error.service != SERVICE:

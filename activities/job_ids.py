@@ -14,13 +14,13 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import rows as table
 from calltasks.database.tables.rows import MatchRow
 from calltasks.errors import ServiceError
+from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
 from calltasks.rules.phones import comparable
 from calltasks.rules.row_ranges import Runs, pack
 
-PRIORITY = 2
 """Of the rate limit: after conversations (SPEC, Always)."""
 PAGES_AT_ONCE = 10
 BATCHES_AT_ONCE = 10
@@ -99,7 +99,7 @@ class JobIds:
     @activity.defn
     async def match_pages(self, pages: Pages) -> PagesRead:
         """Read some pages and match what they list by reference; a phone number decides nothing yet."""
-        session = self._bot.session(pages.organization_id, PRIORITY)
+        session = self._bot.session(pages.organization_id, Turn.JOB_IDS)
         async with heartbeating():
             reading = await read_pages(session, pages.job_group_id, pages.first, pages.last)
             jobs = await identify(session, reading)
@@ -116,7 +116,7 @@ class JobIds:
     @activity.defn
     async def settle_jobs(self, settlement: Settlement) -> PagesRead:
         """Read all pages and match what is left by phone number too; then, if it is time, fail what got no job."""
-        session = self._bot.session(settlement.organization_id, PRIORITY)
+        session = self._bot.session(settlement.organization_id, Turn.JOB_IDS)
         task_id = settlement.task_id
         async with heartbeating():
             reading = await read_pages(session, settlement.job_group_id, 1, None)

@@ -14,9 +14,10 @@ from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import rows as table
 from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import RecordedRow
+from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.platform.session import Bot
-from calltasks.recordings.finding import FAILED_TRIES, PRIORITY, find, save_urls
+from calltasks.recordings.finding import FAILED_TRIES, find, save_urls
 from calltasks.rules.row_ranges import Runs
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Recordings:
     @activity.defn
     async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved:
         """Ask for the recordings of these rows, as far as they have none, and save their URLs."""
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._bot.session(request.organization_id, Turn.RECORDINGS)
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
             rows = await self._database.run(

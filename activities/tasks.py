@@ -20,13 +20,11 @@ from calltasks.database.tables import dispatches, needs, suppressions, task_opti
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.analyses import Narrowing
-from calltasks.database.tables.needs import FINAL, Chunk
+from calltasks.database.tables.needs import Chunk
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import RowGroup, TaskRow
+from calltasks.names import FINAL, START_CALL, SUCCEEDED
 from calltasks.rules.row_ranges import Runs, pack
-
-START_CALL = "start_call"
-"""The signal that tells a run that its calls are to be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,7 +364,7 @@ def _unsettled(row: TaskRow, group: RowGroup) -> bool:
 
 
 def _unrecorded(group: RowGroup) -> bool:
-    return group.status == "Succeeded" and group.has_recording_id and not group.recorded
+    return group.status == SUCCEEDED and group.has_recording_id and not group.recorded
 
 
 def _open(groups: Sequence[RowGroup]) -> bool:

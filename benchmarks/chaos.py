@@ -33,7 +33,8 @@ from temporalio.service import RPCError
 from calltasks.call_tasks import CallTasks, NotRunningError, NotStartedError, NoWorkerError
 from calltasks.errors import ServiceError
 from calltasks.executions import NoJobIdsError
-from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.options import Options
 from devstack.stack import Stack, ended_by_signals
 from tests.faults.invariants import Observer, check
 from tests.faults.proxy import Proxy, proxying

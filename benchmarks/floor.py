@@ -17,7 +17,7 @@ import time
 
 from pymysql.cursors import Cursor
 
-from activities import conversations, job_ids
+from activities import job_ids
 from activities.follow_ups import FOLLOW, LEDGER, without_conversation
 from calltasks import outcomes
 from calltasks.database.connection import Database
@@ -26,9 +26,9 @@ from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.rows import CallRow, Outcome
 from calltasks.limiter import shared
 from calltasks.model.analysis import AnalysisModel
+from calltasks.names import Turn
 from calltasks.platform.outbound_bot import THREADS, OutboundBot
 from calltasks.platform.session import IDS_A_CALL
-from calltasks.recordings import finding
 from calltasks.rules.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, read_answer, render
 from calltasks.rules.row_ranges import pack
 from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
@@ -72,9 +72,9 @@ class Floor:
         task = await self._database.run(tasks.load, task_id)
         assert task is not None
         self._task = task
-        self._listing = self._bot.session(task.organization_id, job_ids.PRIORITY)
-        self._asking = self._bot.session(task.organization_id, conversations.PRIORITY)
-        self._recording = self._bot.session(task.organization_id, finding.PRIORITY)
+        self._listing = self._bot.session(task.organization_id, Turn.JOB_IDS)
+        self._asking = self._bot.session(task.organization_id, Turn.CONVERSATIONS)
+        self._recording = self._bot.session(task.organization_id, Turn.RECORDINGS)
         async with asyncio.TaskGroup() as group:
             steps = [
                 *(group.create_task(self._fetch()) for _ in range(FETCHES_AT_ONCE)),

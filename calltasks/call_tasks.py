@@ -38,7 +38,18 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import ALL, CallHistory, Narrowing, history
 from calltasks.limiter import shared
-from calltasks.options import CALL_TASKS, WORKFLOW, Force, Options, workflow_id
+from calltasks.names import (
+    ANALYSIS,
+    CALL_TASKS,
+    CONTROL_CALLS,
+    FORCE_ANALYZE,
+    OUTBOUND_BOT,
+    PROGRESS,
+    START_CALL,
+    WORKFLOW,
+    workflow_id,
+)
+from calltasks.options import Force, Options
 from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
 from calltasks.temporal.connection import connect
 from calltasks.temporal.monitor_schedule import steer
@@ -175,7 +186,7 @@ class CallTasks:
             except WorkflowAlreadyStartedError:
                 # It may end at this moment: then it is started after all.
                 with suppress(NotRunningError), _answers(task_id):
-                    await self._handle(task_id).signal("start_call", given.get("options"), rpc_timeout=ANSWER_SECONDS)
+                    await self._handle(task_id).signal(START_CALL, given.get("options"), rpc_timeout=ANSWER_SECONDS)
                     return False
 
     # --- watching ---------------------------------------------------------------------------------------------------
@@ -192,7 +203,7 @@ class CallTasks:
         """
         with _answers(task_id):
             handle = self._handle(task_id)
-            progress: dict[str, Any] = await handle.query("progress", rpc_timeout=ANSWER_SECONDS)
+            progress: dict[str, Any] = await handle.query(PROGRESS, rpc_timeout=ANSWER_SECONDS)
             status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
         if status in ENDED_BADLY:
             progress["phase"] = status.name.lower()
@@ -256,7 +267,7 @@ class CallTasks:
         if not await self.database.run(tasks.was_started, task_id):
             # A run that is under way takes it; none is begun, which people could think dials.
             with _answers(task_id, NotStartedError):
-                await self._handle(task_id).signal("force_analyze", request, rpc_timeout=ANSWER_SECONDS)
+                await self._handle(task_id).signal(FORCE_ANALYZE, request, rpc_timeout=ANSWER_SECONDS)
             return
         await self._temporal.start_workflow(
             WORKFLOW,
@@ -264,7 +275,7 @@ class CallTasks:
             id=workflow_id(task_id),
             task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="force_analyze",
+            start_signal=FORCE_ANALYZE,
             start_signal_args=[request],
         )
 
@@ -334,7 +345,7 @@ class CallTasks:
         with _answers(task_id):
             try:
                 update = await self._handle(task_id).start_update(
-                    "control_calls",
+                    CONTROL_CALLS,
                     action,
                     wait_for_stage=WorkflowUpdateStage.ACCEPTED,
                     rpc_timeout=ANSWER_SECONDS,
@@ -376,7 +387,7 @@ class CallTasks:
             from calltasks.model.analysis import AnalysisModel
 
             settings = load(AnalysisSettings)
-            limiter = shared(self.database, "analysis", settings.analysis_qpm, settings.analysis_concurrency, window=60)
+            limiter = shared(self.database, ANALYSIS, settings.analysis_qpm, settings.analysis_concurrency, window=60)
             self._model = AnalysisModel(settings, limiter)
         return self._model
 
@@ -386,7 +397,7 @@ class CallTasks:
             from calltasks.platform.outbound_bot import THREADS, OutboundBot
 
             settings = load(PlatformSettings)
-            limiter = shared(self.database, "outbound-bot", settings.outbound_bot_qps, THREADS)
+            limiter = shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS)
             self._platform = OutboundBot(settings, limiter)
         return self._platform
 

@@ -12,14 +12,13 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import rows as table
 from calltasks.database.tables.retries import Retry
 from calltasks.database.tables.rows import CallRow, RecordedRow
+from calltasks.names import Turn
 from calltasks.outcomes import changed, expects_transcript, match_answers, outcome_of, save_outcomes
 from calltasks.platform.session import IDS_A_CALL, Bot, PlatformSession, readable_jobs
 from calltasks.recordings.finding import find, save_urls
 
 if TYPE_CHECKING:
     from calltasks.recordings.archive import Archive
-
-PRIORITY = 1
 
 
 class NoJobIdsError(Exception):
@@ -70,7 +69,7 @@ class Executions:
         total, rows = await self._database.run(table.call_page, task_id, page=page, page_size=page_size)
         if not total:
             raise NoJobIdsError
-        session = self._bot.session(organization_id, PRIORITY)
+        session = self._bot.session(organization_id, Turn.CONVERSATIONS)
         ids = [row.call_job_id for row in rows]
         batches = [ids[start : start + IDS_A_CALL] for start in range(0, len(ids), IDS_A_CALL)]
         raw = [job for part in await asyncio.gather(*map(session.raw_jobs, batches)) for job in part]

@@ -16,6 +16,7 @@ from calltasks.database.tables import rows as table
 from calltasks.database.tables.needs import final_status
 from calltasks.database.tables.rows import CallRow, Outcome
 from calltasks.errors import PermanentError, ServiceError
+from calltasks.names import CANCELLED, FAILED, SUCCEEDED
 from calltasks.platform.session import IDS_A_CALL, Attempt, Job, PlatformSession, moment
 from calltasks.rules.phones import comparable
 from calltasks.transcripts import length, transcript, turns_of
@@ -65,7 +66,7 @@ def expects_transcript(row: CallRow, job: Job, outcome: Outcome) -> bool:
     if not row.silent or outcome.conversation or row.followed:
         return False
     attempt = chosen_attempt(job)
-    succeeded = final_status(outcome.call_status or row.call_status) == "Succeeded"
+    succeeded = final_status(outcome.call_status or row.call_status) == SUCCEEDED
     return succeeded or row.since is not None or (attempt is not None and attempt.spoken)
 
 
@@ -133,7 +134,7 @@ def _called(job: Job, by_reference: dict[str, list[CallRow]]) -> Iterator[CallRo
 
 def chosen_attempt(job: Job) -> Attempt | None:
     """The last attempt; of a job that succeeded the last connected one (SPEC 4)."""
-    if final_status(job.status) == "Succeeded":
+    if final_status(job.status) == SUCCEEDED:
         for attempt in reversed(job.tasks):
             if attempt.connected:
                 return attempt
@@ -145,10 +146,10 @@ def status_of(job: Job, attempt: Attempt | None) -> str:
     if job.status or attempt is None:
         return final_status(job.status) or job.status
     if attempt.connected:
-        return "Succeeded"
+        return SUCCEEDED
     if attempt.status in ("", "Executing"):
         return attempt.status
-    return "Cancelled" if attempt.status == "Cancelled" else "Failed"
+    return CANCELLED if attempt.status == CANCELLED else FAILED
 
 
 def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Outcome:
@@ -160,7 +161,7 @@ def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Out
     attempt = chosen_attempt(job)
     status = status_of(job, attempt)
     known = final_status(row.call_status)
-    if known == "Succeeded" or (known and status != "Succeeded"):
+    if known == SUCCEEDED or (known and status != SUCCEEDED):
         # As the CRM spells it.
         status = row.call_status
     final = bool(final_status(status))

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from calltasks import names
 
 PROJECT = Path(__file__).resolve().parent.parent
 ABOVE = {
@@ -42,6 +45,47 @@ def test_imports_point_one_way(room: str) -> None:
         if name.split(".")[0] in ABOVE[room]
     }
     assert wrong - TRIAL == set()
+
+
+PRODUCT = [
+    *(path for room in ABOVE for path in sorted((PROJECT / room).rglob("*.py"))),
+    *(PROJECT / name for name in ("worker.py", "starter.py")),
+]
+NAMED = [names.WORKFLOW, names.MONITOR_WORKFLOW, names.MONITOR_SCHEDULE, names.MONITOR_CHECK, *names.QUEUES]
+NAMED += [names.PROGRESS, names.START_CALL, names.FORCE_ANALYZE, names.REFRESH, names.CONTROL_CALLS, *names.ACTIONS]
+NAMED += [names.PAUSE_CALLS, names.RESUME_CALLS, names.CANCEL_CALLS, *names.FINAL]
+NAMED += [key.name for key in names.SEARCH_ATTRIBUTES]
+OTHERS_WORDS = {
+    names.ANALYSIS: (
+        *("activities/follow_ups.py", "activities/portions.py"),
+        *("calltasks/database/tables/needs.py", "calltasks/database/tables/tasks.py"),
+    ),
+    **dict.fromkeys(names.FINAL, ("calltasks/platform/session.py",)),
+    names.TASK.name: ("calltasks/platform/session.py", "calltasks/api/examples.py"),
+}
+"""What is spelled alike and is not ours: a step of ``call_retries``, and what the platform says."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_is_said_once(name: str) -> None:
+    said = [where for where, text in texts() if text == name or f"'{name}'" in text]
+    assert [where for where in said if where not in OTHERS_WORDS.get(name, ())] == ["calltasks/names.py"]
+
+
+@cache
+def texts() -> list[tuple[str, str]]:
+    """Every text in the product's code, and its file."""
+    return [
+        (str(path.relative_to(PROJECT)), node.value)
+        for path in PRODUCT
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_the_names_are_loaded_in_the_sandbox_of_workflows() -> None:
+    allowed = {"__future__", "enum", "typing", "temporalio.common"}
+    assert set(imports(PROJECT / "calltasks/names.py")) == allowed
 
 
 def test_workflows_load_no_vendor() -> None:

@@ -6,7 +6,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.monitoring import Checked, Monitoring
 from calltasks.database.connection import Database
-from calltasks.options import workflow_id
+from calltasks.names import workflow_id
 from calltasks.settings import DatabaseSettings, load
 from tests.pipeline import Sites
 

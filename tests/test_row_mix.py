@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from calltasks.database.tables.ledger import digest
-from calltasks.options import Options, workflow_id
+from calltasks.names import workflow_id
+from calltasks.options import Options
 from simulators import Contact
 from tests.comparison import FINAL
 from tests.pipeline import Site, Sites, phone

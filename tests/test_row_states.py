@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from calltasks.database.tables.ledger import digest
-from calltasks.database.tables.needs import FINAL, final_status, is_final, is_status
-from calltasks.options import workflow_id
+from calltasks.database.tables.needs import final_status, is_final, is_status
+from calltasks.names import FINAL, workflow_id
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import REMARKS
 from tests.pipeline import QUICK, Site, Sites, eventually, phone

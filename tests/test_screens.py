@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from calltasks.cli import commands, screens
-from calltasks.options import MONITOR_SCHEDULE
+from calltasks.names import MONITOR_SCHEDULE
 from simulators import Fault, SimulatorOptions
 from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.programs import own_environment

@@ -8,7 +8,8 @@ from temporalio.client import WorkflowFailureError
 
 from activities.job_ids import PagesRead
 from activities.tasks import Task, Work
-from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.options import Options
 from calltasks.rules.row_ranges import pack
 from simulators import Contact, SimulatorOptions
 from tests.comparison import assert_finished

@@ -9,7 +9,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
 from calltasks.call_tasks import NotRunningError, NotStartedError
-from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import Contact, Fault
 from tests.comparison import assert_finished
 from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone

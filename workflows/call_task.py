@@ -18,9 +18,10 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import Counters, WatchRequest
     from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
+    from calltasks import names
     from calltasks.options import Carried, Force, Options, read_input
     from workflows import reanalysis
-    from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
+    from workflows.controls import NOTHING_LEFT, Controls
     from workflows.dispatching import Dispatcher
     from workflows.pacing import Pace, grown, standing
     from workflows.pipeline import PIECE_ROWS, Pipeline
@@ -39,7 +40,7 @@ STALLED_LOOKS = 5
 """After so many looks in a row that found nothing new a task counts as stalled."""
 
 
-@workflow.defn(name="CallTaskWorkflow")
+@workflow.defn(name=names.WORKFLOW)
 class CallTaskWorkflow:
     """One call task from start-call to follow-up complete."""
 
@@ -77,19 +78,25 @@ class CallTaskWorkflow:
 
     # --- what operators and programs may ask and say ---------------------------------------------------------
 
-    @workflow.query(description="How the task stands: counts of its calls, follow-ups and costs.")
+    @workflow.query(name=names.PROGRESS, description="How the task stands: counts of its calls, follow-ups and costs.")
     def progress(self) -> dict[str, Any]:
         task_id = self._input.task_id if self._input else None
         return self._tally.progress(task_id, self._phase(), self._review)
 
-    @workflow.signal(description="Make the calls, in a run that was not started for them (a re-analysis, a check).")
+    @workflow.signal(
+        name=names.START_CALL,
+        description="Make the calls, in a run that was not started for them (a re-analysis, a check).",
+    )
     def start_call(self, options: Any = None) -> None:
         if not self._asked:
             self._asked = self._wake = True
             with suppress(ValidationError):
                 self._given = Options.model_validate(options or {}).over(self._given.kept())
 
-    @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
+    @workflow.signal(
+        name=names.FORCE_ANALYZE,
+        description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.',
+    )
     def force_analyze(self, request: Any = None) -> None:
         try:
             force = Force.model_validate(request)
@@ -106,31 +113,34 @@ class CallTaskWorkflow:
             self._pipeline.pump()
         self._wake = True
 
-    @workflow.signal(description="Look at all calls now.")
+    @workflow.signal(name=names.REFRESH, description="Look at all calls now.")
     def refresh(self) -> None:
         self._hurry()
         self._look = self._refreshed = self._wake = True
 
-    @workflow.signal(description="Suspend the platform's dialling for the whole task.")
+    @workflow.signal(name=names.PAUSE_CALLS, description="Suspend the platform's dialling for the whole task.")
     def pause_calls(self) -> None:
-        self._controls.ask("pause")
+        self._controls.ask(names.PAUSE)
 
-    @workflow.signal(description="Resume the platform's dialling.")
+    @workflow.signal(name=names.RESUME_CALLS, description="Resume the platform's dialling.")
     def resume_calls(self) -> None:
-        self._controls.ask("resume")
+        self._controls.ask(names.RESUME)
 
-    @workflow.signal(description="Cancel all calls that were not made yet.")
+    @workflow.signal(name=names.CANCEL_CALLS, description="Cancel all calls that were not made yet.")
     def cancel_calls(self) -> None:
-        self._controls.ask("cancel")
+        self._controls.ask(names.CANCEL)
 
-    @workflow.update(description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.')
+    @workflow.update(
+        name=names.CONTROL_CALLS,
+        description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.',
+    )
     async def control_calls(self, action: str) -> dict[str, Any]:
         return await self._controls.answer(self._controls.ask(action), lambda: self._over)
 
     @control_calls.validator
     def _is_action(self, action: str) -> None:
-        if action not in ACTIONS:
-            raise ValueError(f"the action must be one of {', '.join(ACTIONS)}")
+        if action not in names.ACTIONS:
+            raise ValueError(f"the action must be one of {', '.join(names.ACTIONS)}")
         if self._task is not None and self._task.task_type >= 4:
             raise ValueError(NOTHING_LEFT)
 

@@ -11,11 +11,11 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.job_groups import ControlRequest
     from activities.tasks import Keep, Task
+    from calltasks.names import CANCEL, PAUSE, RESUME
     from calltasks.options import Carried
     from workflows.steps import Steps
     from workflows.tally import Tally
 
-ACTIONS = ("pause", "resume", "cancel")
 NOTHING_LEFT = "the task is over, the platform was not asked"
 
 
@@ -66,8 +66,8 @@ class Controls:
 
     def ask(self, action: str) -> int:
         """Have the platform told; the number by which its answer is known."""
-        self.paused = action == "pause"
-        self.stopped = self.stopped or action == "cancel"
+        self.paused = action == PAUSE
+        self.stopped = self.stopped or action == CANCEL
         self.waiting.append(action)
         self._asked += 1
         return self._asked
@@ -88,7 +88,7 @@ class Controls:
             if kept != self.paused:
                 kept = self.paused
                 await steps.keep_paused(Keep(task_id=dialling.task.task_id, paused=kept))
-            self.cancelled = self.cancelled or (action == "cancel" and done)
+            self.cancelled = self.cancelled or (action == CANCEL and done)
             answer = f"{action}: done" if done else f"{action}: the platform did not take it: {self._tally.last_error}"
             self._tally.last_control = answer
             self.waiting.pop(0)
@@ -101,7 +101,7 @@ class Controls:
         portion = dialling.portion
         under_way = portion is not None and not portion.done()
         done = await self._once(action, dialling.task, steps)
-        if action == "resume" or portion is None or not under_way:
+        if action == RESUME or portion is None or not under_way:
             return done
         await workflow.wait_condition(portion.done)
         await dialling.silence()

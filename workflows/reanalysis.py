@@ -12,6 +12,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.follow_ups import TRIES, FollowUpRequest
     from activities.tasks import Selection, Task, Work
+    from calltasks import names
     from calltasks.options import Force, Options
     from calltasks.rules.row_ranges import count
     from workflows.steps import Steps, reason
@@ -26,7 +27,7 @@ NAMED = 5_000
 """Calls that are looked up by name at once."""
 CARRIED_BYTES = 100_000
 """A request that is larger is done to its end before the run restarts as new."""
-STEP = "force_analyze"
+STEP = names.FORCE_ANALYZE
 """As which an error of a request is remembered."""
 
 

@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.recordings import RecordingRequest, Recordings, RecordingsSaved
     from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Selection, Task, Tasks, Work
     from calltasks import options
+    from calltasks.names import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, Turn
     from calltasks.rules.row_ranges import count
     from workflows.tally import Tally
 
@@ -38,7 +39,7 @@ async def open_task(task_id: int) -> Task:
     return await workflow.execute_activity_method(
         Tasks.open_task,
         task_id,
-        task_queue=options.CALL_TASKS,
+        task_queue=CALL_TASKS,
         start_to_close_timeout=options.WORK_TIMEOUT,
         heartbeat_timeout=options.HEARTBEAT,
         retry_policy=options.UNTIL_DONE,
@@ -55,39 +56,39 @@ class Steps:
 
     async def review(self, request: ReviewRequest) -> Review:
         """See how the task stands."""
-        return await self._until_done(Tasks.review_task, request, options.CALL_TASKS)
+        return await self._until_done(Tasks.review_task, request, CALL_TASKS)
 
     async def mark_dispatched(self, over: HandedOver) -> None:
         """``task_type`` 2."""
-        await self._until_done(Tasks.mark_dispatched, over, options.CALL_TASKS)
+        await self._until_done(Tasks.mark_dispatched, over, CALL_TASKS)
 
     async def keep(self, keep: Keep) -> None:
         """What shall stay with the task."""
-        await self._until_done(Tasks.keep, keep, options.CALL_TASKS)
+        await self._until_done(Tasks.keep, keep, CALL_TASKS)
 
     async def keep_paused(self, keep: Keep) -> None:
         """As :meth:`keep`, where nobody shall wait for a database that is away."""
-        await self._set_aside(Tasks.keep, keep, options.CONVERSATIONS_FIRST, "", queue=options.CALL_TASKS)
+        await self._set_aside(Tasks.keep, keep, Turn.CONTROLS, "", queue=CALL_TASKS)
 
     async def select_for_analysis(self, selection: Selection) -> list[Work]:
         """The rows that a re-analysis names."""
-        return await self._until_done(Tasks.select_for_analysis, selection, options.CALL_TASKS)
+        return await self._until_done(Tasks.select_for_analysis, selection, CALL_TASKS)
 
     async def open_job_group(self, request: DispatchRequest) -> Group:
         """Find or create the job group; when it is cancelled, it is over before this is."""
-        return await self._until_done(Dispatching.open_job_group, request, options.OUTBOUND_BOT, whole=True)
+        return await self._until_done(Dispatching.open_job_group, request, OUTBOUND_BOT, Turn.DISPATCH, whole=True)
 
     async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
         """Assign the next leads; when it is cancelled, it is over before this is."""
-        return await self._until_done(Dispatching.assign_contacts, request, options.OUTBOUND_BOT, whole=True)
+        return await self._until_done(Dispatching.assign_contacts, request, OUTBOUND_BOT, Turn.DISPATCH, whole=True)
 
     async def watch(self, request: WatchRequest) -> Watched:
         """Wait for the group's counters to move."""
         return await self._execute(
             JobGroups.watch_calls,
             request,
-            options.OUTBOUND_BOT,
-            priority=options.CONVERSATIONS_FIRST,
+            OUTBOUND_BOT,
+            turn=Turn.CONVERSATIONS,
             within=options.WATCH_TIMEOUT,
             retry=options.WATCHING,
             beats=False,
@@ -96,39 +97,45 @@ class Steps:
 
     async def control(self, request: ControlRequest) -> str | None:
         """Suspend, resume or cancel; None if the platform did not take it."""
-        return await self._set_aside(JobGroups.control_calls, request, options.CONVERSATIONS_FIRST, request.action)
+        return await self._set_aside(JobGroups.control_calls, request, Turn.CONTROLS, request.action)
 
     async def match_pages(self, pages: Pages) -> PagesRead | None:
         """Match the jobs of some pages."""
         summary = f"pages {pages.first} to {pages.last}"
-        return await self._set_aside(JobIds.match_pages, pages, options.JOB_IDS, summary)
+        return await self._set_aside(JobIds.match_pages, pages, Turn.JOB_IDS, summary)
 
     async def settle_jobs(self, settlement: Settlement) -> PagesRead | None:
         """Match what is left."""
-        return await self._set_aside(JobIds.settle_jobs, settlement, options.JOB_IDS, "all pages")
+        return await self._set_aside(JobIds.settle_jobs, settlement, Turn.JOB_IDS, "all pages")
 
     async def fetch_conversations(self, request: FetchRequest) -> Fetched | None:
         """Outcomes and transcripts of some rows."""
         summary = _rows(request.rows)
-        return await self._set_aside(Conversations.fetch_conversations, request, options.CONVERSATIONS_FIRST, summary)
+        return await self._set_aside(Conversations.fetch_conversations, request, Turn.CONVERSATIONS, summary)
 
     async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved | None:
         """Recordings of some rows."""
-        return await self._set_aside(Recordings.save_recordings, request, options.RECORDINGS, _rows(request.rows))
+        return await self._set_aside(Recordings.save_recordings, request, Turn.RECORDINGS, _rows(request.rows))
 
     async def follow_up(self, request: FollowUpRequest) -> FollowedUp | None:
         """Follow-ups of some rows; or, with a ``request_id``, new judgements."""
         method = FollowUps.analyse_again if request.request_id else FollowUps.follow_up
-        return await self._set_aside(method, request, options.ANALYSES, _rows(request.rows), queue=options.ANALYSIS)
+        return await self._set_aside(method, request, Turn.ANALYSES, _rows(request.rows), queue=ANALYSIS)
 
     async def _until_done(
-        self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, whole: bool = False
+        self,
+        method: Callable[[Any, T], Awaitable[R]],
+        request: T,
+        queue: str,
+        turn: Turn = Turn.CONVERSATIONS,
+        *,
+        whole: bool = False,
     ) -> R:
         return await self._execute(
             method,
             request,
             queue,
-            priority=options.CONVERSATIONS_FIRST,
+            turn=turn,
             within=options.WORK_TIMEOUT,
             retry=options.UNTIL_DONE,
             beats=True,
@@ -140,17 +147,17 @@ class Steps:
         self,
         method: Callable[[Any, T], Awaitable[R]],
         request: T,
-        priority: int,
+        turn: Turn,
         summary: str,
         *,
-        queue: str = options.OUTBOUND_BOT,
+        queue: str = OUTBOUND_BOT,
     ) -> R | None:
         try:
             return await self._execute(
                 method,
                 request,
                 queue,
-                priority=priority,
+                turn=turn,
                 within=options.WORK_TIMEOUT,
                 retry=options.THREE_TRIES,
                 beats=True,
@@ -169,7 +176,7 @@ class Steps:
         request: T,
         queue: str,
         *,
-        priority: int,
+        turn: Turn,
         within: timedelta,
         retry: RetryPolicy,
         beats: bool,
@@ -183,7 +190,7 @@ class Steps:
             start_to_close_timeout=within,
             heartbeat_timeout=options.HEARTBEAT if beats else None,
             retry_policy=retry,
-            priority=Priority(priority_key=priority, fairness_key=self._tenant),
+            priority=Priority(priority_key=turn, fairness_key=self._tenant),
             summary=summary or None,
             cancellation_type=cancelling,
         )

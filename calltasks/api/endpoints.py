@@ -17,7 +17,8 @@ from calltasks.api.answers import Answer, failure, success
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.errors import ServiceError
-from calltasks.options import Options, workflow_id
+from calltasks.names import workflow_id
+from calltasks.options import Options
 
 HEALTH_SECONDS = 5
 

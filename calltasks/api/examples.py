@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from calltasks.api.messages import Failure, Unhealthy
+from calltasks.names import FAILED, SUCCEEDED, workflow_id
 
 Example = dict[str, Any]
 
@@ -14,7 +15,7 @@ def _success(message: str, data: Any) -> Example:
 
 
 CREATED = _success("call task created", {"task_id": 42})
-STARTED = _success("call task started", {"task_id": 42, "workflow_id": "call-task-42", "started": True})
+STARTED = _success("call task started", {"task_id": 42, "workflow_id": workflow_id(42), "started": True})
 REQUESTED = _success("analysis requested", {"task_id": 42, "requested": True})
 MONITOR = _success("the monitor is running", {"is_running": True, "action": "start"})
 HEALTHY = _success("the database and Temporal answer", {"database": True, "temporal": True})
@@ -24,7 +25,7 @@ EXECUTED = _success(
         "jobs_data": [
             {
                 "JobId": "job-1",
-                "Status": "Succeeded",
+                "Status": SUCCEEDED,
                 "ReferenceId": "42org-71",
                 "Contacts": [{"PhoneNumber": "13900000001", "ReferenceId": "42org-71"}],
                 "Tasks": [
@@ -55,7 +56,7 @@ PROGRESS = _success(
         "called": 200,
         "unmatched": 0,
         "finished": 120,
-        "by_status": {"Succeeded": 70, "Failed": 50, "Executing": 20},
+        "by_status": {SUCCEEDED: 70, FAILED: 50, "Executing": 20},
         "recordings": 60,
         "recordings_missing": 10,
         "follow_ups": 110,

@@ -22,9 +22,9 @@ from calltasks.call_tasks import CallTasks, NotRunningError, NotStartedError, No
 from calltasks.cli import screens
 from calltasks.database.tables.tasks import NoLeadIdError, UnknownLeadsError
 from calltasks.errors import ServiceError, explain, is_setting
+from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
 from calltasks.options import MOST_TOKENS, Options
 from calltasks.settings import SettingsError
-from calltasks.temporal.monitor_schedule import CHECK_ID
 
 app = typer.Typer(
     help="Start and steer call tasks.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -124,14 +124,14 @@ def start_call(
         started = await calls.start_call(task_id, chosen)
         running = "is running already" + (", as patient and with the ceiling as it was started" if chosen else "")
         messages.print(f"call task {task_id}: " + ("started" if started else running), highlight=False)
-        result = {"task_id": task_id, "workflow_id": f"call-task-{task_id}", "started": started}
+        result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": started}
         return result | (await watch(calls, task_id) if wait else {})
 
     result = run(use)
     show(result, as_json, result.get("outcome", result["workflow_id"]))
 
 
-@app.command("progress")
+@app.command()
 def progress(
     task_id: TaskId,
     watching: Annotated[bool, typer.Option("--watch", help="Keep showing it until the run ends.")] = False,
@@ -176,11 +176,11 @@ def query_task_execution(
     show(dataclasses.asdict(found), as_json, summary)
 
 
-@app.command("refresh")
+@app.command()
 def refresh(task_id: TaskId, as_json: Json = False) -> None:
     """Look at all calls of a running task now."""
-    run(lambda calls: calls.signal(task_id, "refresh"))
-    show({"task_id": task_id, "signal": "refresh"}, as_json, "requested")
+    run(lambda calls: calls.signal(task_id, REFRESH))
+    show({"task_id": task_id, "signal": REFRESH}, as_json, "requested")
 
 
 def _control(action: str, help_text: str) -> None:
@@ -199,9 +199,9 @@ def _control(action: str, help_text: str) -> None:
     app.command(action, help=help_text)(command)
 
 
-_control("pause", "Suspend the platform's dialling for a task; says what the platform answered.")
-_control("resume", "Resume the platform's dialling for a task; says what the platform answered.")
-_control("cancel", "Cancel a task's calls that were not made yet; says what the platform answered.")
+_control(PAUSE, "Suspend the platform's dialling for a task; says what the platform answered.")
+_control(RESUME, "Resume the platform's dialling for a task; says what the platform answered.")
+_control(CANCEL, "Cancel a task's calls that were not made yet; says what the platform answered.")
 
 CHECKING = "a check has started: every task of type 2 or 3 with a job group that nothing works on is taken up"
 
@@ -210,7 +210,7 @@ def _monitor(action: str, help_text: str) -> None:
     def command(as_json: Json = False) -> None:
         running = run(lambda calls: calls.monitor(action))
         state = f"the monitor is {'running' if running else 'stopped'}"
-        line = f"{CHECKING} (Temporal UI: {CHECK_ID}); {state}" if action == "check" else state
+        line = f"{CHECKING} (Temporal UI: {MONITOR_CHECK}); {state}" if action == "check" else state
         show({"action": action, "is_running": running}, as_json, line)
 
     monitor.command(action, help=help_text)(command)

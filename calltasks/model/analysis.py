@@ -21,6 +21,7 @@ from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from calltasks.errors import AccountError, PassingError, ThrottledError, UnreadableAnswerError
 from calltasks.limiter import RateLimiter
 from calltasks.model.errors import SERVICE, is_sure, translate
+from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.proxies import proxy_for
 from calltasks.settings import AnalysisSettings
@@ -105,7 +106,7 @@ class AnalysisModel:
             attempt += 1
             self._let_pass()
             begin = monotonic()
-            async with self.limiter.slot(tenant=tenant, priority=1):
+            async with self.limiter.slot(tenant=tenant, priority=Turn.ANALYSES):
                 telemetry.metrics.waited(SERVICE, monotonic() - begin)
                 self._let_pass()
                 try:

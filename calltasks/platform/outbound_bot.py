@@ -20,6 +20,7 @@ from urllib3.exceptions import NewConnectionError
 
 from calltasks.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
 from calltasks.limiter import RateLimiter
+from calltasks.names import OUTBOUND_BOT
 from calltasks.platform.send_deadline import TooLateError, leaving_before, watched
 from calltasks.platform.session import SERVICE, Envelope, PlatformSession, read
 from calltasks.proxies import proxy_for
@@ -65,7 +66,7 @@ class OutboundBot:
         self._instance_id = settings.outbound_bot_instance_id
         self.script_id = settings.outbound_bot_script_id
         self.limiter = limiter
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="outbound-bot")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=OUTBOUND_BOT)
 
     def session(self, tenant: str, priority: int) -> PlatformSession:
         """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""

@@ -12,9 +12,10 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import recordings as table
 from calltasks.database.tables.recordings import ConnectedRow, UnarchivedRow
 from calltasks.database.tables.rows import RecordedRow
+from calltasks.names import Turn
 from calltasks.platform.session import Bot
 from calltasks.recordings.archive import Archive, ArchivedFile, stem
-from calltasks.recordings.finding import PRIORITY, find, save_urls
+from calltasks.recordings.finding import find, save_urls
 
 ROWS = 200
 """Calls that are dealt with before the next are looked for; after an interruption so many are looked at anew."""
@@ -96,7 +97,7 @@ async def archive_older(
             break
         after = rows[-1].id
         for (task, organization), alike in groupby(rows, lambda row: (row.task_id, row.organization_id)):
-            session = bot().session(organization, PRIORITY)
+            session = bot().session(organization, Turn.RECORDINGS)
             found = await find(session, task, [_recorded(row) for row in alike], archive)
             saved, _ = await save_urls(
                 database, lambda urls: database.run(table.save_lasting, archive.root, urls), found

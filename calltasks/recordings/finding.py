@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
     from calltasks.recordings.archive import Archive
 
-PRIORITY = 4
-"""Of the rate limit: after everything else (SPEC, Always)."""
 BATCH = 50
 """Recordings asked for at once (SPEC 5)."""
 FAILED_TRIES = 10

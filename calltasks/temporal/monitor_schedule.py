@@ -17,10 +17,8 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from calltasks.options import CALL_TASKS, MONITOR_INTERVAL, MONITOR_SCHEDULE, MONITOR_WORKFLOW
-
-CHECK_ID = f"{MONITOR_SCHEDULE}-check"
-"""Workflow id of a check that somebody asked for."""
+from calltasks.names import CALL_TASKS, MONITOR_CHECK, MONITOR_SCHEDULE, MONITOR_WORKFLOW
+from calltasks.options import MONITOR_INTERVAL
 
 
 async def steer(client: Client, action: str) -> bool:
@@ -38,7 +36,7 @@ async def steer(client: Client, action: str) -> bool:
         await client.start_workflow(
             MONITOR_WORKFLOW,
             True,
-            id=CHECK_ID,
+            id=MONITOR_CHECK,
             task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         )

@@ -41,7 +41,7 @@ import calltasks.platform.send_deadline
 import worker
 from calltasks import options
 from calltasks.database.connection import Database
-from calltasks.options import QUEUES
+from calltasks.names import QUEUES
 
 PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
 HEARTBEAT = timedelta(seconds=3)

@@ -13,12 +13,12 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
+from calltasks import names
+
 # --- statuses ---------------------------------------------------------------------------------------------------
 
-FINAL = ("Succeeded", "Failed", "Cancelled")
-"""Outcomes (SPEC 4). Letter case and blanks do not matter: ``FAILED`` is one too, and stays as the CRM spells it."""
 _BLANKS = " \t\r\n\u00a0\u3000"
-_BY_FOLDED = {status.lower(): status for status in FINAL}
+_BY_FOLDED = {status.lower(): status for status in names.FINAL}
 
 
 def final_status(status: str) -> str:
@@ -36,7 +36,7 @@ def folded_sql(column: str) -> str:
 
 def is_final(alias: str = "l") -> str:
     """The row has its outcome."""
-    return _is(FINAL, f"{alias}.call_status")
+    return _is(names.FINAL, f"{alias}.call_status")
 
 
 def is_status(status: str, alias: str = "l") -> str:
@@ -46,7 +46,7 @@ def is_status(status: str, alias: str = "l") -> str:
 
 def _is(statuses: tuple[str, ...], column: str) -> str:
     # Nearly all are spelled as the platform does, and folding is the dearest thing that a review does.
-    spelled = "".join(f" WHEN '{known}' THEN {known in statuses}" for known in FINAL)
+    spelled = "".join(f" WHEN '{known}' THEN {known in statuses}" for known in names.FINAL)
     folded = ", ".join(f"'{status.lower()}'" for status in statuses)
     return (
         f"(CASE COALESCE(CAST({column} AS BINARY), '') WHEN '' THEN FALSE{spelled}"
@@ -61,7 +61,7 @@ CALL_TIMES = ("call_time", "planed_time", "updated_time")
 UNJUDGED = "COALESCE(l.is_interested, '') = ''"
 """Whatever the column's type is: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
-SUCCEEDED = is_status("Succeeded")
+SUCCEEDED = is_status(names.SUCCEEDED)
 SILENT = "COALESCE(l.call_conversation, '') = ''"
 UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"
 RECORDED = "COALESCE(l.recording_url, '') <> ''"

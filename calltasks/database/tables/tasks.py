@@ -24,6 +24,7 @@ from calltasks.database.tables.needs import (
     folded_sql,
     is_final,
 )
+from calltasks.names import CANCELLED
 
 MATCHABLE_SQL = (
     "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
@@ -259,7 +260,7 @@ def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tup
     """
     for first, last in (*unsent, (after + 1, None)):
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = 'Cancelled', {unchanged(CALL_TIMES, 'l')}"
+            f"UPDATE leads_task_list l SET l.call_status = '{CANCELLED}', {unchanged(CALL_TIMES, 'l')}"
             " WHERE l.task_id = %s AND l.id >= %s"
             + ("" if last is None else " AND l.id <= %s")
             + f" AND NOT ({CALLED}) AND NOT {is_final()}",

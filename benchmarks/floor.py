@@ -20,18 +20,16 @@ from pymysql.cursors import Cursor
 from activities import job_ids
 from activities.follow_ups import FOLLOW, LEDGER, without_conversation
 from calltasks import outcomes
-from calltasks.database.connection import Database
 from calltasks.database.tables import follow_ups, rows, tasks
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.rows import CallRow, Outcome
-from calltasks.limiter import shared
-from calltasks.model.analysis import AnalysisModel
 from calltasks.names import Turn
-from calltasks.platform.outbound_bot import THREADS, OutboundBot
+from calltasks.platform.outbound_bot import THREADS
 from calltasks.platform.session import IDS_A_CALL
 from calltasks.rules.judgement import PROMPT_VERSION, SYSTEM, fingerprint, question, read_answer, render
 from calltasks.rules.row_ranges import pack
-from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load
+from calltasks.settings import AnalysisSettings, load
+from calltasks.wiring import Clients
 
 PIECES_AT_ONCE = 2
 """Pieces of ten pages in work at the same time; more only queue up before the one processor that this program has."""
@@ -44,13 +42,9 @@ class Floor:
     """Runs finished calls of an adopted task (SPEC 3 to 8), one task at a time."""
 
     def __init__(self) -> None:
-        self._database = Database(load(DatabaseSettings))
-        platform, analysis = load(PlatformSettings), load(AnalysisSettings)
-        platform_limit = shared(self._database, "outbound-bot", platform.outbound_bot_qps, THREADS)
-        self._bot = OutboundBot(platform, platform_limit)
-        self._places = analysis.analysis_concurrency
-        model_limit = shared(self._database, "analysis", analysis.analysis_qpm, self._places, window=60)
-        self._model = AnalysisModel(analysis, model_limit)
+        self._clients = Clients()
+        self._database, self._bot, self._model = self._clients.database, self._clients.bot, self._clients.model
+        self._places = load(AnalysisSettings).analysis_concurrency
         self._to_fetch: asyncio.Queue[list[CallRow]] = asyncio.Queue()
         self._to_judge: asyncio.Queue[tuple[CallRow, Outcome]] = asyncio.Queue()
         self._to_record: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
@@ -63,9 +57,7 @@ class Floor:
 
     async def close(self) -> None:
         """Close all clients."""
-        await self._model.close()
-        self._bot.close()
-        self._database.close()
+        await self._clients.aclose()
 
     async def run(self, task_id: int) -> None:
         """Take one task to type 4."""

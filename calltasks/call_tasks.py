@@ -24,6 +24,7 @@ from pymysql.cursors import Cursor
 from temporalio.client import (
     Client,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -33,26 +34,24 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from calltasks import names
 from calltasks.database import schema
-from calltasks.database.connection import Database
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import ALL, CallHistory, Narrowing, history
-from calltasks.limiter import shared
-from calltasks.names import (
-    ANALYSIS,
-    CALL_TASKS,
-    CONTROL_CALLS,
-    FORCE_ANALYZE,
-    OUTBOUND_BOT,
-    PROGRESS,
-    START_CALL,
-    WORKFLOW,
-    workflow_id,
+from calltasks.errors import (
+    CallTasksError,
+    NotRunningError,
+    NotStartedError,
+    NoWorkerError,
+    RunFailedError,
+    TemporalError,
+    UnknownTaskError,
+    WrongUseError,
 )
 from calltasks.options import Force, Options
-from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
 from calltasks.temporal.connection import connect
 from calltasks.temporal.monitor_schedule import steer
+from calltasks.wiring import Clients
 
 if TYPE_CHECKING:
     from calltasks.executions import ExecutionPage
@@ -66,47 +65,18 @@ MOST_NAMED_BYTES = 1_000_000
 ENDED_BADLY = (_STATUS.FAILED, _STATUS.TERMINATED, _STATUS.CANCELED, _STATUS.TIMED_OUT)
 
 
-class UnknownTaskError(LookupError):
-    """There is no such call task (or it belongs to another organisation)."""
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(f"call task {task_id} does not exist")
-
-
-class NotRunningError(LookupError):
-    """Nothing is known of a run of the task."""
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(f"call task {task_id} is not running; start it with: start-call {task_id}")
-
-
-class NotStartedError(Exception):
-    """The task's calls were never started."""
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(f"the calls of task {task_id} were never started; start them with: start-call {task_id}")
-
-
-class NoWorkerError(Exception):
-    """The run is there, but no worker answers."""
-
-    def __init__(self) -> None:
-        super().__init__("no worker answers on task queue call-tasks; is `python worker.py` running?")
-
-
 class CallTasks:
     """Call tasks, for a backend.
 
     Args:
-        database: the CRM's.
+        clients: what is asked and written to.
         client: Temporal's, or None where only the database is used.
     """
 
-    def __init__(self, database: Database, client: Client | None) -> None:
-        self.database = database
+    def __init__(self, clients: Clients, client: Client | None = None) -> None:
+        self.clients = clients
+        self.database = clients.database
         self._client = client
-        self._platform: Any = None
-        self._model: AnalysisModel | None = None
 
     @classmethod
     @asynccontextmanager
@@ -117,16 +87,10 @@ class CallTasks:
             SettingsError: a setting is missing or wrong.
             ServiceError: Temporal is out of reach.
         """
-        database = Database(load(DatabaseSettings))
-        calls = cls(database, await connect() if temporal else None)
-        try:
+        async with Clients() as clients:
+            calls = cls(clients)
+            calls._client = await connect() if temporal else None
             yield calls
-        finally:
-            if calls._platform is not None:
-                calls._platform.close()
-            if calls._model is not None:
-                await calls._model.close()
-            database.close()
 
     # --- SPEC 1, 2 --------------------------------------------------------------------------------------------------
 
@@ -181,12 +145,14 @@ class CallTasks:
         given = _input(task_id, options)
         while True:
             try:
-                await self._temporal.start_workflow(WORKFLOW, given, id=workflow_id(task_id), task_queue=CALL_TASKS)
+                await self._start(given)
                 return True
             except WorkflowAlreadyStartedError:
                 # It may end at this moment: then it is started after all.
-                with suppress(NotRunningError), _answers(task_id):
-                    await self._handle(task_id).signal(START_CALL, given.get("options"), rpc_timeout=ANSWER_SECONDS)
+                with suppress(NotRunningError), _answers(NotRunningError(task_id)):
+                    await self._handle(task_id).signal(
+                        names.START_CALL, given.get("options"), rpc_timeout=ANSWER_SECONDS
+                    )
                     return False
 
     # --- watching ---------------------------------------------------------------------------------------------------
@@ -201,9 +167,9 @@ class CallTasks:
             NotRunningError: no run is known.
             NoWorkerError: no worker answers.
         """
-        with _answers(task_id):
+        with _answers(NotRunningError(task_id)):
             handle = self._handle(task_id)
-            progress: dict[str, Any] = await handle.query(PROGRESS, rpc_timeout=ANSWER_SECONDS)
+            progress: dict[str, Any] = await handle.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
             status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
         if status in ENDED_BADLY:
             progress["phase"] = status.name.lower()
@@ -214,15 +180,18 @@ class CallTasks:
 
         Raises:
             NotRunningError: no run is known.
-            WorkflowFailureError: the run failed.
+            RunFailedError: the run failed.
         """
-        with _answers(task_id):
-            result: dict[str, Any] = await self._handle(task_id).result()
+        with _answers(NotRunningError(task_id)):
+            try:
+                result: dict[str, Any] = await self._handle(task_id).result()
+            except WorkflowFailureError as error:
+                raise RunFailedError(error.cause) from error
         return result
 
     async def is_open(self, task_id: int) -> bool:
         """Whether a run is under way."""
-        with _answers(task_id):
+        with _answers(NotRunningError(task_id)):
             described = await self._handle(task_id).describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
 
@@ -251,31 +220,28 @@ class CallTasks:
         Raises:
             UnknownTaskError: there is no such task.
             NotStartedError: its calls were never started; a request to analyse must not be what dials people.
-            ValueError: not exactly one of the three is asked for, or more calls are named than a request holds.
+            WrongUseError: not exactly one of the three is asked for, or more calls are named than a request holds.
         """
         if [bool(call_job_ids), every, failed].count(True) != 1:
-            raise ValueError("name call job ids, or all, or failed: exactly one of them")
+            raise WrongUseError("name call job ids, or all, or failed: exactly one of them")
         await self.task(task_id)
         named: dict[str, Any] = {"call_job_ids": list(call_job_ids)} if call_job_ids else {}
         given = named | {"all": every, "failed": failed, "override": override, "max_tokens": max_tokens}
         request = Force.model_validate(given | asdict(narrowed)).model_dump(mode="json", exclude_defaults=True)
         if len(json.dumps(request)) > MOST_NAMED_BYTES:
-            raise ValueError(
+            raise WrongUseError(
                 f"{len(call_job_ids or [])} call job ids are more than one request holds; name them in several, or ask"
                 " for all, narrowed by day, interest or prompt version"
             )
         if not await self.database.run(tasks.was_started, task_id):
             # A run that is under way takes it; none is begun, which people could think dials.
-            with _answers(task_id, NotStartedError):
-                await self._handle(task_id).signal(FORCE_ANALYZE, request, rpc_timeout=ANSWER_SECONDS)
+            with _answers(NotStartedError(task_id)):
+                await self._handle(task_id).signal(names.FORCE_ANALYZE, request, rpc_timeout=ANSWER_SECONDS)
             return
-        await self._temporal.start_workflow(
-            WORKFLOW,
+        await self._start(
             {"task_id": task_id, "dial": False},
-            id=workflow_id(task_id),
-            task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal=FORCE_ANALYZE,
+            start_signal=names.FORCE_ANALYZE,
             start_signal_args=[request],
         )
 
@@ -307,20 +273,18 @@ class CallTasks:
             NoJobIdsError: it has no job id yet.
             ServiceError: the platform failed.
         """
-        from calltasks.executions import Executions
-        from calltasks.recordings.finding import archive_of
+        from calltasks.executions import query
 
         row = await self.task(task_id)
-        settings = ArchiveSettings.model_construct() if skip_recording else load(ArchiveSettings)
-        async with archive_of(settings, check=False) as archive:
-            return await Executions(self.database, self._bot(), archive).query(
-                task_id,
-                row.organization_id,
-                page=page,
-                page_size=page_size,
-                skip_recording=skip_recording,
-                apply_update=apply_update,
-            )
+        archive = None if skip_recording else await self.clients.archive(check=False)
+        session = self.clients.bot.session(row.organization_id, names.Turn.CONVERSATIONS)
+        return await query(
+            *(self.database, session, archive, task_id),
+            page=page,
+            page_size=page_size,
+            skip_recording=skip_recording,
+            apply_update=apply_update,
+        )
 
     async def signal(self, task_id: int, name: str) -> None:
         """``refresh``, ``pause_calls``, ``resume_calls`` or ``cancel_calls``.
@@ -328,7 +292,7 @@ class CallTasks:
         Raises:
             NotRunningError: the task is not running.
         """
-        with _answers(task_id):
+        with _answers(NotRunningError(task_id)):
             await self._handle(task_id).signal(name, rpc_timeout=ANSWER_SECONDS)
 
     async def control(self, task_id: int, action: str) -> dict[str, Any]:
@@ -342,10 +306,10 @@ class CallTasks:
             NoWorkerError: no worker answers; nothing was asked.
             ValueError: the run does not take the action (any more).
         """
-        with _answers(task_id):
+        with _answers(NotRunningError(task_id)):
             try:
                 update = await self._handle(task_id).start_update(
-                    CONTROL_CALLS,
+                    names.CONTROL_CALLS,
                     action,
                     wait_for_stage=WorkflowUpdateStage.ACCEPTED,
                     rpc_timeout=ANSWER_SECONDS,
@@ -367,15 +331,21 @@ class CallTasks:
 
         ``check`` looks once, now, whether or not the monitor is running.
         """
-        return await steer(self._temporal, action)
+        with _answers():
+            return await steer(self._temporal, action)
 
     @property
     def _temporal(self) -> Client:
         assert self._client is not None, "opened without Temporal"
         return self._client
 
+    async def _start(self, given: dict[str, Any], **how: Any) -> None:
+        run, queue = names.workflow_id(given["task_id"]), names.CALL_TASKS
+        with _answers():
+            await self._temporal.start_workflow(names.WORKFLOW, given, id=run, task_queue=queue, **how)
+
     def _handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
-        return self._temporal.get_workflow_handle(workflow_id(task_id))
+        return self._temporal.get_workflow_handle(names.workflow_id(task_id))
 
     def model(self) -> AnalysisModel:
         """The configured model, within the rate limit that it shares with the workers.
@@ -383,23 +353,7 @@ class CallTasks:
         Raises:
             SettingsError: a setting of the model is missing or wrong.
         """
-        if self._model is None:
-            from calltasks.model.analysis import AnalysisModel
-
-            settings = load(AnalysisSettings)
-            limiter = shared(self.database, ANALYSIS, settings.analysis_qpm, settings.analysis_concurrency, window=60)
-            self._model = AnalysisModel(settings, limiter)
-        return self._model
-
-    def _bot(self) -> Any:
-        if self._platform is None:
-            # Importing the vendor's SDK takes seconds: only who asks the platform pays for it.
-            from calltasks.platform.outbound_bot import THREADS, OutboundBot
-
-            settings = load(PlatformSettings)
-            limiter = shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS)
-            self._platform = OutboundBot(settings, limiter)
-        return self._platform
+        return self.clients.model
 
 
 def _input(task_id: int, options: Options | None) -> dict[str, Any]:
@@ -408,13 +362,13 @@ def _input(task_id: int, options: Options | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _answers(task_id: int, missing: type[Exception] = NotRunningError) -> Iterator[None]:
-    """Turns what Temporal says of a missing run, or of a missing worker, into an error of this module."""
+def _answers(missing: CallTasksError | None = None) -> Iterator[None]:
+    """Turns what Temporal says into an error of ours. ``missing``: of a run that is asked and is not there."""
     try:
         yield
     except RPCError as error:
-        if error.status == RPCStatusCode.NOT_FOUND:
-            raise missing(task_id) from None
-        if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+        if missing and error.status == RPCStatusCode.NOT_FOUND:
+            raise missing from None
+        if missing and error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
             raise NoWorkerError from None
-        raise
+        raise TemporalError(error.status.name, error.message) from None

@@ -1,7 +1,7 @@
 """Settings: the one reader of the environment. Names and defaults are those of the README's table.
 
 Each part of the product loads only the group that it needs, so that a worker for the database queue runs without a
-model key. A missing or wrong value raises :class:`SettingsError`, one line that names the variable.
+model key. A missing or wrong value raises ``SettingsError``, one line that names the variable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-class SettingsError(Exception):
-    """A setting is missing or wrong. ``str()`` is one line for the user that names the variable, never its value."""
-
+from calltasks.errors import SettingsError
 
 _SAFE = re.compile(r"[^A-Za-z0-9_]")
 URL_PARAMETERS = (
@@ -107,7 +104,7 @@ def _archive(value: str) -> str:
     url = urlsplit(value)
     if not value:
         return value
-    if url.scheme not in ("file", "oss", "s3", "memory"):
+    if url.scheme not in ("file", "oss", "s3"):
         raise ValueError("must be file:///directory, oss://bucket/prefix or s3://bucket/prefix")
     if "@" in url.netloc or url.query or url.fragment:
         raise ValueError("must hold no password and no ? or #: it is part of every link that is stored")

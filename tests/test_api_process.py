@@ -19,13 +19,12 @@ import pytest
 
 from calltasks import call_tasks as starter
 from calltasks.api.access import Tokens
-from calltasks.api.answers import success
+from calltasks.api.answers import answer_to, success
 from calltasks.api.application import build
-from calltasks.api.errors import answer_to
 from calltasks.api.server import main
 from calltasks.call_tasks import CallTasks
-from calltasks.errors import PermanentError
-from calltasks.settings import ApiSettings, SettingsError, load
+from calltasks.errors import PermanentError, SettingsError
+from calltasks.settings import ApiSettings, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, wait_until
 from devstack.temporal import EmbeddedTemporal

@@ -26,7 +26,8 @@ from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
 from temporalio.client import WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
-from calltasks.settings import CodecServerSettings, EncryptionSettings, SettingsError, load
+from calltasks.errors import SettingsError
+from calltasks.settings import CodecServerSettings, EncryptionSettings, load
 from calltasks.temporal.codec_server import CodecServer
 from calltasks.temporal.connection import connect
 from calltasks.temporal.encryption import CIPHER, ENCODING, DecryptionError, EncryptionCodec, data_converter

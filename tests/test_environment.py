@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 import worker
 from calltasks.cli import commands
 from calltasks.cli.recordings import recordings
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
 from calltasks.limiter import RateLimiter
 from calltasks.platform.outbound_bot import OutboundBot
 from calltasks.proxies import proxy_for
-from calltasks.settings import PlatformSettings, SettingsError, load
+from calltasks.settings import PlatformSettings, load
 from devstack.processes import free_port
 from devstack.temporal import EmbeddedTemporal
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, Simulators

@@ -23,8 +23,7 @@ from calltasks.errors import PassingError
 from calltasks.recordings import archiving as recording_archive
 from calltasks.recordings import finding
 from calltasks.recordings.archive import Archive
-from calltasks.recordings.finding import archive_of
-from calltasks.settings import ArchiveSettings, load
+from calltasks.wiring import Clients
 from devstack.stack import PROJECT
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import ZONE, assert_numbers, wall
@@ -95,8 +94,9 @@ async def save_recordings(site: Site, task_id: int) -> RecordingsSaved:
     request = RecordingRequest(
         task_id=task_id, organization_id="org7", rows=[[ids[0], ids[-1]]], grace=600, retry_interval=10
     )
-    async with site.calls() as calls, archive_of(load(ArchiveSettings)) as archive:
-        activity = Recordings(calls.database, calls._bot(), archive)
+    site.enter_environment()
+    async with Clients() as clients:
+        activity = Recordings(clients.database, clients.bot, await clients.archive())
         return await ActivityEnvironment().run(activity.save_recordings, request)
 
 

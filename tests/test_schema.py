@@ -16,9 +16,8 @@ from calltasks.database import schema
 from calltasks.database.columns import CODECS, Column
 from calltasks.database.connection import Database
 from calltasks.database.crm import NEEDS
-from calltasks.database.schema import SchemaError
 from calltasks.database.tables import tasks
-from calltasks.database.tables.tasks import UnknownLeadsError
+from calltasks.errors import SchemaError, UnknownLeadsError
 from calltasks.rules.judgement import render
 from calltasks.settings import DatabaseSettings
 from calltasks.transcripts import OMITTED, length, transcript, turns_of

@@ -15,7 +15,7 @@ import calltasks.database.session
 import worker
 from calltasks.database import endpoint
 from calltasks.database.connection import Database
-from calltasks.database.schema import SchemaError
+from calltasks.errors import SchemaError
 from calltasks.settings import DatabaseSettings, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal

@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
-from calltasks.call_tasks import NotRunningError, NotStartedError
+from calltasks.errors import NotRunningError, NotStartedError
 from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import Contact, Fault
 from tests.comparison import assert_finished

@@ -78,25 +78,19 @@ class CallTaskWorkflow:
 
     # --- what operators and programs may ask and say ---------------------------------------------------------
 
-    @workflow.query(name=names.PROGRESS, description="How the task stands: counts of its calls, follow-ups and costs.")
+    @workflow.query(description="How the task stands: counts of its calls, follow-ups and costs.")
     def progress(self) -> dict[str, Any]:
         task_id = self._input.task_id if self._input else None
         return self._tally.progress(task_id, self._phase(), self._review)
 
-    @workflow.signal(
-        name=names.START_CALL,
-        description="Make the calls, in a run that was not started for them (a re-analysis, a check).",
-    )
+    @workflow.signal(description="Make the calls, in a run that was not started for them (a re-analysis, a check).")
     def start_call(self, options: Any = None) -> None:
         if not self._asked:
             self._asked = self._wake = True
             with suppress(ValidationError):
                 self._given = Options.model_validate(options or {}).over(self._given.kept())
 
-    @workflow.signal(
-        name=names.FORCE_ANALYZE,
-        description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.',
-    )
+    @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
     def force_analyze(self, request: Any = None) -> None:
         try:
             force = Force.model_validate(request)
@@ -113,27 +107,24 @@ class CallTaskWorkflow:
             self._pipeline.pump()
         self._wake = True
 
-    @workflow.signal(name=names.REFRESH, description="Look at all calls now.")
+    @workflow.signal(description="Look at all calls now.")
     def refresh(self) -> None:
         self._hurry()
         self._look = self._refreshed = self._wake = True
 
-    @workflow.signal(name=names.PAUSE_CALLS, description="Suspend the platform's dialling for the whole task.")
+    @workflow.signal(description="Suspend the platform's dialling for the whole task.")
     def pause_calls(self) -> None:
         self._controls.ask(names.PAUSE)
 
-    @workflow.signal(name=names.RESUME_CALLS, description="Resume the platform's dialling.")
+    @workflow.signal(description="Resume the platform's dialling.")
     def resume_calls(self) -> None:
         self._controls.ask(names.RESUME)
 
-    @workflow.signal(name=names.CANCEL_CALLS, description="Cancel all calls that were not made yet.")
+    @workflow.signal(description="Cancel all calls that were not made yet.")
     def cancel_calls(self) -> None:
         self._controls.ask(names.CANCEL)
 
-    @workflow.update(
-        name=names.CONTROL_CALLS,
-        description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.',
-    )
+    @workflow.update(description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.')
     async def control_calls(self, action: str) -> dict[str, Any]:
         return await self._controls.answer(self._controls.ask(action), lambda: self._over)
 

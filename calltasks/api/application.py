@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from calltasks.api import endpoints, errors
+from calltasks.api import answers, endpoints
 from calltasks.api.access import Access, Tokens
 from calltasks.api.requests import Requests
 from calltasks.call_tasks import CallTasks
@@ -37,7 +37,7 @@ def build(calls: CallTasks, digests: Mapping[bytes, str]) -> FastAPI:
     )
     app.state.calls = calls
     app.include_router(endpoints.router)
-    errors.register(app)
+    answers.register(app)
     app.__dict__["openapi"] = lambda: _specification(app)
     return app
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from pymysql.cursors import Cursor
-from temporalio.service import RPCError
 
 from calltasks.api import examples, messages
 from calltasks.api.access import Organization
@@ -163,7 +162,7 @@ async def _answers(question: Coroutine[Any, Any, Any]) -> bool:
     try:
         async with asyncio.timeout(HEALTH_SECONDS):
             await question
-    except (ServiceError, RPCError, TimeoutError):
+    except (ServiceError, TimeoutError):
         return False
     return True
 

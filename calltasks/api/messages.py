@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from calltasks.api.errors import ForeignOrganizationError
 from calltasks.database.tables.analyses import Narrowing
+from calltasks.errors import ForeignOrganizationError
 from calltasks.options import MOST_TOKENS
 
 T = TypeVar("T")

@@ -15,16 +15,12 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
-from temporalio.client import WorkflowFailureError
-from temporalio.service import RPCError
 
-from calltasks.call_tasks import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
+from calltasks.call_tasks import CallTasks
 from calltasks.cli import screens
-from calltasks.database.tables.tasks import NoLeadIdError, UnknownLeadsError
-from calltasks.errors import ServiceError, explain, is_setting
+from calltasks.errors import NoWorkerError, TemporalError, ending
 from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
 from calltasks.options import MOST_TOKENS, Options
-from calltasks.settings import SettingsError
 
 app = typer.Typer(
     help="Start and steer call tasks.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -38,10 +34,6 @@ Wait = Annotated[bool, typer.Option("--wait", help="Show progress until it is do
 messages = Console(stderr=True)
 
 
-class WrongUseError(Exception):
-    """Arguments that do not go together."""
-
-
 def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool = True) -> Any:
     """Open what the environment names, use it, and turn errors into one line and an exit code."""
 
@@ -50,17 +42,8 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
             return await use(calls)
 
     try:
-        return asyncio.run(opened())
-    except (SettingsError, WrongUseError, NoLeadIdError) as error:
-        fail(str(error), 2)
-    except ServiceError as error:
-        fail(explain(error), 2 if is_setting(error) else 1)
-    except (UnknownTaskError, UnknownLeadsError, NotRunningError, NotStartedError, NoWorkerError) as error:
-        fail(str(error), 1)
-    except WorkflowFailureError as error:
-        fail(f"the run failed: {error.cause}; what to do: docs/operations.md, Runbook", 1)
-    except RPCError as error:
-        fail(f"Temporal: {error.message}", 1)
+        with ending("starter"):
+            return asyncio.run(opened())
     except KeyboardInterrupt:
         fail("interrupted; what was started goes on", 1)
 
@@ -159,19 +142,10 @@ def query_task_execution(
     as_json: Json = False,
 ) -> None:
     """Ask the platform for one page of a task's calls and save what changed."""
-    from calltasks.executions import NoJobIdsError
-
-    async def use(calls: CallTasks) -> Any:
-        try:
-            return await calls.query_task_execution(
-                task_id, page=page, page_size=page_size, skip_recording=not with_recording, apply_update=not no_update
-            )
-        except NoJobIdsError:
-            return None
-
-    found = run(use, temporal=False)
-    if found is None:
-        fail(f"call task {task_id} has no job ids yet", 1)
+    options = {"skip_recording": not with_recording, "apply_update": not no_update}
+    found = run(
+        lambda calls: calls.query_task_execution(task_id, page=page, page_size=page_size, **options), temporal=False
+    )
     summary = f"{len(found.jobs_data)} of {found.total} calls, {found.updated_count} rows changed"
     show(dataclasses.asdict(found), as_json, summary)
 
@@ -222,7 +196,7 @@ _monitor("check", "Check once, now: take up every task of type 2 or 3 that nothi
 _monitor("status", "Say whether it is running.")
 
 
-AWAY = (NoWorkerError, RPCError)
+AWAY = (NoWorkerError, TemporalError)
 
 
 async def watch(calls: CallTasks, task_id: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Column, Table
 
 from calltasks.call_tasks import CallTasks
-from calltasks.cli.commands import Json, TaskId, Wait, WrongUseError, app, fail, messages, run, show
+from calltasks.cli.commands import Json, TaskId, Wait, app, fail, messages, run, show
 from calltasks.database.tables.analyses import CallHistory, Narrowing
 from calltasks.evaluation import conversations
 from calltasks.evaluation.conversations import ConversationsError
@@ -116,18 +116,15 @@ def force_analyze(
         return
 
     async def use(calls: CallTasks) -> dict[str, Any]:
-        try:
-            await calls.force_analyze(
-                task_id,
-                call_job_ids=call_job_id,
-                every=every,
-                failed=failed,
-                narrowed=narrowed,
-                override=override,
-                max_tokens=max_tokens,
-            )
-        except ValueError as error:
-            raise WrongUseError(str(error)) from None
+        await calls.force_analyze(
+            task_id,
+            call_job_ids=call_job_id,
+            every=every,
+            failed=failed,
+            narrowed=narrowed,
+            override=override,
+            max_tokens=max_tokens,
+        )
         return await calls.analysed_again(task_id) if wait else {"task_id": task_id, "requested": True}
 
     result = run(use)

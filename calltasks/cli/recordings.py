@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from calltasks.call_tasks import CallTasks
 from calltasks.cli.commands import Json, fail, messages, run, show
-from calltasks.recordings.finding import archive_of
-from calltasks.settings import ArchiveSettings, SettingsError, load
+from calltasks.errors import SettingsError
+from calltasks.settings import ArchiveSettings, load
 
 if TYPE_CHECKING:
     from calltasks.recordings.archive import Archive
@@ -37,18 +35,23 @@ def archive_command(
         if task is not None:
             await calls.task(task)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        async with _archive() as archive:
-            with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as shown:
-                bar = shown.add_task("recordings", total=None)
+        archive = await _archive(calls)
+        with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as shown:
+            bar = shown.add_task("recordings", total=None)
 
-                def on_progress(so_far: Archived) -> None:
-                    shown.update(bar, completed=so_far.done, total=so_far.calls)
-                    if not messages.is_terminal:
-                        messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
+            def on_progress(so_far: Archived) -> None:
+                shown.update(bar, completed=so_far.done, total=so_far.calls)
+                if not messages.is_terminal:
+                    messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
 
-                archived = await archive_older(
-                    calls.database, calls._bot, archive, task_id=task, dry_run=dry_run, on_progress=on_progress
-                )
+            archived = await archive_older(
+                calls.database,
+                lambda: calls.clients.bot,
+                archive,
+                task_id=task,
+                dry_run=dry_run,
+                on_progress=on_progress,
+            )
         return dataclasses.asdict(archived)
 
     result = run(use, temporal=False)
@@ -77,15 +80,15 @@ def prune_command(
         kept = days or load(ArchiveSettings).recording_retention_days
         if kept is None:
             raise SettingsError("settings: give --days, or set RECORDING_RETENTION_DAYS")
-        async with _archive() as archive:
-            with messages.status("looking through the archive") as status:
-                pruned = await prune_older(
-                    calls.database,
-                    archive,
-                    days=kept,
-                    dry_run=dry_run,
-                    on_progress=lambda so_far: status.update(f"{so_far.files} recordings of {so_far.tasks} tasks"),
-                )
+        archive = await _archive(calls)
+        with messages.status("looking through the archive") as status:
+            pruned = await prune_older(
+                calls.database,
+                archive,
+                days=kept,
+                dry_run=dry_run,
+                on_progress=lambda so_far: status.update(f"{so_far.files} recordings of {so_far.tasks} tasks"),
+            )
         return dataclasses.asdict(pruned)
 
     result = run(use, temporal=False)
@@ -94,9 +97,8 @@ def prune_command(
     show(result, as_json, f"{result['files']} recordings ({size}) older than {result['days']} days {what}")
 
 
-@asynccontextmanager
-async def _archive() -> AsyncIterator[Archive]:
-    async with archive_of(load(ArchiveSettings)) as archive:
-        if archive is None:
-            raise SettingsError("settings: RECORDING_ARCHIVE is not set: there is no archive")
-        yield archive
+async def _archive(calls: CallTasks) -> Archive:
+    archive = await calls.clients.archive()
+    if archive is None:
+        raise SettingsError("settings: RECORDING_ARCHIVE is not set: there is no archive")
+    return archive

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from calltasks.database.refusals import write_each
 from calltasks.database.tables.rows import RecordedRow
 from calltasks.errors import DeclinedError, PermanentError, ServiceError
 from calltasks.platform.session import PlatformSession
-from calltasks.settings import ArchiveSettings
 
 if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
@@ -38,27 +36,6 @@ class Found:
 
     urls: dict[int, str] = field(default_factory=dict)
     errors: dict[int, ServiceError] = field(default_factory=dict)
-
-
-@asynccontextmanager
-async def archive_of(settings: ArchiveSettings, *, check: bool = True) -> AsyncIterator[Archive | None]:
-    """The archive that the settings name, or None; ``check``: known to be writable.
-
-    Raises:
-        SettingsError: ``RECORDING_ARCHIVE`` is wrong, or nothing can be written there.
-    """
-    if not settings.recording_archive:
-        yield None
-        return
-    from calltasks.recordings.archive import Archive
-
-    archive = Archive(settings)
-    try:
-        if check:
-            await archive.check()
-        yield archive
-    finally:
-        await archive.close()
 
 
 async def find(

@@ -12,10 +12,10 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
 from calltasks.names import SEARCH_ATTRIBUTES
 from calltasks.observing import tracing
-from calltasks.settings import EncryptionSettings, SettingsError, load
+from calltasks.settings import EncryptionSettings, load
 from calltasks.temporal.encryption import data_converter
 
 

@@ -15,6 +15,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, flat, marks, unchanged
 from calltasks.database.tables import tasks
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, is_final
+from calltasks.errors import CallTasksError
 from calltasks.names import CANCELLED, FAILED, workflow_id
 from calltasks.rules.phones import dialled
 
@@ -69,7 +70,7 @@ class TakenOverError(Exception):
     """Another attempt has these batches meanwhile: it is the one that sends them."""
 
 
-class DoubtError(Exception):
+class DoubtError(CallTasksError):
     """Who was called already cannot be told: nobody is. ``str()`` is one line for a person."""
 
 

@@ -12,7 +12,6 @@ from pymysql.cursors import Cursor
 from calltasks.database.columns import Table
 from calltasks.database.connection import bulks, flat, marks, unchanged
 from calltasks.database.crm import NUMBERS
-from calltasks.database.schema import SchemaError
 from calltasks.database.tables.ledger import OF_TASK
 from calltasks.database.tables.needs import (
     CALL_TIMES,
@@ -24,6 +23,7 @@ from calltasks.database.tables.needs import (
     folded_sql,
     is_final,
 )
+from calltasks.errors import NoLeadIdError, SchemaError, UnknownLeadsError
 from calltasks.names import CANCELLED
 
 MATCHABLE_SQL = (
@@ -31,23 +31,6 @@ MATCHABLE_SQL = (
 )
 """Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
 for nothing (SPEC 3)."""
-
-
-class UnknownLeadsError(Exception):
-    """Leads that were named do not exist in the organisation. ``leads`` are the first of their ids."""
-
-    def __init__(self, leads: Sequence[int | str]) -> None:
-        self.leads = list(leads)
-        named = ", ".join(str(lead) for lead in leads[:20])
-        super().__init__(f"unknown leads of this organisation: {named}" if leads else "the organisation has no leads")
-
-
-class NoLeadIdError(UnknownLeadsError):
-    """What was named cannot be the id of a lead: in this CRM they are numbers."""
-
-    def __init__(self, leads: Sequence[str]) -> None:
-        super().__init__(leads)
-        self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

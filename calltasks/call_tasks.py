@@ -34,20 +34,10 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from calltasks import names
+from calltasks import errors, names
 from calltasks.database import schema
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import ALL, CallHistory, Narrowing, history
-from calltasks.errors import (
-    CallTasksError,
-    NotRunningError,
-    NotStartedError,
-    NoWorkerError,
-    RunFailedError,
-    TemporalError,
-    UnknownTaskError,
-    WrongUseError,
-)
 from calltasks.options import Force, Options
 from calltasks.temporal.connection import connect
 from calltasks.temporal.monitor_schedule import steer
@@ -130,7 +120,7 @@ class CallTasks:
         """
         row = await self.database.run(tasks.load, task_id)
         if row is None or organization_id not in (None, row.organization_id):
-            raise UnknownTaskError(task_id)
+            raise errors.UnknownTaskError(task_id)
         return row
 
     async def start_call(self, task_id: int, options: Options | None = None) -> bool:
@@ -149,7 +139,7 @@ class CallTasks:
                 return True
             except WorkflowAlreadyStartedError:
                 # It may end at this moment: then it is started after all.
-                with suppress(NotRunningError), _answers(NotRunningError(task_id)):
+                with suppress(errors.NotRunningError), _answers(errors.NotRunningError(task_id)):
                     await self._handle(task_id).signal(
                         names.START_CALL, given.get("options"), rpc_timeout=ANSWER_SECONDS
                     )
@@ -167,7 +157,7 @@ class CallTasks:
             NotRunningError: no run is known.
             NoWorkerError: no worker answers.
         """
-        with _answers(NotRunningError(task_id)):
+        with _answers(errors.NotRunningError(task_id)):
             handle = self._handle(task_id)
             progress: dict[str, Any] = await handle.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
             status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
@@ -182,16 +172,16 @@ class CallTasks:
             NotRunningError: no run is known.
             RunFailedError: the run failed.
         """
-        with _answers(NotRunningError(task_id)):
+        with _answers(errors.NotRunningError(task_id)):
             try:
                 result: dict[str, Any] = await self._handle(task_id).result()
             except WorkflowFailureError as error:
-                raise RunFailedError(error.cause) from error
+                raise errors.RunFailedError(error.cause) from error
         return result
 
     async def is_open(self, task_id: int) -> bool:
         """Whether a run is under way."""
-        with _answers(NotRunningError(task_id)):
+        with _answers(errors.NotRunningError(task_id)):
             described = await self._handle(task_id).describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
 
@@ -223,19 +213,19 @@ class CallTasks:
             WrongUseError: not exactly one of the three is asked for, or more calls are named than a request holds.
         """
         if [bool(call_job_ids), every, failed].count(True) != 1:
-            raise WrongUseError("name call job ids, or all, or failed: exactly one of them")
+            raise errors.WrongUseError("name call job ids, or all, or failed: exactly one of them")
         await self.task(task_id)
         named: dict[str, Any] = {"call_job_ids": list(call_job_ids)} if call_job_ids else {}
         given = named | {"all": every, "failed": failed, "override": override, "max_tokens": max_tokens}
         request = Force.model_validate(given | asdict(narrowed)).model_dump(mode="json", exclude_defaults=True)
         if len(json.dumps(request)) > MOST_NAMED_BYTES:
-            raise WrongUseError(
+            raise errors.WrongUseError(
                 f"{len(call_job_ids or [])} call job ids are more than one request holds; name them in several, or ask"
                 " for all, narrowed by day, interest or prompt version"
             )
         if not await self.database.run(tasks.was_started, task_id):
             # A run that is under way takes it; none is begun, which people could think dials.
-            with _answers(NotStartedError(task_id)):
+            with _answers(errors.NotStartedError(task_id)):
                 await self._handle(task_id).signal(names.FORCE_ANALYZE, request, rpc_timeout=ANSWER_SECONDS)
             return
         await self._start(
@@ -292,7 +282,7 @@ class CallTasks:
         Raises:
             NotRunningError: the task is not running.
         """
-        with _answers(NotRunningError(task_id)):
+        with _answers(errors.NotRunningError(task_id)):
             await self._handle(task_id).signal(name, rpc_timeout=ANSWER_SECONDS)
 
     async def control(self, task_id: int, action: str) -> dict[str, Any]:
@@ -306,7 +296,7 @@ class CallTasks:
             NoWorkerError: no worker answers; nothing was asked.
             ValueError: the run does not take the action (any more).
         """
-        with _answers(NotRunningError(task_id)):
+        with _answers(errors.NotRunningError(task_id)):
             try:
                 update = await self._handle(task_id).start_update(
                     names.CONTROL_CALLS,
@@ -315,7 +305,7 @@ class CallTasks:
                     rpc_timeout=ANSWER_SECONDS,
                 )
             except WorkflowUpdateRPCTimeoutOrCancelledError:
-                raise NoWorkerError from None
+                raise errors.NoWorkerError from None
             try:
                 answer: dict[str, Any] = await update.result(rpc_timeout=CONTROL_SECONDS)
             except WorkflowUpdateFailedError as error:
@@ -362,7 +352,7 @@ def _input(task_id: int, options: Options | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _answers(missing: CallTasksError | None = None) -> Iterator[None]:
+def _answers(missing: errors.CallTasksError | None = None) -> Iterator[None]:
     """Turns what Temporal says into an error of ours. ``missing``: of a run that is asked and is not there."""
     try:
         yield
@@ -370,5 +360,5 @@ def _answers(missing: CallTasksError | None = None) -> Iterator[None]:
         if missing and error.status == RPCStatusCode.NOT_FOUND:
             raise missing from None
         if missing and error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-            raise NoWorkerError from None
-        raise TemporalError(error.status.name, error.message) from None
+            raise errors.NoWorkerError from None
+        raise errors.TemporalError(error.status.name, error.message) from None

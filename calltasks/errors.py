@@ -24,8 +24,10 @@
         │   ├── ThrottledError        asks us to slow down; ``retry_after`` seconds, where it says so
         │   ├── DeclinedError         a whole answer, which says that it did not succeed, and not why for good
         │   ├── TemporalError         Temporal does not do what it was asked to
+        │   ├── ExpiredError          (calltasks.recordings.downloads) a link that is too old
         │   └── UnreadableAnswerError an answer of the model that was paid for and is of no use
         └── PermanentError            no retry can mend it: wrong credentials, wrong parameters, a refusal
+            ├── LedgerError           (calltasks.database.tables.follow_ups) it did not do what it was asked to
             └── AccountError          no call of this account can succeed before a person has done something
 
 Texts of a ServiceError hold the service, the operation, a code and a request id, never the other side's own message:
@@ -55,7 +57,7 @@ class CallTasksError(Exception):
         exit_code: of a program that ends by it: 1 failed, 2 wrong use or settings.
         http_status: of the answer.
         http_code: of the answer's envelope, where it says more than the status.
-        http_message: what the answer says instead of ``str()``.
+        http_message: what the answer says instead of ``str()``; of 500 ``str()`` says too much.
     """
 
     exit_code = 1
@@ -83,7 +85,6 @@ class SettingsError(CallTasksError):
     """A setting is missing or wrong. ``str()`` is one line for the user that names the variable, never its value."""
 
     exit_code = 2
-    http_message = UNEXPECTED
 
 
 class SchemaError(SettingsError):

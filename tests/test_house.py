@@ -88,6 +88,23 @@ def test_the_names_are_loaded_in_the_sandbox_of_workflows() -> None:
     assert set(imports(PROJECT / "calltasks/names.py")) == allowed
 
 
+def test_clients_are_wired_in_one_place() -> None:
+    made = {
+        (str(path.relative_to(PROJECT)), node.func.id)
+        for path in [*PRODUCT, *(PROJECT / "benchmarks").glob("*.py"), *(PROJECT / "devstack").glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in ("Database", "OutboundBot", "AnalysisModel", "Archive", "shared")
+    }
+    assert {where for where, _ in made} == {"calltasks/wiring.py"} and len(made) == 5
+
+
+def test_wiring_loads_no_vendor_before_it_is_asked() -> None:
+    code = "import sys, calltasks.wiring; print([n for n in sys.modules if n.startswith(" + repr(VENDORS) + ")])"
+    said = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
 def test_workflows_load_no_vendor() -> None:
     code = "import sys, workflows.call_task; print([n for n in sys.modules if n.startswith(" + repr(VENDORS) + ")])"
     said = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

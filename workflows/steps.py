@@ -76,11 +76,11 @@ class Steps:
 
     async def open_job_group(self, request: DispatchRequest) -> Group:
         """Find or create the job group; when it is cancelled, it is over before this is."""
-        return await self._until_done(Dispatching.open_job_group, request, OUTBOUND_BOT, Turn.DISPATCH, whole=True)
+        return await self._until_done(Dispatching.open_job_group, request, OUTBOUND_BOT, whole=True)
 
     async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
         """Assign the next leads; when it is cancelled, it is over before this is."""
-        return await self._until_done(Dispatching.assign_contacts, request, OUTBOUND_BOT, Turn.DISPATCH, whole=True)
+        return await self._until_done(Dispatching.assign_contacts, request, OUTBOUND_BOT, whole=True)
 
     async def watch(self, request: WatchRequest) -> Watched:
         """Wait for the group's counters to move."""
@@ -123,19 +123,13 @@ class Steps:
         return await self._set_aside(method, request, Turn.ANALYSES, _rows(request.rows), queue=ANALYSIS)
 
     async def _until_done(
-        self,
-        method: Callable[[Any, T], Awaitable[R]],
-        request: T,
-        queue: str,
-        turn: Turn = Turn.CONVERSATIONS,
-        *,
-        whole: bool = False,
+        self, method: Callable[[Any, T], Awaitable[R]], request: T, queue: str, *, whole: bool = False
     ) -> R:
         return await self._execute(
             method,
             request,
             queue,
-            turn=turn,
+            turn=Turn.DISPATCH if whole else Turn.CONVERSATIONS,
             within=options.WORK_TIMEOUT,
             retry=options.UNTIL_DONE,
             beats=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.conversations import Fetched
     from activities.tasks import Review
     from calltasks.options import Carried
+    from calltasks.progress import Progress
 
 ERROR_CHARACTERS = 200
+COUNTED = {field.name for field in fields(Progress)} & {field.name for field in fields(Review)} - {"suppressed"}
+"""What a review counts and everybody is told."""
 
 
 class Tally:
@@ -54,40 +58,23 @@ class Tally:
 
     def progress(self, task_id: int | None, phase: str, review: Review | None) -> dict[str, Any]:
         """The progress object (CONTRACT, Temporal)."""
-        by_status = dict(review.by_status) if review else {}
-        for status, count in self.under_way.items():
-            by_status[status] = by_status.get(status, 0) + count
-        return {
-            "task_id": task_id,
-            "task_type": review.task_type if review else None,
-            "phase": phase,
-            "leads": review.leads if review else 0,
-            "called": review.called if review else 0,
-            "unmatched": review.unmatched if review else 0,
-            "finished": review.finished if review else 0,
-            "by_status": by_status,
-            "recordings": review.recordings if review else 0,
-            "recordings_missing": review.recordings_missing if review else 0,
-            "follow_ups": review.follow_ups if review else 0,
-            "analysed": review.analysed if review else 0,
-            "suppressed": sum(review.suppressed.values()) if review else 0,
-            "suppressed_by_reason": dict(review.suppressed) if review else {},
-            "analysis_failed": review.analysis_failed if review else 0,
-            "by_interest": review.by_interest if review else {"0": 0, "1": 0, "2": 0},
-            "reanalysed": review.reanalysed if review else 0,
-            "input_tokens": review.input_tokens if review else 0,
-            "output_tokens": review.output_tokens if review else 0,
-            "polls": self.polls,
-            "api_calls": self.api_calls,
-            "started_at": self.started_at,
-            "updated_at": _iso(workflow.now()),
-            "over_ceiling": review.over_ceiling if review else 0,
-            "set_aside": review.set_aside if review else 0,
-            "token_ceiling": self.token_ceiling,
-            "kept_edits": review.kept_edits if review else 0,
-            "analysing_again": self.analysing_again,
-            "last_error": self.last_error,
-        }
+        counts = {name: getattr(review, name) for name in COUNTED} if review else {}
+        suppressed = dict(review.suppressed) if review else {}
+        standing = Progress(
+            **counts | {"by_status": dict(Counter(counts.get("by_status", {})) + self.under_way)},
+            task_id=task_id,
+            phase=phase,
+            suppressed=sum(suppressed.values()),
+            suppressed_by_reason=suppressed,
+            polls=self.polls,
+            api_calls=self.api_calls,
+            started_at=self.started_at,
+            updated_at=_iso(workflow.now()),
+            token_ceiling=self.token_ceiling,
+            analysing_again=self.analysing_again,
+            last_error=self.last_error,
+        )
+        return asdict(standing)
 
     def details(self, progress: dict[str, Any]) -> str:
         """The progress as the Temporal UI shows it on the run's page (Markdown)."""

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from calltasks.errors import CallTasksError
+from calltasks.errors import UNEXPECTED, CallTasksError
 
 log = logging.getLogger("api")
 
@@ -40,7 +40,8 @@ def answer_to(error: Exception) -> Answer | None:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, CallTasksError):
-        answer = failure(error.http_status, error.http_message or str(error), code=error.http_code)
+        said = UNEXPECTED if error.http_status == 500 else str(error)
+        answer = failure(error.http_status, error.http_message or said, code=error.http_code)
     elif isinstance(error, HTTPException):
         answer = failure(error.status_code, str(error.detail))
         answer.headers.update(error.headers or {})

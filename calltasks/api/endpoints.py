@@ -16,8 +16,10 @@ from calltasks.api.answers import Answer, failure, success
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.errors import ServiceError
+from calltasks.executions import ExecutionPage
 from calltasks.names import workflow_id
 from calltasks.options import Options
+from calltasks.progress import Progress
 
 HEALTH_SECONDS = 5
 
@@ -69,7 +71,7 @@ async def start_call_task(body: messages.StartRequest, organization: Organizatio
 @router.post(
     "/query-task-execution",
     summary="Look at the calls",
-    response_model=messages.Success[messages.Executed],
+    response_model=messages.Success[ExecutionPage],
     responses=examples.responses(examples.EXECUTED, 403, 404, 409, 502),
 )
 async def query_task_execution(body: messages.QueryRequest, organization: Organization, calls: Calls) -> Answer:
@@ -128,7 +130,7 @@ async def auto_task(body: messages.MonitorRequest, organization: Organization, c
 @router.get(
     "/call-tasks/{id}/progress",
     summary="How a call task stands",
-    response_model=messages.Success[dict[str, Any]],
+    response_model=messages.Success[Progress],
     responses=examples.responses(examples.PROGRESS, 404, 409),
 )
 async def progress(

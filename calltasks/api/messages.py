@@ -273,16 +273,6 @@ class Started(BaseModel):
     started: bool
 
 
-class Executed(BaseModel):
-    """One page of a task's calls. ``jobs_data`` is as the platform spells it, ``total`` counts the calls."""
-
-    jobs_data: list[dict[str, Any]]
-    updated_count: int
-    page: int
-    page_size: int
-    total: int
-
-
 class Requested(BaseModel):
     """The calls are judged one after the other; the progress tells how far that is."""
 

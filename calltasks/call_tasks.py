@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from pymysql.cursors import Cursor
 from temporalio.client import (
     Client,
-    WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
@@ -39,20 +38,18 @@ from calltasks.database import schema
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import ALL, CallHistory, Narrowing, history
 from calltasks.options import Force, Options
+from calltasks.progress import ENDED_BADLY
 from calltasks.temporal.connection import connect
-from calltasks.temporal.monitor_schedule import steer
+from calltasks.temporal.monitor_schedule import Action, MonitorState, steer
 from calltasks.wiring import Clients
 
 if TYPE_CHECKING:
     from calltasks.executions import ExecutionPage
-    from calltasks.model.analysis import AnalysisModel
 
 ANSWER_SECONDS = timedelta(seconds=10)
 CONTROL_SECONDS = timedelta(seconds=30)
-_STATUS = WorkflowExecutionStatus
 MOST_NAMED_BYTES = 1_000_000
 """Of one request: a payload of Temporal holds twice as much."""
-ENDED_BADLY = (_STATUS.FAILED, _STATUS.TERMINATED, _STATUS.CANCELED, _STATUS.TIMED_OUT)
 
 
 class CallTasks:
@@ -161,7 +158,7 @@ class CallTasks:
             handle = self._handle(task_id)
             progress: dict[str, Any] = await handle.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
             status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
-        if status in ENDED_BADLY:
+        if status and status.name.lower() in ENDED_BADLY:
             progress["phase"] = status.name.lower()
         return progress
 
@@ -316,8 +313,8 @@ class CallTasks:
 
     # --- SPEC 9 -----------------------------------------------------------------------------------------------------
 
-    async def monitor(self, action: str) -> bool:
-        """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
+    async def monitor(self, action: Action) -> MonitorState:
+        """``start``, ``stop``, ``check`` or ``status`` of the monitor.
 
         ``check`` looks once, now, whether or not the monitor is running.
         """
@@ -336,14 +333,6 @@ class CallTasks:
 
     def _handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
         return self._temporal.get_workflow_handle(names.workflow_id(task_id))
-
-    def model(self) -> AnalysisModel:
-        """The configured model, within the rate limit that it shares with the workers.
-
-        Raises:
-            SettingsError: a setting of the model is missing or wrong.
-        """
-        return self.clients.model
 
 
 def _input(task_id: int, options: Options | None) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+ENDED_BADLY = ("failed", "terminated", "canceled", "timed_out")
+"""Phases of a run that did not come to its end."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:

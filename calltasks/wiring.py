@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 class Clients(AsyncExitStack):
     """What the environment names. Each client is made when it is first asked for, which raises SettingsError where its
-    settings are missing or wrong, and closed at the end of the block::
-
-        async with Clients() as clients:
-            clients.database, clients.bot, clients.model, await clients.archive()
-
-    Temporal's client has nothing to be closed: ``calltasks.temporal.connection.connect``.
-    """
+    settings are missing or wrong, and closed at the end of ``async with Clients() as clients:``. Temporal's
+    (``calltasks.temporal.connection.connect``) has nothing to be closed."""
 
     @cached_property
     def database(self) -> Database:

@@ -20,6 +20,7 @@ from calltasks.executions import ExecutionPage
 from calltasks.names import workflow_id
 from calltasks.options import Options
 from calltasks.progress import Progress
+from calltasks.temporal.monitor_schedule import MonitorState
 
 HEALTH_SECONDS = 5
 
@@ -115,16 +116,14 @@ async def force_analyze(body: messages.ForceRequest, organization: Organization,
 @router.post(
     "/auto-task",
     summary="Steer the monitor",
-    response_model=messages.Success[messages.MonitorState],
+    response_model=messages.Success[MonitorState],
     responses=examples.responses(examples.MONITOR, 403),
 )
 async def auto_task(body: messages.MonitorRequest, organization: Organization, calls: Calls) -> Answer:
     """The monitor takes up again what nothing is working on. There is one for all organisations."""
     body.check(organization)
-    running = await calls.monitor(body.action)
-    return success(
-        {"is_running": running, "action": body.action}, f"the monitor is {'running' if running else 'stopped'}"
-    )
+    state = await calls.monitor(body.action)
+    return success(dataclasses.asdict(state), str(state))
 
 
 @router.get(

@@ -280,13 +280,6 @@ class Requested(BaseModel):
     requested: bool
 
 
-class MonitorState(BaseModel):
-    """How the monitor stands after the action."""
-
-    is_running: bool
-    action: Literal["start", "stop", "check"]
-
-
 class Health(BaseModel):
     """Which of the servers behind us answer."""
 

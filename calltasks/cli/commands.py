@@ -21,6 +21,8 @@ from calltasks.cli import screens
 from calltasks.errors import NoWorkerError, TemporalError, ending
 from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
 from calltasks.options import MOST_TOKENS, Options
+from calltasks.progress import ENDED_BADLY
+from calltasks.temporal.monitor_schedule import Action
 
 app = typer.Typer(
     help="Start and steer call tasks.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -128,7 +130,7 @@ def progress(
         print(found.get("outcome", found["phase"]))
     else:
         Console().print(screens.fields(found))
-    if found["phase"] in screens.ENDED_BADLY:
+    if found["phase"] in ENDED_BADLY:
         fail(screens.advice(found), 1)
 
 
@@ -180,12 +182,11 @@ _control(CANCEL, "Cancel a task's calls that were not made yet; says what the pl
 CHECKING = "a check has started: every task of type 2 or 3 with a job group that nothing works on is taken up"
 
 
-def _monitor(action: str, help_text: str) -> None:
+def _monitor(action: Action, help_text: str) -> None:
     def command(as_json: Json = False) -> None:
-        running = run(lambda calls: calls.monitor(action))
-        state = f"the monitor is {'running' if running else 'stopped'}"
-        line = f"{CHECKING} (Temporal UI: {MONITOR_CHECK}); {state}" if action == "check" else state
-        show({"action": action, "is_running": running}, as_json, line)
+        state = run(lambda calls: calls.monitor(action))
+        line = f"{CHECKING} (Temporal UI: {MONITOR_CHECK}); {state}" if action == "check" else str(state)
+        show(dataclasses.asdict(state), as_json, line)
 
     monitor.command(action, help=help_text)(command)
 

@@ -49,7 +49,7 @@ def evaluate(
 
     async def use(calls: CallTasks) -> dict[str, Any]:
         with _progress("judging") as progress:
-            return await score(calls.model(), labelled, advance=lambda: progress(len(labelled)))
+            return await score(calls.clients.model, labelled, advance=lambda: progress(len(labelled)))
 
     named = file or conversations.SHIPPED.relative_to(Path(__file__).parents[2])
     report = {"file": str(named), **run(use, temporal=False)}
@@ -156,7 +156,7 @@ def _try_out(
             max_tokens=max_tokens,
         )
         with _progress("judging") as progress:
-            return await Trials(calls.database, FollowUps(calls.database, calls.model())).run(request, progress)
+            return await Trials(calls.database, FollowUps(calls.database, calls.clients.model)).run(request, progress)
 
     trial: Trial = run(use, temporal=False)
     if trial.over_ceiling:
@@ -284,10 +284,6 @@ def _show_trial(trial: Trial) -> None:
 def _folded(name: str) -> Column:
     """A column of Chinese text: without spaces to break at, it would be cut off."""
     return Column(name, overflow="fold", ratio=1)
-
-
-def _judge(one: dict[str, Any]) -> str:
-    return f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
 
 
 def _arrow(before: Any, after: Any) -> str:

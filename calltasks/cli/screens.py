@@ -15,8 +15,6 @@ from calltasks.progress import Progress
 
 TYPES = {1: "created", 2: "calling", 3: "calls complete", 4: "follow-up complete"}
 INTERESTS = {"0": "cannot tell", "1": "interested", "2": "not interested"}
-ENDED_BADLY = ("failed", "terminated", "canceled", "timed_out")
-"""Phases of a run that did not come to its end (:meth:`calltasks.call_tasks.CallTasks.progress`)."""
 
 
 def in_order(progress: dict[str, Any]) -> dict[str, Any]:

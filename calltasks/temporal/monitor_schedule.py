@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
 
 from temporalio.client import (
     Client,
@@ -20,9 +22,22 @@ from temporalio.service import RPCError, RPCStatusCode
 from calltasks.names import CALL_TASKS, MONITOR_CHECK, MONITOR_SCHEDULE, MONITOR_WORKFLOW
 from calltasks.options import MONITOR_INTERVAL
 
+Action = Literal["start", "stop", "check", "status"]
 
-async def steer(client: Client, action: str) -> bool:
-    """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorState:
+    """How the monitor stands after the action."""
+
+    is_running: bool
+    action: Action
+
+    def __str__(self) -> str:
+        return f"the monitor is {'running' if self.is_running else 'stopped'}"
+
+
+async def steer(client: Client, action: Action) -> MonitorState:
+    """Do one of these to the monitor.
 
     ``check`` looks once, now, whether or not the monitor is running, also at tasks that the schedule leaves at rest for
     a while; one that is under way is not started twice.
@@ -43,11 +58,12 @@ async def steer(client: Client, action: str) -> bool:
     try:
         if action == "stop":
             await handle.pause(note="stopped by starter.py")
-        return not (await handle.describe()).schedule.state.paused
+        running = not (await handle.describe()).schedule.state.paused
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
-        return False
+        running = False
+    return MonitorState(is_running=running, action=action)
 
 
 def _schedule() -> Schedule:

@@ -9,11 +9,10 @@
     ├── WrongUseError                 exit code 2, HTTP 400: arguments that do not go together
     │   ├── ForeignOrganizationError  HTTP 403
     │   └── ConversationsError        (calltasks.evaluation.conversations)
-    ├── TaskError
-    │   ├── UnknownTaskError          HTTP 404
-    │   ├── NotRunningError           HTTP 409
-    │   └── NoJobIdsError             HTTP 409, code 4009
-    │       └── NotStartedError
+    ├── UnknownTaskError              HTTP 404
+    ├── NotRunningError               HTTP 409
+    ├── NoJobIdsError                 HTTP 409, code 4009
+    │   └── NotStartedError
     ├── UnknownLeadsError             HTTP 404
     │   └── NoLeadIdError             exit code 2
     ├── NoWorkerError                 HTTP 503
@@ -54,16 +53,21 @@ class CallTasksError(Exception):
     """What a door shows in one line: ``str()`` is for a person at a terminal.
 
     Attributes:
+        says: that line, with what it is about.
         exit_code: of a program that ends by it: 1 failed, 2 wrong use or settings.
         http_status: of the answer.
         http_code: of the answer's envelope, where it says more than the status.
         http_message: what the answer says instead of ``str()``; of 500 ``str()`` says too much.
     """
 
+    says = "{}"
     exit_code = 1
     http_status = 500
     http_code: int | None = None
     http_message: str | None = None
+
+    def __init__(self, about: object = "") -> None:
+        super().__init__(self.says.format(about))
 
     @property
     def line(self) -> str:
@@ -90,8 +94,7 @@ class SettingsError(CallTasksError):
 class SchemaError(SettingsError):
     """The database is not as the program needs it; ``str()`` is one line that says what to do."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"database: {problem}")
+    says = "database: {}"
 
 
 class WrongUseError(CallTasksError):
@@ -104,29 +107,18 @@ class WrongUseError(CallTasksError):
 class ForeignOrganizationError(WrongUseError):
     """A body names another organisation than the token's."""
 
+    says = "organization_id is not that of the access token"
     http_status = 403
 
-    def __init__(self) -> None:
-        super().__init__("organization_id is not that of the access token")
 
-
-class TaskError(CallTasksError):
-    """Something about one task; ``says`` what, with its id."""
-
-    says = "call task {}"
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(self.says.format(task_id))
-
-
-class UnknownTaskError(TaskError):
+class UnknownTaskError(CallTasksError):
     """There is no such call task (or it belongs to another organisation)."""
 
     http_status = 404
     says = "call task {} does not exist"
 
 
-class NotRunningError(TaskError):
+class NotRunningError(CallTasksError):
     """Nothing is known of a run of the task."""
 
     http_status = 409
@@ -134,7 +126,7 @@ class NotRunningError(TaskError):
     says = "call task {0} is not running; start it with: start-call {0}"
 
 
-class NoJobIdsError(TaskError):
+class NoJobIdsError(CallTasksError):
     """None of the task's calls has a job id yet."""
 
     http_status, http_code = 409, 4009
@@ -172,18 +164,15 @@ class NoLeadIdError(UnknownLeadsError):
 class NoWorkerError(CallTasksError):
     """The run is there, but no worker answers."""
 
+    says = "no worker answers on task queue call-tasks; is `python worker.py` running?"
     http_status = 503
     http_message = "no worker answers; try again later"
-
-    def __init__(self) -> None:
-        super().__init__("no worker answers on task queue call-tasks; is `python worker.py` running?")
 
 
 class RunFailedError(CallTasksError):
     """The run did not come to its end."""
 
-    def __init__(self, cause: object) -> None:
-        super().__init__(f"the run failed: {cause}; what to do: docs/operations.md, Runbook")
+    says = "the run failed: {}; what to do: docs/operations.md, Runbook"
 
 
 _HINTS = {

@@ -4,7 +4,6 @@ and search attributes. Workflows load this in their sandbox: it needs the standa
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
 
 from temporalio.common import SearchAttributeKey
 
@@ -43,7 +42,6 @@ PROGRESS = "progress"
 START_CALL = "start_call"
 FORCE_ANALYZE = "force_analyze"
 REFRESH = "refresh"
-PAUSE_CALLS, RESUME_CALLS, CANCEL_CALLS = "pause_calls", "resume_calls", "cancel_calls"
 CONTROL_CALLS = "control_calls"
 """An update: one of ``ACTIONS``, answered with what the platform said."""
 ACTIONS = PAUSE, RESUME, CANCEL = "pause", "resume", "cancel"
@@ -74,8 +72,5 @@ TASK_TYPE = SearchAttributeKey.for_keyword("TaskType")
 UNFINISHED = SearchAttributeKey.for_int("Unfinished")
 ANALYSIS_FAILED = SearchAttributeKey.for_int("AnalysisFailed")
 STALLED_SINCE = SearchAttributeKey.for_datetime("StalledSince")
-SEARCH_ATTRIBUTES: tuple[SearchAttributeKey[Any], ...] = (
-    *(ORGANIZATION, TASK, TASK_TYPE),
-    *(UNFINISHED, ANALYSIS_FAILED, STALLED_SINCE),
-)
+SEARCH_ATTRIBUTES = (ORGANIZATION, TASK, TASK_TYPE, UNFINISHED, ANALYSIS_FAILED, STALLED_SINCE)
 """What runs can be found and sorted by, where the namespace has these registered (docs/operations.md)."""

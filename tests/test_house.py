@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from calltasks import names
+from workflows.call_task import CallTaskWorkflow
 
 PROJECT = Path(__file__).resolve().parent.parent
 ABOVE = {
@@ -53,8 +54,7 @@ PRODUCT = [
 ]
 NAMED = [names.WORKFLOW, names.MONITOR_WORKFLOW, names.MONITOR_SCHEDULE, names.MONITOR_CHECK, *names.QUEUES]
 NAMED += [names.PROGRESS, names.START_CALL, names.FORCE_ANALYZE, names.REFRESH, names.CONTROL_CALLS, *names.ACTIONS]
-NAMED += [names.PAUSE_CALLS, names.RESUME_CALLS, names.CANCEL_CALLS, *names.FINAL]
-NAMED += [key.name for key in names.SEARCH_ATTRIBUTES]
+NAMED += [*names.FINAL, *(key.name for key in names.SEARCH_ATTRIBUTES)]
 OTHERS_WORDS = {
     names.ANALYSIS: (
         *("activities/follow_ups.py", "activities/portions.py"),
@@ -83,8 +83,13 @@ def texts() -> list[tuple[str, str]]:
     ]
 
 
+def test_a_run_listens_to_what_it_is_called() -> None:
+    asked = (names.PROGRESS, names.START_CALL, names.FORCE_ANALYZE, names.REFRESH, names.CONTROL_CALLS)
+    assert [name for name in asked if not hasattr(CallTaskWorkflow, name)] == []
+
+
 def test_the_names_are_loaded_in_the_sandbox_of_workflows() -> None:
-    allowed = {"__future__", "enum", "typing", "temporalio.common"}
+    allowed = {"__future__", "enum", "temporalio.common"}
     assert set(imports(PROJECT / "calltasks/names.py")) == allowed
 
 

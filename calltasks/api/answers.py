@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -54,16 +54,11 @@ def answer_to(error: Exception) -> Answer | None:
     return answer
 
 
-def register(app: FastAPI) -> None:
-    """Have the application answer in our envelope."""
-
-    async def handle(_request: Request, error: Exception) -> Answer:
-        answer = answer_to(error)
-        assert answer is not None
-        return answer
-
-    for kind in (CallTasksError, RequestValidationError, HTTPException, TimeoutError):
-        app.add_exception_handler(kind, handle)
+async def handle(_request: Request, error: Exception) -> Answer:
+    """As :func:`answer_to`, for the kinds that the framework would answer in an envelope of its own."""
+    answer = answer_to(error)
+    assert answer is not None
+    return answer
 
 
 def _invalid(error: RequestValidationError) -> Answer:

@@ -14,7 +14,6 @@ from calltasks.errors import SettingsError
 from calltasks.settings import ArchiveSettings, load
 
 if TYPE_CHECKING:
-    from calltasks.recordings.archive import Archive
     from calltasks.recordings.archiving import Archived
 
 recordings = typer.Typer(help="The archive of recordings.", no_args_is_help=True)
@@ -35,7 +34,6 @@ def archive_command(
         if task is not None:
             await calls.task(task)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        archive = await _archive(calls)
         with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as shown:
             bar = shown.add_task("recordings", total=None)
 
@@ -44,14 +42,7 @@ def archive_command(
                 if not messages.is_terminal:
                     messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
 
-            archived = await archive_older(
-                calls.database,
-                lambda: calls.clients.bot,
-                archive,
-                task_id=task,
-                dry_run=dry_run,
-                on_progress=on_progress,
-            )
+            archived = await archive_older(calls.clients, task_id=task, dry_run=dry_run, on_progress=on_progress)
         return dataclasses.asdict(archived)
 
     result = run(use, temporal=False)
@@ -80,11 +71,9 @@ def prune_command(
         kept = days or load(ArchiveSettings).recording_retention_days
         if kept is None:
             raise SettingsError("settings: give --days, or set RECORDING_RETENTION_DAYS")
-        archive = await _archive(calls)
         with messages.status("looking through the archive") as status:
             pruned = await prune_older(
-                calls.database,
-                archive,
+                calls.clients,
                 days=kept,
                 dry_run=dry_run,
                 on_progress=lambda so_far: status.update(f"{so_far.files} recordings of {so_far.tasks} tasks"),
@@ -95,10 +84,3 @@ def prune_command(
     what = "would be deleted" if dry_run else "deleted"
     size = f"{result['bytes'] / 1_000_000:.1f} MB"
     show(result, as_json, f"{result['files']} recordings ({size}) older than {result['days']} days {what}")
-
-
-async def _archive(calls: CallTasks) -> Archive:
-    archive = await calls.clients.archive()
-    if archive is None:
-        raise SettingsError("settings: RECORDING_ARCHIVE is not set: there is no archive")
-    return archive

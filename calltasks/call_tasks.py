@@ -129,17 +129,15 @@ class CallTasks:
             UnknownTaskError: there is no such task.
         """
         await self.task(task_id)
-        given = _input(task_id, options)
+        given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
         while True:
             try:
-                await self._start(given)
+                await self._start({"task_id": task_id} | ({"options": given} if given else {}))
                 return True
             except WorkflowAlreadyStartedError:
                 # It may end at this moment: then it is started after all.
-                with suppress(errors.NotRunningError), _answers(errors.NotRunningError(task_id)):
-                    await self._handle(task_id).signal(
-                        names.START_CALL, given.get("options"), rpc_timeout=ANSWER_SECONDS
-                    )
+                with suppress(errors.NotRunningError), self._run(task_id) as run:
+                    await run.signal(names.START_CALL, given or None, rpc_timeout=ANSWER_SECONDS)
                     return False
 
     # --- watching ---------------------------------------------------------------------------------------------------
@@ -154,10 +152,9 @@ class CallTasks:
             NotRunningError: no run is known.
             NoWorkerError: no worker answers.
         """
-        with _answers(errors.NotRunningError(task_id)):
-            handle = self._handle(task_id)
-            progress: dict[str, Any] = await handle.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
-            status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
+        with self._run(task_id) as run:
+            progress: dict[str, Any] = await run.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
+            status = (await run.describe(rpc_timeout=ANSWER_SECONDS)).status
         if status and status.name.lower() in ENDED_BADLY:
             progress["phase"] = status.name.lower()
         return progress
@@ -169,17 +166,17 @@ class CallTasks:
             NotRunningError: no run is known.
             RunFailedError: the run failed.
         """
-        with _answers(errors.NotRunningError(task_id)):
+        with self._run(task_id) as run:
             try:
-                result: dict[str, Any] = await self._handle(task_id).result()
+                result: dict[str, Any] = await run.result()
             except WorkflowFailureError as error:
                 raise errors.RunFailedError(error.cause) from error
         return result
 
     async def is_open(self, task_id: int) -> bool:
         """Whether a run is under way."""
-        with _answers(errors.NotRunningError(task_id)):
-            described = await self._handle(task_id).describe(rpc_timeout=ANSWER_SECONDS)
+        with self._run(task_id) as run:
+            described = await run.describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
 
     # --- SPEC 7, 10 and signals -------------------------------------------------------------------------------------
@@ -222,8 +219,8 @@ class CallTasks:
             )
         if not await self.database.run(tasks.was_started, task_id):
             # A run that is under way takes it; none is begun, which people could think dials.
-            with _answers(errors.NotStartedError(task_id)):
-                await self._handle(task_id).signal(names.FORCE_ANALYZE, request, rpc_timeout=ANSWER_SECONDS)
+            with self._run(task_id, errors.NotStartedError) as run:
+                await run.signal(names.FORCE_ANALYZE, request, rpc_timeout=ANSWER_SECONDS)
             return
         await self._start(
             {"task_id": task_id, "dial": False},
@@ -279,8 +276,8 @@ class CallTasks:
         Raises:
             NotRunningError: the task is not running.
         """
-        with _answers(errors.NotRunningError(task_id)):
-            await self._handle(task_id).signal(name, rpc_timeout=ANSWER_SECONDS)
+        with self._run(task_id) as run:
+            await run.signal(name, rpc_timeout=ANSWER_SECONDS)
 
     async def control(self, task_id: int, action: str) -> dict[str, Any]:
         """``pause``, ``resume`` or ``cancel`` the platform's dialling, and wait for what the platform says.
@@ -293,9 +290,9 @@ class CallTasks:
             NoWorkerError: no worker answers; nothing was asked.
             ValueError: the run does not take the action (any more).
         """
-        with _answers(errors.NotRunningError(task_id)):
+        with self._run(task_id) as run:
             try:
-                update = await self._handle(task_id).start_update(
+                update = await run.start_update(
                     names.CONTROL_CALLS,
                     action,
                     wait_for_stage=WorkflowUpdateStage.ACCEPTED,
@@ -327,17 +324,17 @@ class CallTasks:
         return self._client
 
     async def _start(self, given: dict[str, Any], **how: Any) -> None:
-        run, queue = names.workflow_id(given["task_id"]), names.CALL_TASKS
+        id_, queue = names.workflow_id(given["task_id"]), names.CALL_TASKS
         with _answers():
-            await self._temporal.start_workflow(names.WORKFLOW, given, id=run, task_queue=queue, **how)
+            await self._temporal.start_workflow(names.WORKFLOW, given, id=id_, task_queue=queue, **how)
 
-    def _handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
-        return self._temporal.get_workflow_handle(names.workflow_id(task_id))
-
-
-def _input(task_id: int, options: Options | None) -> dict[str, Any]:
-    given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
-    return {"task_id": task_id} | ({"options": given} if given else {})
+    @contextmanager
+    def _run(
+        self, task_id: int, missing: type[errors.CallTasksError] = errors.NotRunningError
+    ) -> Iterator[WorkflowHandle[Any, Any]]:
+        """The task's run, to be asked something; ``missing``: there is none."""
+        with _answers(missing(task_id)):
+            yield self._temporal.get_workflow_handle(names.workflow_id(task_id))
 
 
 @contextmanager

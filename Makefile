@@ -4,7 +4,7 @@ UV_COMPILE := $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --python-v
 	--no-header --no-emit-index-url --no-emit-find-links
 # Four at once, because most of them wait. Other arguments for pytest: `make test PYTEST="-k follow_ups -x"`.
 PARALLEL := -n 4 --dist worksteal
-PYTEST ?= $(PARALLEL) -m 'not faults'
+PYTEST ?= $(PARALLEL) -m 'not faults and not long'
 # The database server that everything here installs and starts: mariadb or mysql.
 DATABASE ?= mariadb
 export DATABASE
@@ -16,7 +16,7 @@ help:
 	@echo 'make demo    one campaign of 200 leads from start to end (KEEP=1 leaves the stack running until Ctrl-C)'
 	@echo 'make up      the embedded stack and a worker until Ctrl-C, printing the environment to use it'
 	@echo 'make check   format, lint, types, and the tests that need no server, in a minute'
-	@echo 'make test    the tests on the real parts, but for those that kill, freeze and cut them'
+	@echo 'make test    the tests on the real parts, but for those that kill, freeze and cut them, and the longest'
 	@echo 'make test-all   everything, the scenarios that kill, freeze and cut too; .ci/run runs it'
 	@echo 'make faults  of these, the scenarios that kill, freeze and cut the real parts (FAULTS_LONG=1: more often and for longer)'
 	@echo 'make lint, make types   ruff, mypy'
@@ -37,14 +37,14 @@ check: setup
 	@$(PYTHON_IN_VENV) -m ruff format --check --quiet .
 	@$(PYTHON_IN_VENV) -m ruff check --quiet .
 	@$(PYTHON_IN_VENV) -m mypy
-	@$(PYTHON_IN_VENV) -m pytest -n 2 -q -m 'not server and not faults'
+	@$(PYTHON_IN_VENV) -m pytest -n 2 -q -m 'not server and not faults and not long'
 
 # Ends by itself: each test has a timeout, and so has the session (pyproject.toml).
 test: setup
 	@$(PYTHON_IN_VENV) -m pytest $(PYTEST)
 
 test-all: setup
-	@$(PYTHON_IN_VENV) -m pytest $(PARALLEL) --cov --cov-report=term
+	@$(PYTHON_IN_VENV) -m pytest $(PARALLEL) --cov --cov-report=term --durations=20
 
 # Workers, servers and connections killed, frozen and cut.
 faults: setup

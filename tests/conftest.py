@@ -50,7 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "mariadb" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.database)
-        if {"mariadb", "temporal", "certificates", "simulator"} & set(getattr(item, "fixturenames", ())):
+        started = {"mariadb", "temporal", "certificates", "simulator"} & set(getattr(item, "fixturenames", ()))
+        if started or item.get_closest_marker("database"):
             item.add_marker(pytest.mark.server)
 
 

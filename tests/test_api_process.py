@@ -122,6 +122,7 @@ def test_half_characters_of_the_platform_are_no_error() -> None:
 # --- outages --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_outages_are_503_and_end_with_the_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

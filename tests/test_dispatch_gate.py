@@ -287,6 +287,7 @@ async def test_a_contact_without_a_job_is_sent_three_times_and_holds_nobody_up(s
     assert_dialled_once(site, [number for number in range(1, 21) if number != 7])
 
 
+@pytest.mark.long
 async def test_a_contact_at_which_the_platform_fails_is_singled_out(sites: Sites) -> None:
     site = await sites()
     site.add_leads(2)

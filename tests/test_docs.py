@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from calltasks import settings
+from calltasks import Options, settings
 from calltasks.cli.commands import app
 from calltasks.cli.recordings import recordings
 from devstack.temporal import SEARCH_ATTRIBUTES
@@ -21,6 +22,7 @@ from devstack.temporal import SEARCH_ATTRIBUTES
 PROJECT = Path(__file__).resolve().parent.parent
 READMES = (PROJECT / "README.md", PROJECT / "README.zh-CN.md")
 OPERATIONS = PROJECT / "docs/operations.md"
+RULES, VENDORS = PROJECT / "docs/rules.md", PROJECT / "docs/vendors.md"
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 TEMPORAL = re.compile(r"TEMPORAL_[A-Z_]+")
 ROW = re.compile(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \| (.*?) \| ", re.MULTILINE)
@@ -265,6 +267,72 @@ def test_no_file_names_a_package_registry() -> None:
     if not tracked():
         pytest.skip("no git here")
     assert [(name, found[0]) for name, text in texts() if (found := _INDEX.search(text))] == []
+
+
+# --- rules and facts --------------------------------------------------------------------------------------------------
+
+# Written in pieces, as above.
+_ELSEWHERE = re.compile(r"\b(?:SP" + r"EC|CONT" + r"RACT|VENDOR" + r"_FACTS)\b")
+_NUMBER = r"\d+(?:\.\d+)?"
+_RULE = re.compile(rf"\brules?\s+({_NUMBER}(?:(?:,|\s+and|\s+to)\s+{_NUMBER})*)", re.IGNORECASE)
+_FACT = re.compile(r"\bvendors\.md\s+(V\d+(?:(?:,|\s+and|\s+to)\s+V\d+)*)")
+
+
+def numbered() -> list[str]:
+    """Chapters and rules of the one page, facts of the other."""
+    rules, facts = RULES.read_text("utf-8"), VENDORS.read_text("utf-8")
+    return re.findall(r"^(?:## (?=\d)|- \*\*)([\d.]+)", rules, re.MULTILINE) + re.findall(
+        r"^\| (V\d+) ", facts, re.MULTILINE
+    )
+
+
+def citations() -> Iterator[tuple[str, str]]:
+    for name, text in texts():
+        if not name.startswith(("tests/histories/", "LICENSE")):
+            for pattern, number in ((_RULE, _NUMBER), (_FACT, r"V\d+")):
+                for cited in pattern.findall(text):
+                    yield from ((name, one) for one in re.findall(number, cited))
+
+
+def test_a_number_stands_for_one_rule_or_fact_of_its_chapter() -> None:
+    numbers = numbered()
+    assert len(numbers) > 100
+    assert [one for one, times in Counter(numbers).items() if times > 1] == []
+    chapter = ""
+    for number in numbers:
+        chapter = chapter if "." in number else number
+        assert number.split(".")[0] == chapter
+
+
+def test_every_cited_number_exists() -> None:
+    if not tracked():
+        pytest.skip("no git here")
+    cited = list(citations())
+    assert {"calltasks", "activities", "workflows", "tests", "docs"} <= {name.split("/")[0] for name, _ in cited}
+    assert [(name, number) for name, number in cited if number not in numbered()] == []
+
+
+def test_nothing_cites_what_is_not_here() -> None:
+    if not tracked():
+        pytest.skip("no git here")
+    assert [(name, found[0]) for name, text in texts() if (found := _ELSEWHERE.search(text))] == []
+
+
+def test_the_files_that_rely_on_a_fact_exist() -> None:
+    named = re.findall(r"`([\w.-]+/[\w./-]+)`", VENDORS.read_text("utf-8"))
+    assert len(named) > 30
+    assert [name for name in named if not (PROJECT / name).exists()] == []
+
+
+def test_the_options_of_the_rules_are_those_of_the_program() -> None:
+    rule = re.search(r"^- \*\*17\.2\*\*(.*?)^- ", RULES.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert rule is not None
+    told = dict(re.findall(r"`(\w+)`\s+(\d+)", rule[1]))
+    defaults = Options().model_dump()
+    assert {name: float(value) for name, value in told.items()} == {
+        name: value for name, value in defaults.items() if value is not None
+    }
+    assert all(f"`{name}`" in rule[1] for name in defaults)
 
 
 # --- Temporal ---------------------------------------------------------------------------------------------------------

@@ -200,6 +200,7 @@ async def polled_further(site: Site, task_id: int, events: int) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.long
 async def test_a_run_survives_switching_encryption_on_and_rotating_the_key(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:

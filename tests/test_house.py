@@ -1,11 +1,12 @@
 """The house: imports point one way, and a backend installs one package with one name."""
 
 import ast
+import asyncio
 import json
-import os
 import subprocess
 import sys
 import zipfile
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 
 from calltasks import names
+from simulators import SimulatorOptions
+from tests.comparison import assert_finished
+from tests.pipeline import ORGANIZATION, Sites
+from tests.programs import own_environment
 from workflows.call_task import CallTaskWorkflow
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -142,9 +147,21 @@ def test_a_wheel_brings_one_name(wheel: Path) -> None:
     assert {"calltasks/py.typed", "calltasks/database/sql/own.sql", "calltasks/rules/prompts/judgement.zh.md"} <= names
 
 
-def test_a_backend_with_modules_of_its_own_creates_a_task(wheel: Path, tmp_path: Path, database_url: str) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("installed")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
+    subprocess.run([*pip, "--target", str(directory), str(wheel)], check=True)
+    return directory
+
+
+def test_an_installation_brings_one_name(installed: Path) -> None:
+    assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} <= {"calltasks", "bin"}
+
+
+async def test_a_backend_with_modules_of_its_own_starts_a_call_task(
+    installed: Path, tmp_path: Path, sites: Sites
+) -> None:
     backend = tmp_path / "backend"
     for name in ("settings.py", "api/__init__.py", "clients/__init__.py", "commands.py"):
         (backend / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,27 +171,57 @@ def test_a_backend_with_modules_of_its_own_creates_a_task(wheel: Path, tmp_path:
         "import settings, api, clients, commands\n"
         "import calltasks\n"
         "from calltasks import CallTasks, UnknownLeadsError\n"
+        "from calltasks.options import Options\n"
         "loaded = [n for n in sys.modules if n.startswith(('alibabacloud', 'dashscope'))]\n"
         "async def main():\n"
-        "    async with CallTasks.connect(temporal=False) as calls:\n"
-        "        await calls.init_db()\n"
+        "    async with CallTasks.connect() as calls:\n"
         "        try:\n"
-        "            await calls.create_task('org-7', 'sale', leads=[1])\n"
-        "        except UnknownLeadsError as error:\n"
-        "            return str(error)\n"
-        "print(json.dumps([loaded, calltasks.__file__, asyncio.run(main())]))\n"
+        "            await calls.create_task('org-7', 'sale', leads=[99])\n"
+        "        except UnknownLeadsError:\n"
+        f"            task_id = await calls.create_task({ORGANIZATION!r}, 'sale', leads=[1, 2, 3])\n"
+        "        return task_id, await calls.start_call(task_id, Options(poll_first=0.1))\n"
+        "print(json.dumps([loaded, calltasks.__file__, *asyncio.run(main())]))\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"DATABASE_URL": database_url, "PYTHONPATH": str(tmp_path / "installed")}
-    said = subprocess.run(
-        [sys.executable, "main.py"], cwd=backend, env=environment, capture_output=True, text=True, check=False
-    )
-    assert said.returncode == 0, said.stderr
-    loaded, where, answer = json.loads(said.stdout)
-    assert (loaded, "unknown leads" in answer) == ([], True) and where.startswith(str(tmp_path))
+    site = await sites(SimulatorOptions(calls_over=True))
+    site.add_leads(3)
+    environment = own_environment(**site.environment, PYTHONPATH=str(installed))
+    async with site.working():
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, "main.py"), cwd=backend, env=environment, stdout=PIPE, stderr=PIPE
+        )
+        said, complaint = await program.communicate()
+        assert program.returncode == 0, complaint.decode()
+        loaded, where, task_id, started = json.loads(said)
+        assert (loaded, started) == ([], True) and where.startswith(str(installed))
+        assert_finished(site, task_id, await site.result(task_id))
 
 
 def test_importing_the_package_costs_next_to_nothing() -> None:
     code = "import sys, calltasks; print('sqlalchemy' in sys.modules, 'temporalio' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False", "False"]
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 50
+ROOMS = ("workflows", "activities", "calltasks", "simulators", "devstack", "benchmarks")
+DATA = {"simulators/dialogues.py"}
+"""Invented conversations, no code."""
+
+
+def test_files_and_functions_are_short() -> None:
+    files = [
+        PROJECT / "worker.py",
+        PROJECT / "starter.py",
+        *(p for room in ROOMS for p in (PROJECT / room).rglob("*.py")),
+    ]
+    too_long = []
+    for path in files:
+        name, text = str(path.relative_to(PROJECT)), path.read_text("utf-8")
+        if name not in DATA and len(text.splitlines()) > LONGEST_FILE:
+            too_long.append(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                docs = len((ast.get_docstring(node) or "").splitlines())
+                if (node.end_lineno or 0) - node.lineno + 1 - docs > LONGEST_FUNCTION:
+                    too_long.append(f"{name}: {node.name}")
+    assert not too_long

@@ -132,6 +132,7 @@ async def test_a_download_that_fails_is_tried_again(sites: Sites, tmp_path: Path
     assert site.stats()["calls"]["recording"] == {**dict.fromkeys(kinds, 4), "ok": 12}
 
 
+@pytest.mark.long
 async def test_what_cannot_be_fetched_holds_nothing_up(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

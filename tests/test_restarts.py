@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from simulators import Fault, SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
 from tests.pipeline import QUICK, Sites, eventually
@@ -18,6 +20,7 @@ STEPS = {
 }
 
 
+@pytest.mark.long
 async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_state(
     sites: Sites, tmp_path: Path
 ) -> None:

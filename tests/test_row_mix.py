@@ -93,6 +93,7 @@ def states() -> Iterator[State]:
             )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_every_state_of_a_row_comes_to_its_end_or_to_rest(sites: Sites) -> None:
     site = await sites()

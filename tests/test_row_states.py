@@ -72,6 +72,7 @@ def states() -> list[State]:
     ]
 
 
+@pytest.mark.long
 async def test_every_state_of_a_row_comes_to_its_end_or_to_rest(sites: Sites) -> None:
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
     every = states()

@@ -139,7 +139,7 @@ async def copied(site: Site, replica: EmbeddedMariaDB, task_id: int) -> None:
     await eventually(there)
 
 
-@pytest.mark.parametrize("mode", ["plain", "unlocked"])
+@pytest.mark.parametrize("mode", ["plain", pytest.param("unlocked", marks=pytest.mark.long)])
 async def test_late_reads_dial_nobody_twice(
     pair: tuple[EmbeddedMariaDB, EmbeddedMariaDB], pair_sites: Sites, split: Split, mode: str
 ) -> None:

@@ -122,6 +122,30 @@ async def test_a_stop_is_heard_while_dispatch_is_stuck(sites: Sites, how: str) -
     assert site.sim.bot.contacts_assigned == before
 
 
+async def test_a_run_that_ends_by_a_cancel_tells_who_asked_for_it(sites: Sites) -> None:
+    """Another connection holds the task's options back, so that the run is done before the cancel is."""
+    site = await sites()
+    site.add_leads(5)
+    task_id = await site.create_task()
+    site.sim.set_faults(STUCK["no group can be made"])
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, QUICK)
+        assert (await calls.control(task_id, "pause"))["done"]
+        site.sql("START TRANSACTION")
+        site.sql("UPDATE call_task_options SET paused = paused WHERE task_id = %s", task_id)
+        asked = asyncio.create_task(calls.control(task_id, "cancel"))
+
+        async def kept_waiting() -> bool:
+            described = await site.handle(task_id).describe()
+            return any(pending.activity_type.name == "keep" for pending in described.raw_description.pending_activities)
+
+        await eventually(kept_waiting)
+        await asyncio.sleep(1)  # in which a run that does not wait is over
+        site.sql("COMMIT")
+        assert await asked == {"done": True, "answer": "cancel: done"}
+        assert (await site.result(task_id))["outcome"] == "cancelled"
+
+
 async def test_a_stop_is_heard_while_the_database_is_away(sites: Sites) -> None:
     """Rights are taken away, so that every claim fails and is tried again; the platform is told all the same."""
     site = await sites(SimulatorOptions(time_scale=5, answer_rate=0), **SLOW)

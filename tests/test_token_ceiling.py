@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from activities.follow_ups import OVER_CEILING
@@ -78,6 +79,7 @@ async def test_a_failed_model_and_a_spent_ceiling_are_told_apart(sites: Sites) -
     assert remarks[OVER_CEILING] == result["over_ceiling"] > 0
 
 
+@pytest.mark.long
 async def test_the_ceiling_stays_with_the_task(sites: Sites) -> None:
     """A run that was ended, and one that is started later without a word of it, as the monitor does."""
     site = await sites(SimulatorOptions(time_scale=20, concurrency=6, answer_rate=1))
@@ -92,6 +94,7 @@ async def test_the_ceiling_stays_with_the_task(sites: Sites) -> None:
         assert_kept(site, result["input_tokens"] + result["output_tokens"])
 
 
+@pytest.mark.long
 async def test_the_ceiling_holds_across_restarts_as_new_and_a_killed_worker(
     restarting_sites: Sites, tmp_path: Path
 ) -> None:

@@ -247,7 +247,7 @@ class CallTaskWorkflow:
         if rested and not self._wake:
             review = await self._take_stock(steps)
             if not self._wake:
-                return self._end(review)
+                return await self._end(review)
         await self._begin_dispatch(self._task, self._dispatcher, steps)
         while True:
             self._wake = pipeline.changed = False
@@ -258,7 +258,7 @@ class CallTaskWorkflow:
             calm = stamp is not None and stamp == pipeline.stamp()
             if calm and self._settled(review, pipeline):
                 if rested or review.called or not self._group():
-                    return self._end(review)
+                    return await self._end(review)
                 # Nothing was called, and may never be: the monitor shall not read all pages again and again.
                 await steps.keep(Keep(task_id=self._task.task_id, jobs_at_rest=pipeline.jobs_seen or 0))
                 rested = True
@@ -287,7 +287,10 @@ class CallTaskWorkflow:
         await steps.keep(Keep(task_id=task.task_id, jobs_at_rest=jobs))
         return True
 
-    def _end(self, review: Review) -> str:
+    async def _end(self, review: Review) -> str:
+        if self._controlling:
+            # Whoever asked hears what the platform said, and not that it was not asked.
+            await workflow.wait_condition(lambda: not self._controls.waiting)
         for waiting in (self._controlling, self._watching):
             if waiting:
                 waiting.cancel()

@@ -283,12 +283,12 @@ class CallTasks:
         """``pause``, ``resume`` or ``cancel`` the platform's dialling, and wait for what the platform says.
 
         Returns:
-            ``{"done": …, "answer": …}``; ``done`` is None if the platform has said nothing for half a minute.
+            ``{"done": …, "answer": …}``; ``done`` is False where the platform, or the run, does not take it (any more),
+            and None if the platform has said nothing for half a minute.
 
         Raises:
             NotRunningError: the task is not running.
             NoWorkerError: no worker answers; nothing was asked.
-            ValueError: the run does not take the action (any more).
         """
         with self._run(task_id) as run:
             try:
@@ -303,7 +303,7 @@ class CallTasks:
             try:
                 answer: dict[str, Any] = await update.result(rpc_timeout=CONTROL_SECONDS)
             except WorkflowUpdateFailedError as error:
-                raise ValueError(str(error.cause)) from None
+                return {"done": False, "answer": str(error.cause)}
             except WorkflowUpdateRPCTimeoutOrCancelledError:
                 return {"done": None, "answer": f"{action}: asked for, the platform has not answered yet"}
         return answer

@@ -46,7 +46,6 @@ LONGEST_WISH = 300.0
 """Seconds; a service that asks for a longer silence is asked again after this: its wish stops every worker, and may be
 a slip of units."""
 UNEXPECTED = "an unexpected error; the log names it by the request id"
-"""The answer to what a caller over HTTP can do nothing about."""
 
 
 class CallTasksError(Exception):

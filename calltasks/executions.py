@@ -64,20 +64,17 @@ async def query(
     raw = [job for part in await asyncio.gather(*map(session.raw_jobs, batches)) for job in part]
     updated = 0
     if apply_update:
-        now = await database.now()
-        outcomes = {row.id: outcome for row, outcome in _changes(database, rows, raw, now)}
-        updated, _ = await save_outcomes(database, task_id, list(outcomes.values()))
+        outcomes = list(_changes(database, rows, raw, await database.now()))
+        updated, _ = await save_outcomes(database, task_id, outcomes)
         if not skip_recording:
             runs = [[row.id, row.id] for row in rows]
             found = await find(session, task_id, await database.run(table.without_recording, task_id, runs), archive)
             _, there = await save_urls(database, lambda urls: database.run(table.save_recordings, urls), found)
-            updated += sum(id_ not in outcomes for id_ in there)
+            updated += len(there - {outcome.id for outcome in outcomes})
     return ExecutionPage(jobs_data=raw, updated_count=updated, page=page, page_size=page_size, total=total)
 
 
-def _changes(
-    database: Database, rows: list[CallRow], raw: list[dict[str, Any]], now: datetime
-) -> Iterator[tuple[CallRow, Outcome]]:
+def _changes(database: Database, rows: list[CallRow], raw: list[dict[str, Any]], now: datetime) -> Iterator[Outcome]:
     """What differs from the rows; of a transcript that is late the grace begins, for the task's run to ask for it."""
     utc = now.replace(tzinfo=None)
     for row, job in match_answers(rows, readable_jobs(raw)):
@@ -86,4 +83,4 @@ def _changes(
             if outcome.call_status and row.since is None and expects_transcript(row, job, outcome):
                 late = Retry(list_id=row.id, step="conversation", tries=0, since=utc, retry_at=utc)
                 outcome = replace(outcome, late=late)
-            yield row, outcome
+            yield outcome

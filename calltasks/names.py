@@ -49,11 +49,11 @@ ACTIONS = PAUSE, RESUME, CANCEL = "pause", "resume", "cancel"
 # --- statuses and priorities ------------------------------------------------------------------------------------
 
 FINAL = SUCCEEDED, FAILED, CANCELLED = "Succeeded", "Failed", "Cancelled"
-"""Outcomes (SPEC 4). Letter case and blanks do not matter: ``FAILED`` is one too, and stays as the CRM spells it."""
+"""Outcomes (rule 4.3). Letter case and blanks do not matter: ``FAILED`` is one too, and stays as the CRM spells it."""
 
 
 class Turn(IntEnum):
-    """In which order queued work goes, in Temporal's queues and in the rate limits (SPEC, Always); 1 first."""
+    """In which order queued work goes, in Temporal's queues and in the rate limits (rule 14.3); 1 first."""
 
     CONTROLS = 1
     CONVERSATIONS = 2

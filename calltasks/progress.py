@@ -10,7 +10,7 @@ ENDED_BADLY = ("failed", "terminated", "canceled", "timed_out")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Counts of a task's calls, follow-ups and costs, in the order in which they are told of (CONTRACT, Temporal)."""
+    """Counts of a task's calls, follow-ups and costs, in the order in which they are told of (rule 17.4)."""
 
     task_id: int | None
     task_type: int | None = None

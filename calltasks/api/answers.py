@@ -1,4 +1,4 @@
-"""The envelope that every answer wears (CONTRACT, HTTP), and what goes wrong as one: no word about what lies behind."""
+"""The envelope that every answer wears (rule 19.2), and what goes wrong as one: no word about what lies behind."""
 
 from __future__ import annotations
 

@@ -83,8 +83,7 @@ async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
             await calls.task(1)
         await calls.database.prepare()
         # Importing the vendor's SDK takes seconds, in which no other request would be answered.
-        import calltasks.platform.outbound_bot  # noqa: F401
-
+        _ = calls.clients.bot
         server = build_server(calls, settings)
         made(server)
         await server.serve()

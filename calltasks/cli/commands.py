@@ -161,13 +161,7 @@ def refresh(task_id: TaskId, as_json: Json = False) -> None:
 
 def _control(action: str, help_text: str) -> None:
     def command(task_id: TaskId, as_json: Json = False) -> None:
-        async def use(calls: CallTasks) -> dict[str, Any]:
-            try:
-                return await calls.control(task_id, action)
-            except ValueError as error:
-                return {"done": False, "answer": str(error)}
-
-        said = run(use)
+        said = run(lambda calls: calls.control(task_id, action))
         show({"task_id": task_id, "action": action, **said}, as_json, said["answer"])
         if said["done"] is False:
             raise typer.Exit(1)

@@ -147,10 +147,9 @@ async def run(queues: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    needed: dict[str, type[PlatformSettings | AnalysisSettings]]
-    needed = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
-    common = (DatabaseSettings, TelemetrySettings, TracingSettings)
-    require(*common, *(group for queue, group in needed.items() if queue in queues))
+    platform = [PlatformSettings] if OUTBOUND_BOT in queues else []
+    analysis = [AnalysisSettings] if ANALYSIS in queues else []
+    require(DatabaseSettings, TelemetrySettings, TracingSettings, *platform, *analysis)
     told = load(TelemetrySettings)
     logs.configure(told.log_format)
     client = await connect(telemetry.start(told))

@@ -308,8 +308,6 @@ class CallTasks:
                 return {"done": None, "answer": f"{action}: asked for, the platform has not answered yet"}
         return answer
 
-    # --- SPEC 9 -----------------------------------------------------------------------------------------------------
-
     async def monitor(self, action: Action) -> MonitorState:
         """``start``, ``stop``, ``check`` or ``status`` of the monitor.
 

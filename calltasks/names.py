@@ -13,7 +13,6 @@ WORKFLOW = "CallTaskWorkflow"
 MONITOR_WORKFLOW = "MonitorWorkflow"
 MONITOR_SCHEDULE = "call-task-monitor"
 MONITOR_CHECK = "call-task-monitor-check"
-"""Workflow id of a check that somebody asked for."""
 _RUN = "call-task-"
 
 CALL_TASKS = "call-tasks"

@@ -12,7 +12,6 @@ from calltasks.names import ANALYSIS, OUTBOUND_BOT
 from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
 
 if TYPE_CHECKING:
-    # A vendor's SDK takes seconds to load: only who asks for its client pays for it.
     from calltasks.model.analysis import AnalysisModel
     from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 class Clients(AsyncExitStack):
     """What the environment names. Each client is made when it is first asked for, which raises SettingsError where its
-    settings are missing or wrong, and closed at the end of ``async with Clients() as clients:``. Temporal's
-    (``calltasks.temporal.connection.connect``) has nothing to be closed."""
+    settings are missing or wrong and loads the vendor's SDK (seconds), and is closed at the end of the ``async with``.
+    Temporal's (``calltasks.temporal.connection.connect``) has nothing to be closed."""
 
     @cached_property
     def database(self) -> Database:

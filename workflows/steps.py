@@ -30,7 +30,6 @@ with workflow.unsafe.imports_passed_through():
 T = TypeVar("T")
 R = TypeVar("R")
 
-TASK_GONE = "UnknownTask"
 _AT_ONCE = workflow.ActivityCancellationType.TRY_CANCEL
 
 

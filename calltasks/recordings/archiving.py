@@ -77,7 +77,7 @@ async def archive_older(
     What is done is saved as it goes: after an interruption, the same again goes on from there.
 
     Args:
-        clients: a dry run does not ask for the platform.
+        clients: the platform is not asked on a dry run.
         task_id: of this task only; None: of all.
         dry_run: only count.
         on_progress: told how far it is, after every 200 calls at most.

@@ -96,7 +96,7 @@ class SchemaError(SettingsError):
     says = "database: {}"
 
 
-class WrongUseError(CallTasksError):
+class WrongUseError(CallTasksError, ValueError):
     """Arguments that do not go together."""
 
     exit_code = 2

@@ -193,7 +193,7 @@ ACCOUNT = {
     "OUTBOUND_BOT_INSTANCE_ID": "x",
 }
 ONE_TOKEN = {"API_TOKENS": '{"secret-token": "org"}'}
-EMPTY_DATABASE = "an empty database"
+EMPTY_DATABASE, WRONG_PASSWORD = "an empty database", "a wrong password"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,7 @@ EMPTY_DATABASE = "an empty database"
         (ONE_TOKEN | ACCOUNT, 2, "DATABASE_URL is not set"),
         (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": "mysql+pymysql://u:p@127.0.0.1:1/d"}, 1, "DATABASE_URL"),
         (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": EMPTY_DATABASE}, 1, "init-db"),
+        (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": WRONG_PASSWORD}, 2, "wrong user or password in DATABASE_URL"),
         (
             ONE_TOKEN | ACCOUNT | {"TEMPORAL_ADDRESS": "127.0.0.1:1", "DATABASE_URL": EMPTY_DATABASE},
             1,
@@ -225,8 +226,9 @@ def test_the_process_says_in_one_line_why_it_does_not_start(
     for variable in environment_of_a_site("", temporal, "", ""):
         monkeypatch.delenv(variable, raising=False)
     with new_database(mariadb) as name:
+        urls = {EMPTY_DATABASE: mariadb.url_of(name), WRONG_PASSWORD: mariadb.url_of(name).replace("@", "x@")}
         for variable, value in ({"TEMPORAL_ADDRESS": temporal.address} | environment).items():
-            monkeypatch.setenv(variable, mariadb.url_of(name) if value == EMPTY_DATABASE else value)
+            monkeypatch.setenv(variable, urls.get(value, value))
         with pytest.raises(SystemExit) as ended:
             main()
     said = capsys.readouterr()

@@ -185,6 +185,10 @@ async def test_a_whole_task_runs_encrypted(sites: Sites, monkeypatch: pytest.Mon
     history = await site.handle(task_id).fetch_history()
     assert key_ids(history) == {"old"}
     assert "task_id" not in decoded(history)
+    site.environment["PAYLOAD_ENCRYPTION_KEYS"] = setting(new=NEW_KEY)
+    async with site.calls() as calls:
+        with pytest.raises(SettingsError, match="no key 'old' in PAYLOAD_ENCRYPTION_KEYS"):
+            await calls.result(task_id)
     monkeypatch.delenv("PAYLOAD_ENCRYPTION_KEYS")
     with pytest.raises(Exception, match="binary/encrypted"):
         await (await connect()).get_workflow_handle(site.handle(task_id).id).result()

@@ -29,7 +29,7 @@
             ├── LedgerError           (calltasks.database.tables.follow_ups) it did not do what it was asked to
             └── AccountError          no call of this account can succeed before a person has done something
 
-Texts of a ServiceError hold the service, the operation, a code and a request id, never the other side's own message:
+Texts of a ServiceError (but for Temporal's) hold service, operation, code and request id, never the other side's message:
 that may quote a phone number or a transcript.
 """
 

@@ -119,7 +119,7 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
 
 async def _platform_activities(clients: Clients) -> list[Callable[..., Any]]:
     await clients.database.open_limit(OUTBOUND_BOT)
-    archive, bot, database = await clients.archive(), clients.bot, clients.database
+    archive, bot, database = await clients.archive(), clients.platform, clients.database
     dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
     return [
         dispatching.open_job_group,

@@ -24,7 +24,6 @@ from calltasks.outcomes import Answers, ask, changed, expects_transcript, outcom
 from calltasks.platform.session import Bot, PlatformSession
 from calltasks.rules.row_ranges import Runs, pack
 
-"""Of the rate limit: before everything else (SPEC, Always)."""
 TURN_ROWS = 50
 """Rows that are worked through before others get their turn of the event loop: a few milliseconds."""
 

@@ -13,7 +13,6 @@ from calltasks.errors import PermanentError, ServiceError
 from calltasks.names import CANCEL, PAUSE, RESUME, Turn
 from calltasks.platform.session import SERVICE, Bot
 
-"""Of the rate limit: a stop goes before everything else."""
 GROWTH = 1.5
 """By which the pause between two looks grows while nothing changes."""
 FULL_LOOK = 4

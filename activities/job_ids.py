@@ -21,7 +21,6 @@ from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, refer
 from calltasks.rules.phones import comparable
 from calltasks.rules.row_ranges import Runs, pack
 
-"""Of the rate limit: after conversations (SPEC, Always)."""
 PAGES_AT_ONCE = 10
 BATCHES_AT_ONCE = 10
 

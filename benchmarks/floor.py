@@ -43,7 +43,7 @@ class Floor:
 
     def __init__(self) -> None:
         self._clients = Clients()
-        self._database, self._bot, self._model = self._clients.database, self._clients.bot, self._clients.model
+        self._database, self._bot, self._model = self._clients.database, self._clients.platform, self._clients.model
         self._places = load(AnalysisSettings).analysis_concurrency
         self._to_fetch: asyncio.Queue[list[CallRow]] = asyncio.Queue()
         self._to_judge: asyncio.Queue[tuple[CallRow, Outcome]] = asyncio.Queue()

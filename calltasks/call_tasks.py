@@ -261,7 +261,7 @@ class CallTasks:
 
         row = await self.task(task_id)
         archive = None if skip_recording else await self.clients.archive(check=False)
-        session = self.clients.bot.session(row.organization_id, names.Turn.CONVERSATIONS)
+        session = self.clients.platform.session(row.organization_id, names.Turn.CONVERSATIONS)
         return await query(
             *(self.database, session, archive, task_id),
             page=page,

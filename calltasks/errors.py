@@ -29,8 +29,8 @@
             ├── LedgerError           (calltasks.database.tables.follow_ups) it did not do what it was asked to
             └── AccountError          no call of this account can succeed before a person has done something
 
-Texts of a ServiceError (but for Temporal's) hold service, operation, code and request id, never the other side's message:
-that may quote a phone number or a transcript.
+Texts of a ServiceError (but Temporal's) hold service, operation, code and request id, never the other side's message,
+which may quote a phone number or a transcript.
 """
 
 from __future__ import annotations

@@ -30,14 +30,14 @@ class Clients(AsyncExitStack):
         return database
 
     @cached_property
-    def bot(self) -> OutboundBot:
+    def platform(self) -> OutboundBot:
         """The platform, within the rate limit that all processes share."""
         from calltasks.platform.outbound_bot import THREADS, OutboundBot
 
         settings = load(PlatformSettings)
-        bot = OutboundBot(settings, shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS))
-        self.callback(bot.close)
-        return bot
+        platform = OutboundBot(settings, shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS))
+        self.callback(platform.close)
+        return platform
 
     @cached_property
     def model(self) -> AnalysisModel:

@@ -96,7 +96,7 @@ async def save_recordings(site: Site, task_id: int) -> RecordingsSaved:
     )
     site.enter_environment()
     async with Clients() as clients:
-        activity = Recordings(clients.database, clients.bot, await clients.archive())
+        activity = Recordings(clients.database, clients.platform, await clients.archive())
         return await ActivityEnvironment().run(activity.save_recordings, request)
 
 

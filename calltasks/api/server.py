@@ -83,7 +83,7 @@ async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
             await calls.task(1)
         await calls.database.prepare()
         # Importing the vendor's SDK takes seconds, in which no other request would be answered.
-        _ = calls.clients.bot
+        _ = calls.clients.platform
         server = build_server(calls, settings)
         made(server)
         await server.serve()

@@ -96,7 +96,7 @@ async def archive_older(
             break
         after = rows[-1].id
         for (task, organization), alike in groupby(rows, lambda row: (row.task_id, row.organization_id)):
-            session = clients.bot.session(organization, Turn.RECORDINGS)
+            session = clients.platform.session(organization, Turn.RECORDINGS)
             found = await find(session, task, [_recorded(row) for row in alike], archive)
             saved, _ = await save_urls(
                 database, lambda urls: database.run(table.save_lasting, archive.root, urls), found

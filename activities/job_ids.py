@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ from pymysql.cursors import Cursor
 from temporalio import activity
 
 from activities.liveness import heartbeating
+from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
 from calltasks.database.tables import rows as table
 from calltasks.database.tables.rows import MatchRow
@@ -169,13 +169,8 @@ async def read_pages(session: PlatformSession, group_id: str, first: int, last: 
     if reading.row_count is None:
         return reading
     end = max(1, -(-reading.row_count // PAGE_SIZE))
-    numbers = iter(range(first + 1, (end if last is None else min(last, end)) + 1))
-
-    async def work() -> None:
-        for number in numbers:
-            await _read_page(session, group_id, number, reading)
-
-    await asyncio.gather(*(work() for _ in range(PAGES_AT_ONCE)))
+    numbers = range(first + 1, (end if last is None else min(last, end)) + 1)
+    await for_each(numbers, lambda number: _read_page(session, group_id, number, reading), at_once=PAGES_AT_ONCE)
     return reading
 
 
@@ -206,20 +201,18 @@ async def identify(session: PlatformSession, reading: Reading) -> list[Identifie
 async def _by_id(session: PlatformSession, ids: Sequence[str], reading: Reading) -> list[IdentifiedJob]:
     """Jobs with all their contacts. Those that the platform does not tell of make the reading incomplete."""
     found: dict[str, IdentifiedJob] = {}
-    starts = iter(range(0, len(ids), IDS_A_CALL))
 
-    async def work() -> None:
-        for start in starts:
-            try:
-                jobs = await session.jobs(ids[start : start + IDS_A_CALL])
-            except ServiceError as error:
-                reading.failed += 1
-                reading.error = str(error)
-            else:
-                # Not the jobs themselves: a hundred thousand transcripts are more than a worker's memory.
-                found.update((job.job_id, _told(job)) for job in jobs)
+    async def ask(start: int) -> None:
+        try:
+            jobs = await session.jobs(ids[start : start + IDS_A_CALL])
+        except ServiceError as error:
+            reading.failed += 1
+            reading.error = str(error)
+        else:
+            # Not the jobs themselves: a hundred thousand transcripts are more than a worker's memory.
+            found.update((job.job_id, _told(job)) for job in jobs)
 
-    await asyncio.gather(*(work() for _ in range(BATCHES_AT_ONCE)))
+    await for_each(range(0, len(ids), IDS_A_CALL), ask, at_once=BATCHES_AT_ONCE)
     if not found.keys() >= set(ids):
         reading.failed += 1
         reading.error = reading.error or "OutboundBot ListJobs: job not returned"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import Refused, write_each
@@ -72,30 +72,29 @@ def expects_transcript(row: CallRow, job: Job, outcome: Outcome) -> bool:
 async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> Answers:
     """Ask for the jobs of these rows, at most 99 a request; a request that fails is counted, not raised."""
     answers = Answers()
-    batches = deque(rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL))
 
-    async def work() -> None:
-        while batches:
-            batch = batches.popleft()
-            try:
-                jobs = await session.jobs([row.call_job_id for row in batch])
-            except ServiceError as error:
-                answers.error = str(error)
-                refused = isinstance(error, PermanentError) and error.code.startswith(("NotExist.Job", "InvalidParam"))
-                if refused and len(batch) > 1:
-                    # One id that the platform refuses spoils its whole batch: halve until it stands alone.
-                    half = len(batch) // 2
-                    batches.extendleft((batch[:half], batch[half:]))
-                else:
-                    answers.not_returned += batch if refused else []
-                    answers.failed_calls += not refused
+    async def ask_batch(batch: Sequence[CallRow]) -> None:
+        try:
+            jobs = await session.jobs([row.call_job_id for row in batch])
+        except ServiceError as error:
+            answers.error = str(error)
+            refused = isinstance(error, PermanentError) and error.code.startswith(("NotExist.Job", "InvalidParam"))
+            if refused and len(batch) > 1:
+                # One id that the platform refuses spoils its whole batch: halve until it stands alone.
+                half = len(batch) // 2
+                await ask_batch(batch[:half])
+                await ask_batch(batch[half:])
             else:
-                found = match_answers(batch, jobs)
-                answers.jobs += found
-                told = {row.id for row, _ in found}
-                answers.not_returned += [row for row in batch if row.id not in told]
+                answers.not_returned += batch if refused else []
+                answers.failed_calls += not refused
+        else:
+            found = match_answers(batch, jobs)
+            answers.jobs += found
+            told = {row.id for row, _ in found}
+            answers.not_returned += [row for row in batch if row.id not in told]
 
-    await asyncio.gather(*(work() for _ in range(CALLS_AT_ONCE)))
+    batches = [rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL)]
+    await for_each(batches, ask_batch, at_once=CALLS_AT_ONCE)
     return answers
 
 

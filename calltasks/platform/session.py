@@ -11,13 +11,12 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
-from calltasks.errors import PassingError, ThrottledError
+from calltasks.errors import PassingError
 from calltasks.limiter import RateLimiter
 from calltasks.observing import telemetry
 from calltasks.platform.send_deadline import TooLateError
@@ -29,8 +28,6 @@ LATEST_MS = 4_102_444_800_000
 """The year 2100: a later time is none."""
 CONTACTS_A_CALL = 99
 THROTTLED_TRIES = 6
-THROTTLED_SECONDS = 30.0
-"""Longest wait that one worker chooses by itself after a throttling answer that names none."""
 
 
 class Bot(Protocol):
@@ -280,21 +277,16 @@ class PlatformSession:
 
     async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""
-        for attempt in range(1, THROTTLED_TRIES + 1):
-            begin = monotonic()
-            async with self.bot.limiter.slot(tenant=self.tenant, priority=self.priority):
-                telemetry.metrics.waited(SERVICE, monotonic() - begin)
-                self.calls += 1
-                try:
-                    with telemetry.vendor_call(SERVICE, action):
-                        call = self.bot.call(action, query, send_before=send_before)
-                        return await (call if send_before is None else _answered(call))
-                except ThrottledError as error:
-                    if attempt == THROTTLED_TRIES:
-                        raise
-                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
-            await self.bot.limiter.slow_down(wait)
-        raise AssertionError("unreachable")
+
+        async def request() -> dict[str, Any]:
+            self.calls += 1
+            with telemetry.vendor_call(SERVICE, action):
+                call = self.bot.call(action, query, send_before=send_before)
+                return await (call if send_before is None else _answered(call))
+
+        return await self.bot.limiter.ask(
+            request, service=SERVICE, tenant=self.tenant, priority=self.priority, patience=lambda _: THROTTLED_TRIES
+        )
 
 
 async def _answered(call: Coroutine[Any, Any, T]) -> T:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import write_each
@@ -83,25 +84,21 @@ async def find(
     found = Found()
     waiting, until, broken = iter(rows), monotonic() + seconds, 0
 
-    async def work() -> None:
+    async def look(row: RecordedRow) -> None:
         nonlocal broken
-        for row in waiting:
-            failure = None
-            try:
-                found.urls[row.id] = await _url(session, task_id, row, archive)
-            except ServiceError as error:
-                failure = found.errors[row.id] = error
-            if failure is None or failure.service != "RecordingArchive":
-                broken = 0
-            else:
-                broken += 1
-            if broken >= BROKEN_TRIES and failure is not None:
-                # A full disk is full for all of them: none is fetched in vain.
-                found.errors.update((left.id, failure) for left in waiting)
-            if monotonic() > until:
-                return
+        failure = None
+        try:
+            found.urls[row.id] = await _url(session, task_id, row, archive)
+        except ServiceError as error:
+            failure = found.errors[row.id] = error
+        broken = broken + 1 if failure is not None and failure.service == "RecordingArchive" else 0
+        if broken >= BROKEN_TRIES and failure is not None:
+            # A full disk is full for all of them: none is fetched in vain.
+            found.errors.update((left.id, failure) for left in waiting)
+        elif monotonic() > until:
+            deque(waiting, maxlen=0)
 
-    await asyncio.gather(*(work() for _ in range(min(BATCH, len(rows)))))
+    await for_each(waiting, look, at_once=BATCH)
     return found
 
 

@@ -28,7 +28,8 @@ from calltasks.database.tables.dispatches import DoubtError
 from calltasks.database.tables.dispatches import group_name as group_name
 from calltasks.errors import PassingError, PermanentError, ServiceError
 from calltasks.observing import telemetry
-from calltasks.platform.session import SERVICE, Bot, PlatformSession
+from calltasks.platform.errors import SERVICE
+from calltasks.platform.session import Bot, PlatformSession
 
 PRIORITY = 2
 SEND_SECONDS = 20.0
@@ -119,6 +120,7 @@ class Dispatching:
         plan = await self._database.transaction(claiming.plan_group, request.task_id)
         if plan.job_group_id:
             return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=session.calls)
+        creating = False
         try:
             found = await _find_group(session, plan.name)
             waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
@@ -127,6 +129,7 @@ class Dispatching:
             claim = await self._database.transaction(
                 table.claim_group, request.task_id, plan.name, [one.id for one in plan.tries]
             )
+            creating = not found
             group_id = found or await self._create_group(plan.name, claim, session)
             # The table decides: another attempt may have saved its group first.
             saved = await self._database.transaction(table.save_group, request.task_id, claim, group_id)
@@ -135,8 +138,7 @@ class Dispatching:
         except PassingError as error:
             if error.service != SERVICE:
                 raise
-            lost = error.sent and error.operation == "CreateJobGroup"
-            wait = _grace(request) if lost else max(request.retry_interval, LEAST_WAIT)
+            wait = _grace(request) if creating and error.sent else max(request.retry_interval, LEAST_WAIT)
             return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls, error=str(error))
         return Group(job_group_id=saved, found=bool(found) or saved != group_id, retry_in=0, api_calls=session.calls)
 

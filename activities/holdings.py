@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from activities.job_ids import identify, read_pages
-from calltasks.errors import PermanentError, ServiceError
-from calltasks.platform.session import IDS_A_CALL, SERVICE, PlatformSession
+from calltasks.errors import ServiceError
+from calltasks.platform.errors import SERVICE, NoSuchJobError
+from calltasks.platform.session import IDS_A_CALL, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob
 from calltasks.rules.phones import comparable
 
@@ -44,7 +45,7 @@ async def read_group(session: PlatformSession, group_id: str, known: Iterable[st
     except ServiceError as failure:
         error = str(failure)
     if not error and (pages.gone or not pages.complete):
-        error = f"{SERVICE} QueryJobsWithResult: jobs are missing from the answer"
+        error = f"{SERVICE}: jobs are missing from the list of the group's"
     return Reading(jobs=jobs, error=error)
 
 
@@ -57,9 +58,7 @@ async def _hidden(session: PlatformSession, group_id: str, missing: set[str], li
     for start in range(0, len(ids), IDS_A_CALL):
         try:
             found = await session.jobs(ids[start : start + IDS_A_CALL])
-        except PermanentError as error:
-            if error.code != "NotExist.Job":
-                raise
+        except NoSuchJobError:
             continue
         # A row may have a job of another group, or one that is gone: no listing of this group will ever show it.
         if any(job.job_group_id in ("", group_id) for job in found):

@@ -15,6 +15,7 @@ from calltasks.database.tables import rows as table
 from calltasks.database.tables.rows import MatchRow
 from calltasks.errors import ServiceError
 from calltasks.observing import telemetry
+from calltasks.platform.errors import SERVICE, NoSuchGroupError
 from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
 from calltasks.rules.phones import comparable
@@ -177,17 +178,16 @@ async def read_pages(session: PlatformSession, group_id: str, first: int, last: 
 async def _read_page(session: PlatformSession, group_id: str, number: int, reading: Reading) -> None:
     try:
         page = await session.page(group_id, number)
+    except NoSuchGroupError as error:
+        # A group that was deleted lists no jobs any more: what it did not yield yet, it never will.
+        reading.error, reading.gone, reading.row_count = str(error), True, reading.row_count or 0
     except ServiceError as error:
         reading.error = str(error)
-        if error.code == "NotExist.JobGroup":
-            # A group that was deleted lists no jobs any more: what it did not yield yet, it never will.
-            reading.gone, reading.row_count = True, reading.row_count or 0
-        else:
-            reading.failed += 1
-        return
-    reading.row_count = max(page.row_count, reading.row_count or 0)
-    for job in page.jobs:
-        reading.jobs.setdefault(job.id, job)
+        reading.failed += 1
+    else:
+        reading.row_count = max(page.row_count, reading.row_count or 0)
+        for job in page.jobs:
+            reading.jobs.setdefault(job.id, job)
 
 
 async def identify(session: PlatformSession, reading: Reading) -> list[IdentifiedJob]:
@@ -215,7 +215,7 @@ async def _by_id(session: PlatformSession, ids: Sequence[str], reading: Reading)
     await for_each(range(0, len(ids), IDS_A_CALL), ask, at_once=BATCHES_AT_ONCE)
     if not found.keys() >= set(ids):
         reading.failed += 1
-        reading.error = reading.error or "OutboundBot ListJobs: job not returned"
+        reading.error = reading.error or f"{SERVICE}: a job was not returned"
     return [found[job_id] for job_id in ids if job_id in found]
 
 

@@ -20,7 +20,7 @@ from calltasks.database.tables import dispatches, needs, suppressions, task_opti
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.analyses import Narrowing
-from calltasks.database.tables.needs import FINAL, Chunk
+from calltasks.database.tables.needs import FINAL, SUCCEEDED, Chunk
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import RowGroup, TaskRow
 from calltasks.rules.row_ranges import Runs, pack
@@ -366,7 +366,7 @@ def _unsettled(row: TaskRow, group: RowGroup) -> bool:
 
 
 def _unrecorded(group: RowGroup) -> bool:
-    return group.status == "Succeeded" and group.has_recording_id and not group.recorded
+    return group.status == SUCCEEDED and group.has_recording_id and not group.recorded
 
 
 def _open(groups: Sequence[RowGroup]) -> bool:

@@ -16,7 +16,7 @@ from calltasks.call_tasks import NotRunningError, NotStartedError, NoWorkerError
 from calltasks.database.tables.tasks import UnknownLeadsError
 from calltasks.errors import PermanentError, ServiceError, explain
 from calltasks.executions import NoJobIdsError
-from calltasks.platform.session import SERVICE as PLATFORM
+from calltasks.platform.errors import SERVICE as PLATFORM
 
 log = logging.getLogger("api")
 

@@ -16,18 +16,20 @@ from typing import Annotated, Any, Protocol, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
-from calltasks.errors import PassingError
+from calltasks.database.tables.needs import CANCELLED, FAILED, SUCCEEDED, final_status
+from calltasks.errors import DeclinedError, PassingError, PermanentError
 from calltasks.limiter import RateLimiter
 from calltasks.observing import telemetry
+from calltasks.platform.errors import SERVICE, AccessRefusedError
 from calltasks.platform.send_deadline import TooLateError
 
-SERVICE = "OutboundBot"
 PAGE_SIZE = 100
 IDS_A_CALL = 99
 LATEST_MS = 4_102_444_800_000
 """The year 2100: a later time is none."""
 CONTACTS_A_CALL = 99
 THROTTLED_TRIES = 6
+CONTROLS = {"pause": "SuspendJobs", "resume": "ResumeJobs", "cancel": "CancelJobs"}
 
 
 class Bot(Protocol):
@@ -115,6 +117,27 @@ class Job(Body):
     contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
     tasks: Annotated[list[Attempt], BeforeValidator(_list)] = []
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that counts: the last; of a job that succeeded the last connected one (SPEC 4)."""
+        if final_status(self.status) == SUCCEEDED:
+            for attempt in reversed(self.tasks):
+                if attempt.connected:
+                    return attempt
+        return self.tasks[-1] if self.tasks else None
+
+    @property
+    def call_status(self) -> str:
+        """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (SPEC 4)."""
+        attempt = self.attempt
+        if self.status or attempt is None:
+            return final_status(self.status) or self.status
+        if attempt.connected:
+            return SUCCEEDED
+        if attempt.status in ("", "Executing"):
+            return attempt.status
+        return CANCELLED if attempt.status == "Cancelled" else FAILED
+
 
 class LatestTask(Body):
     """The latest attempt, as a page of a job group shows it."""
@@ -156,6 +179,13 @@ class GroupProgress(Body):
     scheduling: int = 0
     executing: int = 0
     paused: int = 0
+
+    @property
+    def over(self) -> int:
+        """Jobs that are over."""
+        # Whether "completed" holds the failed and cancelled ones too is not documented; what is left tells it anyway.
+        left = self.scheduling + self.executing + self.paused
+        return min(self.total_completed + self.failed + self.cancelled, self.total_jobs - left)
 
 
 class _DescribedGroup(Body):
@@ -263,7 +293,13 @@ class PlatformSession:
 
     async def recording_url(self, task_id: str) -> str:
         """The signed URL of one attempt's recording; ``""`` if there is none (yet)."""
-        params = (await self._ask("DownloadRecording", {"TaskId": task_id})).get("DownloadParams")
+        try:
+            params = (await self._ask("DownloadRecording", {"TaskId": task_id})).get("DownloadParams")
+        except (PermanentError, DeclinedError) as error:
+            if error.service != SERVICE or isinstance(error, AccessRefusedError):
+                raise
+            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
+            return ""
         return "" if params is None else read("DownloadRecording", _DownloadParams, params).signature_url
 
     async def progress(self, group_id: str) -> GroupProgress:
@@ -272,8 +308,8 @@ class PlatformSession:
         return read("DescribeJobGroup", _DescribedGroup, body.get("JobGroup")).progress
 
     async def control(self, action: str, group_id: str) -> None:
-        """``SuspendJobs``, ``ResumeJobs`` or ``CancelJobs`` for the whole group."""
-        await self._ask(action, {"JobGroupId": group_id, "All": True})
+        """``pause``, ``resume`` or ``cancel`` all calls of the group."""
+        await self._ask(CONTROLS[action], {"JobGroupId": group_id, "All": True})
 
     async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""

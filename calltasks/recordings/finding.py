@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import write_each
 from calltasks.database.tables.rows import RecordedRow
-from calltasks.errors import DeclinedError, PermanentError, ServiceError
+from calltasks.errors import PermanentError, ServiceError
 from calltasks.platform.session import PlatformSession
 from calltasks.settings import ArchiveSettings
 
@@ -30,8 +31,6 @@ FAILED_TRIES = 10
 """Requests that may fail before the time runs in which a recording may come late."""
 BROKEN_TRIES = 5
 """Failures to write, one after the other, after which the archive is left alone for a while."""
-REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
-"""Codes that speak of us and not of a recording."""
 
 
 @dataclass(slots=True)
@@ -130,13 +129,5 @@ async def save_urls(
 
 
 async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:
-    async def ask() -> str:
-        try:
-            return await session.recording_url(row.call_task_id)
-        except (PermanentError, DeclinedError) as error:
-            if error.code.startswith(REFUSED):
-                raise
-            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
-            return ""
-
+    ask = partial(session.recording_url, row.call_task_id)
     return await ask() if archive is None else await archive.keep(task_id, row.call_job_id, row.call_task_id, ask)

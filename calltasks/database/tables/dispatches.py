@@ -14,7 +14,7 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks, unchanged
 from calltasks.database.tables import tasks
-from calltasks.database.tables.needs import CALL_TIMES, CALLED, is_final
+from calltasks.database.tables.needs import CALL_TIMES, CALLED, CANCELLED, FAILED, is_final
 from calltasks.rules.phones import dialled
 
 NEVER_SENT = "2000-01-01"
@@ -359,7 +359,8 @@ def without_repeated(cursor: Cursor, task_id: int, rows: Sequence[Undialled]) ->
         cursor.execute(
             "SELECT reference_id, MIN(id) FROM leads_task_list"
             f" WHERE task_id = %s AND reference_id IN ({marks(len(part))})"
-            " AND (COALESCE(call_status, '') <> 'Cancelled' OR COALESCE(call_job_id, '') <> '') GROUP BY reference_id",
+            f" AND (COALESCE(call_status, '') <> '{CANCELLED}' OR COALESCE(call_job_id, '') <> '')"
+            " GROUP BY reference_id",
             (task_id, *flat(part)),
         )
         firsts.update((str(reference), int(id_)) for reference, id_ in cursor.fetchall())
@@ -370,7 +371,7 @@ def fail(cursor: Cursor, ids: Sequence[int]) -> None:
     """Rows that the platform does not take: ``Failed``, like those for which it lists no job (SPEC 3)."""
     for part in bulks([(row_id,) for row_id in ids]):
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')}"
+            f"UPDATE leads_task_list l SET l.call_status = '{FAILED}', {unchanged(CALL_TIMES, 'l')}"
             f" WHERE l.id IN ({marks(len(part))}) AND NOT ({CALLED}) AND NOT {is_final()}",
             flat(part),
         )

@@ -195,7 +195,7 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
     if free:
         cursor.execute(
             f"UPDATE ({derived(('id', 'job'), len(free))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            f" SET t.call_status = IF({is_status('Failed', 't')}, DEFAULT(t.call_status), t.call_status),"
+            f" SET t.call_status = IF({is_status(needs.FAILED, 't')}, DEFAULT(t.call_status), t.call_status),"
             f" t.call_job_id = v.job, {unchanged(CALL_TIMES)}",
             flat(free),
         )
@@ -220,7 +220,7 @@ def any_to_fail(cursor: Cursor, task_id: int) -> bool:
 def fail_unmatched(cursor: Cursor, task_id: int) -> int:
     """Rows that could have had a job and got none have failed (SPEC 3). Returns how many."""
     cursor.execute(
-        f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
+        f"UPDATE leads_task_list l SET l.call_status = '{needs.FAILED}', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
         (task_id,),
     )
     return int(cursor.rowcount)
@@ -380,7 +380,7 @@ _SET_ATTEMPT = (
 )
 _SAVE_OUTCOMES = (
     "UPDATE ({values}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id SET {assignments}"
-    f" WHERE NOT ({is_status('Succeeded', 't')} AND v.is_succeeded = 0)"
+    f" WHERE NOT ({is_status(needs.SUCCEEDED, 't')} AND v.is_succeeded = 0)"
     f" AND NOT ({is_final('t')} AND v.is_final = 0)"
     f" AND NOT ({is_final('t')}"
     " AND COALESCE(t.call_conversation, '') <> '' AND v.has_text = 0)"
@@ -431,7 +431,7 @@ def _outcome_values(outcome: Outcome) -> tuple[Any, ...]:
         outcome.calling_number,
         outcome.updated_time,
         int(bool(outcome.call_status)),
-        int(needs.final_status(outcome.call_status) == "Succeeded"),
+        int(needs.final_status(outcome.call_status) == needs.SUCCEEDED),
         int(outcome.transcribed),
     )
 

@@ -17,6 +17,7 @@ from calltasks.database.tables.ledger import OF_TASK
 from calltasks.database.tables.needs import (
     CALL_TIMES,
     CALLED,
+    CANCELLED,
     HAS_RECORDING_ID,
     RECORDED,
     UNLINKED,
@@ -259,7 +260,7 @@ def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tup
     """
     for first, last in (*unsent, (after + 1, None)):
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = 'Cancelled', {unchanged(CALL_TIMES, 'l')}"
+            f"UPDATE leads_task_list l SET l.call_status = '{CANCELLED}', {unchanged(CALL_TIMES, 'l')}"
             " WHERE l.task_id = %s AND l.id >= %s"
             + ("" if last is None else " AND l.id <= %s")
             + f" AND NOT ({CALLED}) AND NOT {is_final()}",

@@ -130,9 +130,9 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
     settings = load(PlatformSettings)
     await database.open_limit("outbound-bot")
     limiter = shared(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
-    bot = OutboundBot(settings, limiter)
-    stack.callback(bot.close)
-    dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
+    platform = OutboundBot(settings, limiter)
+    stack.callback(platform.close)
+    dispatching, job_ids, job_groups = Dispatching(database, platform), JobIds(database, platform), JobGroups(platform)
     return [
         dispatching.open_job_group,
         dispatching.assign_contacts,
@@ -140,8 +140,8 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
         job_ids.settle_jobs,
         job_groups.watch_calls,
         job_groups.control_calls,
-        Conversations(database, bot).fetch_conversations,
-        Recordings(database, bot, archive).save_recordings,
+        Conversations(database, platform).fetch_conversations,
+        Recordings(database, platform, archive).save_recordings,
     ]
 
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -29,7 +30,11 @@ from calltasks.database.tables.dispatches import group_name as group_name
 from calltasks.errors import PassingError, PermanentError, ServiceError
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE
-from calltasks.platform.session import Bot, PlatformSession
+from calltasks.platform.session import PlatformSession
+
+if TYPE_CHECKING:
+    # Importing the vendor's SDK takes seconds.
+    from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 2
 SEND_SECONDS = 20.0
@@ -71,7 +76,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatched:
+class Assigned:
     """How far dispatch is.
 
     Attributes:
@@ -100,9 +105,9 @@ class Dispatched:
 class Dispatching:
     """The activities that make the platform dial."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, platform: OutboundBot) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
 
     @activity.defn
     async def open_job_group(self, request: DispatchRequest) -> Group:
@@ -111,7 +116,7 @@ class Dispatching:
         Raises:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, PRIORITY)
         async with heartbeating():
             with _for_good():
                 return await self._open_group(request, session)
@@ -151,18 +156,18 @@ class Dispatching:
             raise
 
     @activity.defn
-    async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
+    async def assign_contacts(self, request: DispatchRequest) -> Assigned:
         """Assign the next leads, eleven batches at most, and those whose batch got no answer, once that is safe.
 
         Raises:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, PRIORITY)
         async with heartbeating():
             with _for_good():
                 return await self._assign(request, session)
 
-    async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Dispatched:
+    async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Assigned:
         grace, sent = _grace(request), Sent()
         of_task = (request.task_id, request.job_group_id)
         standing = await self._database.transaction(
@@ -327,7 +332,7 @@ def _grace(request: DispatchRequest) -> float:
     return max(request.grace, LEAST_GRACE)
 
 
-def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: PlatformSession) -> Dispatched:
+def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: PlatformSession) -> Assigned:
     grace = _grace(request)
     waits = [*sent.open.values(), *(0.0 if one.unsent else max(grace - one.age, 0.0) for one in claimed.waiting)]
     retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
@@ -341,7 +346,7 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
     )
     for outcome, count in (("suppressed", claimed.suppressed), ("failed", claimed.failed)):
         telemetry.metrics.wrote("dispatch", outcome, count)
-    return Dispatched(
+    return Assigned(
         done=not claimed.more and not waits,
         assigned=sent.assigned,
         rejected=sent.rejected.total(),

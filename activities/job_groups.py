@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -11,7 +12,10 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.liveness import heartbeating
 from calltasks.errors import PermanentError, ServiceError
 from calltasks.platform.errors import SERVICE
-from calltasks.platform.session import Bot
+
+if TYPE_CHECKING:
+    # Importing the vendor's SDK takes seconds.
+    from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 1
 CONTROL_PRIORITY = 0
@@ -71,8 +75,8 @@ class ControlRequest:
 class JobGroups:
     """The activities on a job group as a whole."""
 
-    def __init__(self, bot: Bot) -> None:
-        self._bot = bot
+    def __init__(self, platform: OutboundBot) -> None:
+        self._platform = platform
 
     @activity.defn
     async def watch_calls(self, request: WatchRequest) -> Watched:
@@ -85,7 +89,7 @@ class JobGroups:
         looks = info.attempt - 1
         if looks == 0 and request.first > 0:
             raise _not_yet("first look", request.first)
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, PRIORITY)
         try:
             progress = await session.progress(request.job_group_id)
         except ServiceError as error:
@@ -107,7 +111,7 @@ class JobGroups:
         """
         try:
             async with heartbeating():
-                session = self._bot.session(request.organization_id, CONTROL_PRIORITY)
+                session = self._platform.session(request.organization_id, CONTROL_PRIORITY)
                 await session.control(request.action, request.job_group_id)
         except PermanentError as error:
             if error.service != SERVICE:

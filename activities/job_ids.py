@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pymysql.cursors import Cursor
 from temporalio import activity
@@ -16,10 +17,14 @@ from calltasks.database.tables.rows import MatchRow
 from calltasks.errors import ServiceError
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE, NoSuchGroupError
-from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
+from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Contact, Job, ListedJob, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
 from calltasks.rules.phones import comparable
 from calltasks.rules.row_ranges import Runs, pack
+
+if TYPE_CHECKING:
+    # Importing the vendor's SDK takes seconds.
+    from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 2
 """Of the rate limit: after conversations (SPEC, Always)."""
@@ -93,14 +98,14 @@ class Reading:
 class JobIds:
     """The activities that give rows their job ids."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, platform: OutboundBot) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
 
     @activity.defn
     async def match_pages(self, pages: Pages) -> PagesRead:
         """Read some pages and match what they list by reference; a phone number decides nothing yet."""
-        session = self._bot.session(pages.organization_id, PRIORITY)
+        session = self._platform.session(pages.organization_id, PRIORITY)
         async with heartbeating():
             reading = await read_pages(session, pages.job_group_id, pages.first, pages.last)
             jobs = await identify(session, reading)
@@ -117,7 +122,7 @@ class JobIds:
     @activity.defn
     async def settle_jobs(self, settlement: Settlement) -> PagesRead:
         """Read all pages and match what is left by phone number too; then, if it is time, fail what got no job."""
-        session = self._bot.session(settlement.organization_id, PRIORITY)
+        session = self._platform.session(settlement.organization_id, PRIORITY)
         task_id = settlement.task_id
         async with heartbeating():
             reading = await read_pages(session, settlement.job_group_id, 1, None)

@@ -47,7 +47,7 @@ class Floor:
         self._database = Database(load(DatabaseSettings))
         platform, analysis = load(PlatformSettings), load(AnalysisSettings)
         platform_limit = shared(self._database, "outbound-bot", platform.outbound_bot_qps, THREADS)
-        self._bot = OutboundBot(platform, platform_limit)
+        self._platform = OutboundBot(platform, platform_limit)
         self._places = analysis.analysis_concurrency
         model_limit = shared(self._database, "analysis", analysis.analysis_qpm, self._places, window=60)
         self._model = AnalysisModel(analysis, model_limit)
@@ -64,7 +64,7 @@ class Floor:
     async def close(self) -> None:
         """Close all clients."""
         await self._model.close()
-        self._bot.close()
+        self._platform.close()
         self._database.close()
 
     async def run(self, task_id: int) -> None:
@@ -72,9 +72,9 @@ class Floor:
         task = await self._database.run(tasks.load, task_id)
         assert task is not None
         self._task = task
-        self._listing = self._bot.session(task.organization_id, job_ids.PRIORITY)
-        self._asking = self._bot.session(task.organization_id, conversations.PRIORITY)
-        self._recording = self._bot.session(task.organization_id, finding.PRIORITY)
+        self._listing = self._platform.session(task.organization_id, job_ids.PRIORITY)
+        self._asking = self._platform.session(task.organization_id, conversations.PRIORITY)
+        self._recording = self._platform.session(task.organization_id, finding.PRIORITY)
         async with asyncio.TaskGroup() as group:
             steps = [
                 *(group.create_task(self._fetch()) for _ in range(FETCHES_AT_ONCE)),

@@ -46,6 +46,7 @@ from calltasks.temporal.monitor_schedule import steer
 if TYPE_CHECKING:
     from calltasks.executions import ExecutionPage
     from calltasks.model.analysis import AnalysisModel
+    from calltasks.platform.outbound_bot import OutboundBot
 
 ANSWER_SECONDS = timedelta(seconds=10)
 CONTROL_SECONDS = timedelta(seconds=30)
@@ -94,7 +95,7 @@ class CallTasks:
     def __init__(self, database: Database, client: Client | None) -> None:
         self.database = database
         self._client = client
-        self._platform: Any = None
+        self._platform: OutboundBot | None = None
         self._model: AnalysisModel | None = None
 
     @classmethod
@@ -302,7 +303,7 @@ class CallTasks:
         row = await self.task(task_id)
         settings = ArchiveSettings.model_construct() if skip_recording else load(ArchiveSettings)
         async with archive_of(settings, check=False) as archive:
-            return await Executions(self.database, self._bot(), archive).query(
+            return await Executions(self.database, self.platform(), archive).query(
                 task_id,
                 row.organization_id,
                 page=page,
@@ -380,7 +381,12 @@ class CallTasks:
             self._model = AnalysisModel(settings, limiter)
         return self._model
 
-    def _bot(self) -> Any:
+    def platform(self) -> OutboundBot:
+        """The platform, within the rate limit that it shares with the workers.
+
+        Raises:
+            SettingsError: a setting of the platform is missing or wrong.
+        """
         if self._platform is None:
             # Importing the vendor's SDK takes seconds: only who asks the platform pays for it.
             from calltasks.platform.outbound_bot import THREADS, OutboundBot

@@ -13,10 +13,11 @@ from calltasks.database.tables import rows as table
 from calltasks.database.tables.retries import Retry
 from calltasks.database.tables.rows import CallRow, RecordedRow
 from calltasks.outcomes import changed, expects_transcript, match_answers, outcome_of, save_outcomes
-from calltasks.platform.session import IDS_A_CALL, Bot, PlatformSession, readable_jobs
+from calltasks.platform.session import IDS_A_CALL, PlatformSession, readable_jobs
 from calltasks.recordings.finding import find, save_urls
 
 if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
 
 PRIORITY = 1
@@ -46,9 +47,9 @@ class ExecutionPage:
 class Executions:
     """Looks at calls on request."""
 
-    def __init__(self, database: Database, bot: Bot, archive: Archive | None = None) -> None:
+    def __init__(self, database: Database, platform: OutboundBot, archive: Archive | None = None) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
         self._archive = archive
 
     async def query(
@@ -70,7 +71,7 @@ class Executions:
         total, rows = await self._database.run(table.call_page, task_id, page=page, page_size=page_size)
         if not total:
             raise NoJobIdsError
-        session = self._bot.session(organization_id, PRIORITY)
+        session = self._platform.session(organization_id, PRIORITY)
         ids = [row.call_job_id for row in rows]
         batches = [ids[start : start + IDS_A_CALL] for start in range(0, len(ids), IDS_A_CALL)]
         raw = [job for part in await asyncio.gather(*map(session.raw_jobs, batches)) for job in part]

@@ -47,7 +47,7 @@ def archive_command(
                         messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
 
                 archived = await archive_older(
-                    calls.database, calls._bot, archive, task_id=task, dry_run=dry_run, on_progress=on_progress
+                    calls.database, calls.platform, archive, task_id=task, dry_run=dry_run, on_progress=on_progress
                 )
         return dataclasses.asdict(archived)
 

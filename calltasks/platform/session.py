@@ -11,17 +11,19 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from calltasks.database.tables.needs import CANCELLED, FAILED, SUCCEEDED, final_status
 from calltasks.errors import DeclinedError, PassingError, PermanentError
-from calltasks.limiter import RateLimiter
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE, AccessRefusedError
 from calltasks.platform.send_deadline import TooLateError
+
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
 
 PAGE_SIZE = 100
 IDS_A_CALL = 99
@@ -30,19 +32,6 @@ LATEST_MS = 4_102_444_800_000
 CONTACTS_A_CALL = 99
 THROTTLED_TRIES = 6
 CONTROLS = {"pause": "SuspendJobs", "resume": "ResumeJobs", "cancel": "CancelJobs"}
-
-
-class Bot(Protocol):
-    """The platform of one instance, shared by a whole process."""
-
-    limiter: RateLimiter
-    script_id: str
-
-    def session(self, tenant: str, priority: int) -> PlatformSession:
-        """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
-
-    async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
-        """One request, without retry and without waiting for the rate limit."""
 
 
 def _text(value: Any) -> Any:
@@ -220,7 +209,7 @@ class PlatformSession:
     All methods raise :class:`calltasks.errors.ServiceError`.
     """
 
-    bot: Bot
+    platform: OutboundBot
     tenant: str
     priority: int
     calls: int = field(default=0)
@@ -228,8 +217,8 @@ class PlatformSession:
     async def create_group(self, name: str) -> str:
         """Create a job group and return its id."""
         query = {"JobGroupName": name}
-        if self.bot.script_id:
-            query["ScriptId"] = self.bot.script_id
+        if self.platform.script_id:
+            query["ScriptId"] = self.platform.script_id
         body = await self._ask("CreateJobGroup", query)
         return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
 
@@ -317,10 +306,10 @@ class PlatformSession:
         async def request() -> dict[str, Any]:
             self.calls += 1
             with telemetry.vendor_call(SERVICE, action):
-                call = self.bot.call(action, query, send_before=send_before)
+                call = self.platform.call(action, query, send_before=send_before)
                 return await (call if send_before is None else _answered(call))
 
-        return await self.bot.limiter.ask(
+        return await self.platform.limiter.ask(
             request, service=SERVICE, tenant=self.tenant, priority=self.priority, patience=lambda _: THROTTLED_TRIES
         )
 

@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from calltasks.database.connection import Database
 from calltasks.database.tables import recordings as table
 from calltasks.database.tables.recordings import ConnectedRow, UnarchivedRow
 from calltasks.database.tables.rows import RecordedRow
-from calltasks.platform.session import Bot
 from calltasks.recordings.archive import Archive, ArchivedFile, stem
 from calltasks.recordings.finding import PRIORITY, find, save_urls
+
+if TYPE_CHECKING:
+    # Importing the vendor's SDK takes seconds.
+    from calltasks.platform.outbound_bot import OutboundBot
 
 ROWS = 200
 """Calls that are dealt with before the next are looked for; after an interruption so many are looked at anew."""
@@ -65,7 +69,7 @@ class Pruned:
 
 async def archive_older(
     database: Database,
-    bot: Callable[[], Bot],
+    platform: Callable[[], OutboundBot],
     archive: Archive,
     *,
     task_id: int | None = None,
@@ -78,7 +82,7 @@ async def archive_older(
 
     Args:
         database: the CRM's.
-        bot: makes the platform; not called on a dry run.
+        platform: makes it; not called on a dry run.
         archive: where to.
         task_id: of this task only; None: of all.
         dry_run: only count.
@@ -96,7 +100,7 @@ async def archive_older(
             break
         after = rows[-1].id
         for (task, organization), alike in groupby(rows, lambda row: (row.task_id, row.organization_id)):
-            session = bot().session(organization, PRIORITY)
+            session = platform().session(organization, PRIORITY)
             found = await find(session, task, [_recorded(row) for row in alike], archive)
             saved, _ = await save_urls(
                 database, lambda urls: database.run(table.save_lasting, archive.root, urls), found

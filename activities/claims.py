@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pymysql.cursors import Cursor
 
-from activities.holdings import Holding, Lead, Reading, hold
+from activities.holdings import GroupReading, Holding, Lead, hold
 from activities.tasks import existing
 from calltasks.database.tables import dispatches as table
 from calltasks.database.tables import suppressions
@@ -98,7 +98,7 @@ def standing(cursor: Cursor, task_id: int, group_id: str, *, grace: float, list_
 
 
 def claim(
-    cursor: Cursor, task_id: int, group_id: str, *, ripe: Sequence[int], reading: Reading | None, list_first: bool
+    cursor: Cursor, task_id: int, group_id: str, *, ripe: Sequence[int], reading: GroupReading | None, list_first: bool
 ) -> Claimed:
     """Claim what may be sent, inside a transaction.
 
@@ -161,7 +161,7 @@ def _same_rows(cursor: Cursor, task_id: int, group_id: str) -> None:
         )
 
 
-def _hold(cursor: Cursor, task_id: int, reading: Reading, unresolved: Sequence[Batch], started: int) -> Holding:
+def _hold(cursor: Cursor, task_id: int, reading: GroupReading, unresolved: Sequence[Batch], started: int) -> Holding:
     spans = [(batch.first_id, batch.last_id) for batch in unresolved]
     leads = [
         Lead(

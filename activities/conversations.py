@@ -25,7 +25,6 @@ from calltasks.platform.session import PlatformSession
 from calltasks.rules.row_ranges import Runs, pack
 
 if TYPE_CHECKING:
-    # Importing the vendor's SDK takes seconds.
     from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 1

@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities import claims as claiming
 from activities.claims import Claim, Claimed
-from activities.holdings import Reading, read_group
+from activities.holdings import GroupReading, read_group
 from activities.job_ids import match_all, match_by_reference
 from activities.liveness import heartbeating
 from activities.sending import Sent, send_batch
@@ -33,7 +33,6 @@ from calltasks.platform.errors import SERVICE
 from calltasks.platform.session import PlatformSession
 
 if TYPE_CHECKING:
-    # Importing the vendor's SDK takes seconds.
     from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 2
@@ -194,7 +193,7 @@ class Dispatching:
         await self._database.run(table.fell_short, vain)
         return _outcome(request, claimed, sent, session)
 
-    async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> Reading:
+    async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> GroupReading:
         """Read the group, and give the rows that it shows their job ids."""
         reading = await read_group(session, request.job_group_id, known)
         if reading.error:

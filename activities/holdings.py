@@ -15,7 +15,7 @@ from calltasks.rules.phones import comparable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class GroupReading:
     """A job group as it was read.
 
     Attributes:
@@ -27,7 +27,7 @@ class Reading:
     error: str
 
 
-async def read_group(session: PlatformSession, group_id: str, known: Iterable[str]) -> Reading:
+async def read_group(session: PlatformSession, group_id: str, known: Iterable[str]) -> GroupReading:
     """Read all pages of a job group.
 
     The reading is whole if each page was read, each job has a contact, as many jobs are listed as the group counts by
@@ -46,7 +46,7 @@ async def read_group(session: PlatformSession, group_id: str, known: Iterable[st
         error = str(failure)
     if not error and (pages.gone or not pages.complete):
         error = f"{SERVICE}: jobs are missing from the list of the group's"
-    return Reading(jobs=jobs, error=error)
+    return GroupReading(jobs=jobs, error=error)
 
 
 async def _hidden(session: PlatformSession, group_id: str, missing: set[str], listed: int) -> str:

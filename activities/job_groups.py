@@ -14,7 +14,6 @@ from calltasks.errors import PermanentError, ServiceError
 from calltasks.platform.errors import SERVICE
 
 if TYPE_CHECKING:
-    # Importing the vendor's SDK takes seconds.
     from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 1

@@ -23,7 +23,6 @@ from calltasks.rules.phones import comparable
 from calltasks.rules.row_ranges import Runs, pack
 
 if TYPE_CHECKING:
-    # Importing the vendor's SDK takes seconds.
     from calltasks.platform.outbound_bot import OutboundBot
 
 PRIORITY = 2

@@ -19,7 +19,7 @@ from calltasks.model import errors as analysis_errors
 from calltasks.outcomes import outcome_of
 from calltasks.platform import outbound_bot
 from calltasks.platform import session as platform
-from calltasks.platform.session import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
+from calltasks.platform.session import Attempt, Job, JobPage, ListedJob, contact_json, moment, readable_jobs
 from calltasks.rules.follow_up_times import resolve
 from calltasks.rules.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
 from calltasks.rules.pairing import lead_of
@@ -101,7 +101,15 @@ def test_an_envelope_is_read_or_a_service_error(body: Any) -> None:
         assert len(str(error)) < 300 and str(error).isascii()
 
 
-MODELS = [Job, Attempt, ListedJob, platform._Page, platform._Groups, platform._DescribedGroup, platform._DownloadParams]
+MODELS = [
+    Job,
+    Attempt,
+    ListedJob,
+    JobPage,
+    platform._Groups,
+    platform._DescribedGroup,
+    platform._DownloadParams,
+]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -132,7 +140,7 @@ def _texts(value: Any) -> list[str]:
 def test_a_group_has_no_less_than_no_jobs() -> None:
     for count_ in (-1, -(10**12)):
         with pytest.raises(ServiceError):
-            platform.read("QueryJobsWithResult", platform._Page, {"RowCount": count_, "List": []})
+            platform.read("QueryJobsWithResult", JobPage, {"RowCount": count_, "List": []})
 
 
 @given(st.lists(shaped(Job).map(lambda job: job | {"JobId": "job"}), max_size=5), st.integers(4, 5000))

@@ -1,14 +1,4 @@
-"""What OutboundBot's refusals mean, in our words: one table of beginnings of its codes.
-
-::
-
-    PermanentError
-    ├── AccessRefusedError      our key, its rights or the signature: whatever we ask is refused
-    ├── NotFoundError           something that the request names is not there
-    │   ├── NoSuchGroupError
-    │   └── NoSuchJobError
-    └── ValueRefusedError       a value of the request, such as one of its ids
-"""
+"""What OutboundBot's refusals mean, in our words: one table of beginnings of its codes."""
 
 from __future__ import annotations
 

@@ -143,9 +143,11 @@ class ListedJob(Body):
     latest_task: LatestTask | None = None
 
 
-class _Page(Body):
+class JobPage(Body):
+    """One page of a group's jobs, and how many jobs the group has in all."""
+
     row_count: int = Field(ge=0, le=1_000_000)
-    list_: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
+    jobs: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
 
 
 class _Group(Body):
@@ -192,14 +194,6 @@ class Envelope(Body):
     success: bool | None = None
     code: Text = ""
     request_id: Text = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobPage:
-    """One page of a group's jobs, and how many jobs the group has in all."""
-
-    jobs: list[ListedJob]
-    row_count: int
 
 
 @dataclass(slots=True)
@@ -261,8 +255,7 @@ class PlatformSession:
     async def page(self, group_id: str, number: int) -> JobPage:
         """Page ``number`` (from 1) of a group's jobs, 100 a page."""
         query = {"JobGroupId": group_id, "PageNumber": number, "PageSize": PAGE_SIZE}
-        page = read("QueryJobsWithResult", _Page, (await self._ask("QueryJobsWithResult", query)).get("Jobs"))
-        return JobPage(jobs=page.list_, row_count=page.row_count)
+        return read("QueryJobsWithResult", JobPage, (await self._ask("QueryJobsWithResult", query)).get("Jobs"))
 
     async def jobs(self, ids: Sequence[str]) -> list[Job]:
         """Up to 99 jobs by id, with their attempts.

@@ -17,7 +17,6 @@ from calltasks.recordings.archive import Archive, ArchivedFile, stem
 from calltasks.recordings.finding import PRIORITY, find, save_urls
 
 if TYPE_CHECKING:
-    # Importing the vendor's SDK takes seconds.
     from calltasks.platform.outbound_bot import OutboundBot
 
 ROWS = 200

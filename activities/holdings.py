@@ -45,7 +45,7 @@ async def read_group(session: PlatformSession, group_id: str, known: Iterable[st
     except ServiceError as failure:
         error = str(failure)
     if not error and (pages.gone or not pages.complete):
-        error = f"{SERVICE}: jobs are missing from the list of the group's"
+        error = f"{SERVICE}: the list of the group lacks jobs that it has"
     return GroupReading(jobs=jobs, error=error)
 
 

@@ -95,6 +95,7 @@ async def find(
             # A full disk is full for all of them: none is fetched in vain.
             found.errors.update((left.id, failure) for left in waiting)
         elif monotonic() > until:
+            # The rest is for the next piece of work.
             deque(waiting, maxlen=0)
 
     await for_each(waiting, look, at_once=BATCH)

@@ -119,8 +119,8 @@ async def workers(client: Client, queues: Sequence[str] = QUEUES) -> AsyncIterat
 
 async def _platform_activities(clients: Clients) -> list[Callable[..., Any]]:
     await clients.database.open_limit(OUTBOUND_BOT)
-    archive, bot, database = await clients.archive(), clients.platform, clients.database
-    dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
+    archive, platform, database = await clients.archive(), clients.platform, clients.database
+    dispatching, job_ids, job_groups = Dispatching(database, platform), JobIds(database, platform), JobGroups(platform)
     return [
         dispatching.open_job_group,
         dispatching.assign_contacts,
@@ -128,8 +128,8 @@ async def _platform_activities(clients: Clients) -> list[Callable[..., Any]]:
         job_ids.settle_jobs,
         job_groups.watch_calls,
         job_groups.control_calls,
-        Conversations(database, bot).fetch_conversations,
-        Recordings(database, bot, archive).save_recordings,
+        Conversations(database, platform).fetch_conversations,
+        Recordings(database, platform, archive).save_recordings,
     ]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from activities.follow_ups import FollowUpRequest, FollowUps
+from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
 from calltasks.database.tables import follow_ups as table
 from calltasks.database.tables.analyses import FollowUp, Narrowing, Present, present
@@ -132,32 +132,24 @@ class Trials:
             request_id=NO_REQUEST,
             last_try=True,
         )
-        calls = iter(
-            await self._database.run(
-                table.to_analyse_again, request.task_id, asked.rows, NO_REQUEST, conversation_grace=0
-            )
+        calls = await self._database.run(
+            table.to_analyse_again, request.task_id, asked.rows, NO_REQUEST, conversation_grace=0
         )
         standing = await self._database.run(present, ids)
 
-        async def work() -> None:
-            for call in calls:
-                follow_up, input_tokens, output_tokens = await self._follow_ups.preview(call, asked, ceiling)
-                trial.input_tokens += input_tokens
-                trial.output_tokens += output_tokens
-                if follow_up is None:
-                    trial.over_ceiling += 1
-                else:
-                    change = _change(call, standing[call.id], follow_up, override=request.override)
-                    trial.changes.append(change)
-                    trial.by_action[change.action] = trial.by_action.get(change.action, 0) + 1
-                advance(trial.selected)
+        async def judge(call: FinishedCall) -> None:
+            follow_up, input_tokens, output_tokens = await self._follow_ups.preview(call, asked, ceiling)
+            trial.input_tokens += input_tokens
+            trial.output_tokens += output_tokens
+            if follow_up is None:
+                trial.over_ceiling += 1
+            else:
+                change = _change(call, standing[call.id], follow_up, override=request.override)
+                trial.changes.append(change)
+                trial.by_action[change.action] = trial.by_action.get(change.action, 0) + 1
+            advance(trial.selected)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
-                    group.create_task(work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await for_each(calls, judge, at_once=AT_ONCE)
 
 
 def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override: bool) -> Change:

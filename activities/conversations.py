@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 
@@ -21,8 +22,11 @@ from calltasks.database.tables.rows import CallRow, Outcome
 from calltasks.names import FINAL, Turn
 from calltasks.observing import telemetry
 from calltasks.outcomes import Answers, ask, changed, expects_transcript, outcome_of, refusal, save_outcomes
-from calltasks.platform.session import Bot, PlatformSession
+from calltasks.platform.session import PlatformSession
 from calltasks.rules.row_ranges import Runs, pack
+
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
 
 TURN_ROWS = 50
 """Rows that are worked through before others get their turn of the event loop: a few milliseconds."""
@@ -65,14 +69,14 @@ class Fetched:
 class Conversations:
     """The activity that fetches outcomes and transcripts."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, platform: OutboundBot) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
 
     @activity.defn
     async def fetch_conversations(self, request: FetchRequest) -> Fetched:
         """Ask for the outcome of these rows, as far as they have none, and save what changed."""
-        session = self._bot.session(request.organization_id, Turn.CONVERSATIONS)
+        session = self._platform.session(request.organization_id, Turn.CONVERSATIONS)
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
             rows = await self._database.run(

@@ -6,7 +6,6 @@ there into the CRM (:mod:`activities.portions`); whoever comes after takes it fr
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from temporalio import activity
 
 from activities.liveness import heartbeating
 from activities.portions import Portions
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database
 from calltasks.database.tables import analyses as analysis_table
@@ -137,25 +137,21 @@ class FollowUps:
         async with heartbeating():
             calls = {call.id: call for call in await self._load(request)}
             known = await self._known(request, calls)
-            waiting = iter(calls.values())
 
-            async def work() -> None:
-                for call in waiting:
-                    try:
-                        follow_up = await self._judge(call, portions, ceiling, known)
-                        await portions.save_answers()
-                        if follow_up is not None:
-                            portions.waiting.append(follow_up)
-                            await portions.write_due(calls)
-                    except ServiceError as error:
-                        # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
-                        portions.failure = portions.failure or error
-                    if portions.failure is not None:
-                        return
+            async def judge(call: FinishedCall) -> None:
+                if portions.failure is not None:
+                    return
+                try:
+                    follow_up = await self._judge(call, portions, ceiling, known)
+                    await portions.save_answers()
+                    if follow_up is not None:
+                        portions.waiting.append(follow_up)
+                        await portions.write_due(calls)
+                except ServiceError as error:
+                    # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
+                    portions.failure = portions.failure or error
 
-            async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
-                    group.create_task(work())
+            await for_each(calls.values(), judge, at_once=AT_ONCE)
             await portions.finish(calls)
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",

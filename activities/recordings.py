@@ -16,12 +16,12 @@ from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import RecordedRow
 from calltasks.names import Turn
 from calltasks.observing import telemetry
-from calltasks.platform.session import Bot
 from calltasks.recordings.finding import FAILED_TRIES, find, save_urls
 from calltasks.rules.row_ranges import Runs
 
 if TYPE_CHECKING:
-    # The archive's packages are heavy, and a workflow's file reads this one.
+    # The vendor's SDK and the archive's packages are heavy, and a workflow's file reads this one.
+    from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
 
 PIECE_SECONDS = 60.0
@@ -54,15 +54,15 @@ class RecordingsSaved:
 class Recordings:
     """The activity that saves where recordings are; with an archive, it copies them there first."""
 
-    def __init__(self, database: Database, bot: Bot, archive: Archive | None = None) -> None:
+    def __init__(self, database: Database, platform: OutboundBot, archive: Archive | None = None) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
         self._archive = archive
 
     @activity.defn
     async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved:
         """Ask for the recordings of these rows, as far as they have none, and save their URLs."""
-        session = self._bot.session(request.organization_id, Turn.RECORDINGS)
+        session = self._platform.session(request.organization_id, Turn.RECORDINGS)
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
             rows = await self._database.run(

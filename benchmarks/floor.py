@@ -43,7 +43,11 @@ class Floor:
 
     def __init__(self) -> None:
         self._clients = Clients()
-        self._database, self._bot, self._model = self._clients.database, self._clients.platform, self._clients.model
+        self._database, self._platform, self._model = (
+            self._clients.database,
+            self._clients.platform,
+            self._clients.model,
+        )
         self._places = load(AnalysisSettings).analysis_concurrency
         self._to_fetch: asyncio.Queue[list[CallRow]] = asyncio.Queue()
         self._to_judge: asyncio.Queue[tuple[CallRow, Outcome]] = asyncio.Queue()
@@ -64,9 +68,9 @@ class Floor:
         task = await self._database.run(tasks.load, task_id)
         assert task is not None
         self._task = task
-        self._listing = self._bot.session(task.organization_id, Turn.JOB_IDS)
-        self._asking = self._bot.session(task.organization_id, Turn.CONVERSATIONS)
-        self._recording = self._bot.session(task.organization_id, Turn.RECORDINGS)
+        self._listing = self._platform.session(task.organization_id, Turn.JOB_IDS)
+        self._asking = self._platform.session(task.organization_id, Turn.CONVERSATIONS)
+        self._recording = self._platform.session(task.organization_id, Turn.RECORDINGS)
         async with asyncio.TaskGroup() as group:
             steps = [
                 *(group.create_task(self._fetch()) for _ in range(FETCHES_AT_ONCE)),

@@ -26,6 +26,11 @@
         │   ├── ExpiredError          (calltasks.recordings.downloads) a link that is too old
         │   └── UnreadableAnswerError an answer of the model that was paid for and is of no use
         └── PermanentError            no retry can mend it: wrong credentials, wrong parameters, a refusal
+            ├── AccessRefusedError    (calltasks.platform.errors, as all to NoSuchJobError) exit code 2
+            ├── ValueRefusedError
+            ├── NotFoundError
+            │   ├── NoSuchGroupError
+            │   └── NoSuchJobError
             ├── LedgerError           (calltasks.database.tables.follow_ups) it did not do what it was asked to
             └── AccountError          no call of this account can succeed before a person has done something
 

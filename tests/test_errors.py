@@ -12,6 +12,7 @@ import calltasks
 from calltasks import errors
 from calltasks.api.answers import answer_to
 from calltasks.errors import CallTasksError, PassingError, PermanentError, ending
+from calltasks.platform.errors import refusal
 
 PROJECT = Path(__file__).resolve().parent.parent
 ANSWERS = [
@@ -28,7 +29,8 @@ ANSWERS = [
     (errors.NoWorkerError(), 1, 503, 503),
     (errors.RunFailedError("refused"), 1, 500, 500),
     (PassingError("OutboundBot", "ListJobs", "Throttling.User"), 1, 502, 5003),
-    (PermanentError("OutboundBot", "ListJobs", "Forbidden"), 1, 502, 5003),
+    (refusal("ListJobs", "Forbidden", 403, ""), 2, 502, 5003),
+    (refusal("ListJobs", "NotExist.Job", 404, ""), 1, 502, 5003),
     (PassingError("MySQL", "connect", "2003"), 1, 503, 503),
     (PermanentError("MySQL", "connect", "1045"), 2, 503, 503),
     (PermanentError("MySQL", "create", "1406"), 1, 400, 400),

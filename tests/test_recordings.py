@@ -43,9 +43,9 @@ async def campaign(site: Site, leads: int = 12) -> tuple[int, dict[str, Any]]:
 
 def audio(site: Site, call_task_id: str) -> bytes:
     """What the platform recorded of a call."""
-    answer = json.loads(b"{%b}" % site.sim.bot.recordings.answer(call_task_id, "simulator"))
+    answer = json.loads(b"{%b}" % site.sim.outbound_bot.recordings.answer(call_task_id, "simulator"))
     url = URL(answer["DownloadParams"]["SignatureUrl"], encoded=True)
-    return site.sim.bot.recordings.serve(url.name, url.query)
+    return site.sim.outbound_bot.recordings.serve(url.name, url.query)
 
 
 def assert_archived(site: Site, task_id: int, root: str) -> None:

@@ -16,7 +16,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 
 with workflow.unsafe.imports_passed_through():
     from activities.conversations import Conversations, Fetched, FetchRequest
-    from activities.dispatch import Dispatched, Dispatching, DispatchRequest, Group
+    from activities.dispatch import Assigned, Dispatching, DispatchRequest, Group
     from activities.follow_ups import FollowedUp, FollowUpRequest, FollowUps
     from activities.job_groups import ControlRequest, JobGroups, Watched, WatchRequest
     from activities.job_ids import JobIds, Pages, PagesRead, Settlement
@@ -77,7 +77,7 @@ class Steps:
         """Find or create the job group; when it is cancelled, it is over before this is."""
         return await self._until_done(Dispatching.open_job_group, request, OUTBOUND_BOT, whole=True)
 
-    async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
+    async def assign_contacts(self, request: DispatchRequest) -> Assigned:
         """Assign the next leads; when it is cancelled, it is over before this is."""
         return await self._until_done(Dispatching.assign_contacts, request, OUTBOUND_BOT, whole=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.errors import ServiceError
 from calltasks.evaluation.conversations import Labelled
@@ -88,19 +88,12 @@ async def evaluate(
     """
     began = monotonic()
     verdicts: dict[str, Verdict] = {}
-    rest = iter(conversations)
 
-    async def work() -> None:
-        for labelled in rest:
-            verdicts[labelled.id] = await _judge(model, labelled)
-            advance()
+    async def judge(labelled: Labelled) -> None:
+        verdicts[labelled.id] = await _judge(model, labelled)
+        advance()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    await for_each(conversations, judge, at_once=AT_ONCE)
     report = _report([verdicts[labelled.id] for labelled in conversations])
     return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
 

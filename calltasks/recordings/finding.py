@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import write_each
 from calltasks.database.tables.rows import RecordedRow
-from calltasks.errors import DeclinedError, PermanentError, ServiceError
+from calltasks.errors import PermanentError, ServiceError
 from calltasks.platform.session import PlatformSession
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ FAILED_TRIES = 10
 """Requests that may fail before the time runs in which a recording may come late."""
 BROKEN_TRIES = 5
 """Failures to write, one after the other, after which the archive is left alone for a while."""
-REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
-"""Codes that speak of us and not of a recording."""
 
 
 @dataclass(slots=True)
@@ -58,25 +58,22 @@ async def find(
     found = Found()
     waiting, until, broken = iter(rows), monotonic() + seconds, 0
 
-    async def work() -> None:
+    async def look(row: RecordedRow) -> None:
         nonlocal broken
-        for row in waiting:
-            failure = None
-            try:
-                found.urls[row.id] = await _url(session, task_id, row, archive)
-            except ServiceError as error:
-                failure = found.errors[row.id] = error
-            if failure is None or failure.service != "RecordingArchive":
-                broken = 0
-            else:
-                broken += 1
-            if broken >= BROKEN_TRIES and failure is not None:
-                # A full disk is full for all of them: none is fetched in vain.
-                found.errors.update((left.id, failure) for left in waiting)
-            if monotonic() > until:
-                return
+        failure = None
+        try:
+            found.urls[row.id] = await _url(session, task_id, row, archive)
+        except ServiceError as error:
+            failure = found.errors[row.id] = error
+        broken = broken + 1 if failure is not None and failure.service == "RecordingArchive" else 0
+        if broken >= BROKEN_TRIES and failure is not None:
+            # A full disk is full for all of them: none is fetched in vain.
+            found.errors.update((left.id, failure) for left in waiting)
+        elif monotonic() > until:
+            # The rest is for the next piece of work.
+            deque(waiting, maxlen=0)
 
-    await asyncio.gather(*(work() for _ in range(min(BATCH, len(rows)))))
+    await for_each(waiting, look, at_once=BATCH)
     return found
 
 
@@ -108,13 +105,5 @@ async def save_urls(
 
 
 async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:
-    async def ask() -> str:
-        try:
-            return await session.recording_url(row.call_task_id)
-        except (PermanentError, DeclinedError) as error:
-            if error.code.startswith(REFUSED):
-                raise
-            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
-            return ""
-
+    ask = partial(session.recording_url, row.call_task_id)
     return await ask() if archive is None else await archive.keep(task_id, row.call_job_id, row.call_task_id, ask)

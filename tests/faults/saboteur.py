@@ -156,10 +156,10 @@ class Saboteur:
         in_time = calltasks.platform.send_deadline._in_time
         action_of = threading.local()
 
-        def sending(bot: Any, action: str, *arguments: Any) -> Any:
+        def sending(platform: Any, action: str, *arguments: Any) -> Any:
             self.passes(f"request {action} before")
             action_of.name = action
-            answer = send(bot, action, *arguments)
+            answer = send(platform, action, *arguments)
             self.passes(f"request {action} after")
             return answer
 

@@ -24,7 +24,7 @@ NEVER_SENT = "2000-01-01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch:
+class Batch:
     """A batch whose acceptance is open. The job group itself is the batch from 0 to 0.
 
     Attributes:
@@ -86,9 +86,9 @@ _OPEN = (
 )
 
 
-def _open(cursor: Cursor) -> list[Dispatch]:
+def _open(cursor: Cursor) -> list[Batch]:
     return [
-        Dispatch(
+        Batch(
             id=int(row[0]),
             first_id=int(row[1]),
             last_id=int(row[2]),
@@ -100,7 +100,7 @@ def _open(cursor: Cursor) -> list[Dispatch]:
     ]
 
 
-def unresolved(cursor: Cursor, task_id: int, group_id: str) -> list[Dispatch]:
+def unresolved(cursor: Cursor, task_id: int, group_id: str) -> list[Batch]:
     """Batches of contacts without an answer, oldest rows first."""
     cursor.execute(
         f"{_OPEN} AND last_id > 0 AND (job_group_id IS NULL OR job_group_id = %s) ORDER BY first_id, id",
@@ -133,7 +133,7 @@ def ours(cursor: Cursor, task_id: int, group_id: str, name: str) -> bool:
 # --- the job group ----------------------------------------------------------------------------------------------
 
 
-def group_tries(cursor: Cursor, task_id: int, name: str) -> list[Dispatch]:
+def group_tries(cursor: Cursor, task_id: int, name: str) -> list[Batch]:
     """Tries to make the group of this name whose end is open."""
     cursor.execute(f"{_OPEN} AND last_id = 0 AND (group_name IS NULL OR group_name = %s) ORDER BY id", (task_id, name))
     return _open(cursor)

@@ -61,7 +61,7 @@ CALL_TIMES = ("call_time", "planed_time", "updated_time")
 UNJUDGED = "COALESCE(l.is_interested, '') = ''"
 """Whatever the column's type is: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
-SUCCEEDED = is_status(names.SUCCEEDED)
+HAS_SUCCEEDED = is_status(names.SUCCEEDED)
 SILENT = "COALESCE(l.call_conversation, '') = ''"
 UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"
 RECORDED = "COALESCE(l.recording_url, '') <> ''"
@@ -75,7 +75,7 @@ def _retry(alias: str, step: str) -> str:
 CALL_RETRIES = _retry("c", "conversation") + _retry("o", "outcome") + " AND o.error_code <> ''"
 TRANSCRIPT_EXPECTED = (
     f"({is_final()} AND {SILENT} AND {UNLINKED} AND (o.list_id IS NOT NULL"
-    f" OR IF(c.list_id IS NULL, {SUCCEEDED}, c.retry_at < c.since + INTERVAL %s SECOND)))"
+    f" OR IF(c.list_id IS NULL, {HAS_SUCCEEDED}, c.retry_at < c.since + INTERVAL %s SECOND)))"
 )
 """What is not there yet is asked for while its next try lies within its grace (seconds). The grace of whoever has
 spoken begins in the transaction that saves the outcome; of a row that others wrote the status alone tells it. A
@@ -130,7 +130,7 @@ RECORDING = Need(
     step="recordings",
     joins=_retry("r", "recording"),
     condition=(
-        f"({SUCCEEDED} AND {HAS_RECORDING_ID} AND NOT {RECORDED}"
+        f"({HAS_SUCCEEDED} AND {HAS_RECORDING_ID} AND NOT {RECORDED}"
         " AND (r.list_id IS NULL OR r.retry_at < r.since + INTERVAL %s SECOND))"
     ),
     due="r.retry_at",

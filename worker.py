@@ -1,4 +1,4 @@
-"""One worker process: settings → clients → activities → workers. The one place that wires.
+"""One worker process: clients → activities → workers.
 
 ``python worker.py [--queue NAME …]`` polls until SIGTERM or SIGINT, then finishes or hands back what it holds.
 """
@@ -31,24 +31,20 @@ from activities.monitoring import Monitoring
 from activities.recordings import Recordings
 from activities.tasks import Tasks
 from calltasks.database import endpoint, schema
-from calltasks.database.connection import Database
-from calltasks.errors import ServiceError, explain, is_setting
-from calltasks.limiter import shared
+from calltasks.errors import ending
+from calltasks.names import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
 from calltasks.observing import logs, telemetry
-from calltasks.options import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
-from calltasks.recordings.finding import archive_of
 from calltasks.settings import (
     AnalysisSettings,
-    ArchiveSettings,
     DatabaseSettings,
     PlatformSettings,
-    SettingsError,
     TelemetrySettings,
     TracingSettings,
     load,
     require,
 )
 from calltasks.temporal.connection import connect, registered_search_attributes
+from calltasks.wiring import Clients
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
 
@@ -62,7 +58,9 @@ SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
         "activities",
         "calltasks.database.tables.needs",
+        "calltasks.names",
         "calltasks.options",
+        "calltasks.progress",
         "calltasks.rules",
         "calltasks.steps",
         "pydantic",
@@ -104,9 +102,8 @@ async def workers(
         SchemaError: the database is not as it must be.
         ServiceError: the database is out of reach.
     """
-    async with AsyncExitStack() as stack:
-        database = Database(load(DatabaseSettings))
-        stack.callback(database.close)
+    async with Clients() as clients:
+        database = clients.database
         await endpoint.check(database)
         await database.prepare(await database.run(schema.check, database.zone))
         activities: dict[str, list[Callable[..., Any]]] = {queue: [] for queue in queues}
@@ -121,23 +118,16 @@ async def workers(
                 Monitoring(database, client).take_up_tasks,
             ]
         if OUTBOUND_BOT in activities:
-            activities[OUTBOUND_BOT] = await _platform_activities(database, stack)
+            activities[OUTBOUND_BOT] = await _platform_activities(clients)
         if ANALYSIS in activities:
-            activities[ANALYSIS] = await _analysis_activities(database, stack)
+            activities[ANALYSIS] = await _analysis_activities(clients)
         yield [build_worker(client, queue, functions, workflow) for queue, functions in activities.items()]
 
 
-async def _platform_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
-    archive = await stack.enter_async_context(archive_of(load(ArchiveSettings)))
-    # Importing the vendor's SDK takes seconds: only a worker that uses it pays for it.
-    from calltasks.platform.outbound_bot import THREADS, OutboundBot
-
-    settings = load(PlatformSettings)
-    await database.open_limit("outbound-bot")
-    limiter = shared(database, "outbound-bot", settings.outbound_bot_qps, THREADS)
-    bot = OutboundBot(settings, limiter)
-    stack.callback(bot.close)
-    dispatching, job_ids, job_groups = Dispatching(database, bot), JobIds(database, bot), JobGroups(bot)
+async def _platform_activities(clients: Clients) -> list[Callable[..., Any]]:
+    await clients.database.open_limit(OUTBOUND_BOT)
+    archive, platform, database = await clients.archive(), clients.platform, clients.database
+    dispatching, job_ids, job_groups = Dispatching(database, platform), JobIds(database, platform), JobGroups(platform)
     return [
         dispatching.open_job_group,
         dispatching.assign_contacts,
@@ -145,20 +135,14 @@ async def _platform_activities(database: Database, stack: AsyncExitStack) -> lis
         job_ids.settle_jobs,
         job_groups.watch_calls,
         job_groups.control_calls,
-        Conversations(database, bot).fetch_conversations,
-        Recordings(database, bot, archive).save_recordings,
+        Conversations(database, platform).fetch_conversations,
+        Recordings(database, platform, archive).save_recordings,
     ]
 
 
-async def _analysis_activities(database: Database, stack: AsyncExitStack) -> list[Callable[..., Any]]:
-    from calltasks.model.analysis import AnalysisModel
-
-    settings = load(AnalysisSettings)
-    await database.open_limit("analysis")
-    limiter = shared(database, "analysis", settings.analysis_qpm, settings.analysis_concurrency, window=60)
-    model = AnalysisModel(settings, limiter)
-    stack.push_async_callback(model.close)
-    follow_ups = FollowUps(database, model)
+async def _analysis_activities(clients: Clients) -> list[Callable[..., Any]]:
+    await clients.database.open_limit(ANALYSIS)
+    follow_ups = FollowUps(clients.database, clients.model)
     return [follow_ups.follow_up, follow_ups.analyse_again]
 
 
@@ -170,10 +154,9 @@ async def run(queues: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    needed: dict[str, type[PlatformSettings | AnalysisSettings]]
-    needed = {OUTBOUND_BOT: PlatformSettings, ANALYSIS: AnalysisSettings}
-    common = (DatabaseSettings, TelemetrySettings, TracingSettings)
-    require(*common, *(group for queue, group in needed.items() if queue in queues))
+    platform = [PlatformSettings] if OUTBOUND_BOT in queues else []
+    analysis = [AnalysisSettings] if ANALYSIS in queues else []
+    require(DatabaseSettings, TelemetrySettings, TracingSettings, *platform, *analysis)
     told = load(TelemetrySettings)
     logs.configure(told.log_format)
     client = await connect(telemetry.start(told))
@@ -195,14 +178,8 @@ def main(
     if unknown:
         print(f"worker: no task queue {', '.join(unknown)}; there are {', '.join(QUEUES)}", file=sys.stderr)
         raise typer.Exit(2)
-    try:
+    with ending("worker"):
         asyncio.run(run(queues))
-    except (SettingsError, schema.SchemaError) as error:
-        print(f"worker: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except ServiceError as error:
-        print(f"worker: {explain(error)}", file=sys.stderr)
-        raise typer.Exit(2 if is_setting(error) else 1) from None
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from pymysql.cursors import Cursor
 
-from activities.holdings import Holding, Lead, Reading, hold
+from activities.holdings import GroupReading, Holding, Lead, hold
 from activities.tasks import existing
 from calltasks.database.tables import dispatches as table
 from calltasks.database.tables import suppressions
-from calltasks.database.tables.dispatches import NOTHING, Dispatch, DoubtError, Span, Undialled, Written
+from calltasks.database.tables.dispatches import NOTHING, Batch, DoubtError, Span, Undialled, Written
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.platform.session import CONTACTS_A_CALL
 from calltasks.rules.pairing import reference
@@ -27,14 +27,14 @@ class GroupPlan:
 
     job_group_id: str
     name: str
-    tries: list[Dispatch]
+    tries: list[Batch]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What is open of a task. ``known``: job ids of its rows; None if the group need not be read. ``over``: type 3."""
 
-    unresolved: list[Dispatch]
+    unresolved: list[Batch]
     known: set[str] | None
     over: bool
 
@@ -64,7 +64,7 @@ class Claimed:
     """
 
     claims: list[Claim] = field(default_factory=list)
-    waiting: list[Dispatch] = field(default_factory=list)
+    waiting: list[Batch] = field(default_factory=list)
     more: bool = False
     read: bool = False
     unread: bool = False
@@ -105,7 +105,7 @@ def claim(
     group_id: str,
     *,
     ripe: Sequence[int],
-    reading: Reading | None,
+    reading: GroupReading | None,
     list_first: bool,
     known: Written = NOTHING,
 ) -> Claimed:
@@ -133,7 +133,9 @@ def claim(
     return result
 
 
-def _claim(cursor: Cursor, task: TaskRow, *, ripe: Sequence[int], reading: Reading | None, list_first: bool) -> Claimed:
+def _claim(
+    cursor: Cursor, task: TaskRow, *, ripe: Sequence[int], reading: GroupReading | None, list_first: bool
+) -> Claimed:
     task_id, group_id = task.task_id, task.job_group_id
     unresolved = table.unresolved(cursor, task_id, group_id)
     started = table.written(cursor, task_id, group_id).last_id
@@ -191,7 +193,7 @@ def _same_rows(cursor: Cursor, task_id: int, group_id: str) -> None:
         )
 
 
-def _hold(cursor: Cursor, task: TaskRow, reading: Reading, unresolved: Sequence[Dispatch], started: int) -> Holding:
+def _hold(cursor: Cursor, task: TaskRow, reading: GroupReading, unresolved: Sequence[Batch], started: int) -> Holding:
     task_id = task.task_id
     spans = [(batch.first_id, batch.last_id) for batch in unresolved]
     leads = [
@@ -212,7 +214,7 @@ def _hold(cursor: Cursor, task: TaskRow, reading: Reading, unresolved: Sequence[
     return Holding(rows=holding.rows, unclaimed=[job for job in holding.unclaimed if job not in elsewhere])
 
 
-def _again(cursor: Cursor, task_id: int, group_id: str, batch: Dispatch, holding: Holding, result: Claimed) -> None:
+def _again(cursor: Cursor, task_id: int, group_id: str, batch: Batch, holding: Holding, result: Claimed) -> None:
     """Claim once more what the platform turned out not to have of a batch.
 
     What may have left goes out in halves: one contact that the platform chokes on does not hold up the others for ever.

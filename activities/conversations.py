@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 
@@ -15,18 +16,19 @@ from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import rows as table
-from calltasks.database.tables.needs import CONVERSATION, FINAL, final_status
+from calltasks.database.tables.needs import CONVERSATION, final_status
 from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import CallRow, Outcome
+from calltasks.names import FINAL, OUTBOUND_BOT, Turn
 from calltasks.observing import telemetry
-from calltasks.options import CONVERSATIONS_FIRST, OUTBOUND_BOT
 from calltasks.outcomes import Answers, ask, changed, expects_transcript, outcome_of, refusal, save_outcomes
-from calltasks.platform.session import Bot, PlatformSession
+from calltasks.platform.session import PlatformSession
 from calltasks.rules.row_ranges import Ranges, pack
 from calltasks.steps import Done, Step
 
-PRIORITY = 1
-"""Of the rate limit: before everything else (SPEC, Always)."""
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
+
 TURN_ROWS = 50
 """Rows that are worked through before others get their turn of the event loop: a few milliseconds."""
 
@@ -69,14 +71,14 @@ class Fetched(Done):
 class Conversations:
     """The activity that fetches outcomes and transcripts."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, platform: OutboundBot) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
 
     @activity.defn
     async def fetch_conversations(self, request: FetchRequest) -> Fetched:
         """Ask for the outcome of these rows, as far as they have none, and save what changed."""
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, Turn.CONVERSATIONS)
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
             rows = await self._database.run(
@@ -167,7 +169,7 @@ def _late(row: CallRow, now: datetime, request: FetchRequest) -> Retry:
 CONVERSATIONS = Step(
     activity=Conversations.fetch_conversations,
     queue=OUTBOUND_BOT,
-    priority=CONVERSATIONS_FIRST,
+    priority=Turn.CONVERSATIONS,
     need=CONVERSATION,
     looks=True,
     request=lambda head, options: FetchRequest(**head, grace=options.conversation_grace, lag_retry=options.poll_min),

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import claims as claiming
 from activities.claims import Claim, Claimed
-from activities.holdings import Reading, read_group
+from activities.holdings import GroupReading, read_group
 from activities.job_ids import match_all, match_by_reference
 from activities.liveness import heartbeating
 from activities.sending import Sent, send_batch
@@ -27,10 +28,14 @@ from calltasks.database.tables import dispatches as table
 from calltasks.database.tables.dispatches import NOTHING, DoubtError, Written
 from calltasks.database.tables.dispatches import group_name as group_name
 from calltasks.errors import PassingError, PermanentError, ServiceError
+from calltasks.names import Turn
 from calltasks.observing import telemetry
-from calltasks.platform.session import SERVICE, Bot, PlatformSession
+from calltasks.platform.errors import SERVICE
+from calltasks.platform.session import PlatformSession
 
-PRIORITY = 2
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
+
 SEND_SECONDS = 20.0
 """A request must leave this soon after it was written down, or half the grace if that is less: a worker that was
 frozen in between must not send what another one has taken over."""
@@ -72,7 +77,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatched:
+class Assigned:
     """How far dispatch is.
 
     Attributes:
@@ -103,9 +108,9 @@ class Dispatched:
 class Dispatching:
     """The activities that make the platform dial."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, platform: OutboundBot) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
 
     @activity.defn
     async def open_job_group(self, request: DispatchRequest) -> Group:
@@ -114,7 +119,7 @@ class Dispatching:
         Raises:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, Turn.DISPATCH)
         async with heartbeating():
             with _for_good():
                 return await self._open_group(request, session)
@@ -123,6 +128,7 @@ class Dispatching:
         plan = await self._database.transaction(claiming.plan_group, request.task_id)
         if plan.job_group_id:
             return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=session.calls)
+        creating = False
         try:
             found = await _find_group(session, plan.name)
             waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
@@ -131,6 +137,7 @@ class Dispatching:
             claim = await self._database.transaction(
                 table.claim_group, request.task_id, plan.name, [one.id for one in plan.tries]
             )
+            creating = not found
             group_id = found or await self._create_group(plan.name, claim, session)
             # The table decides: another attempt may have saved its group first.
             saved = await self._database.transaction(table.save_group, request.task_id, claim, group_id)
@@ -139,8 +146,7 @@ class Dispatching:
         except PassingError as error:
             if error.service != SERVICE:
                 raise
-            lost = error.sent and error.operation == "CreateJobGroup"
-            wait = _grace(request) if lost else max(request.retry_interval, LEAST_WAIT)
+            wait = _grace(request) if creating and error.sent else max(request.retry_interval, LEAST_WAIT)
             return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls, error=str(error))
         return Group(job_group_id=saved, found=bool(found) or saved != group_id, retry_in=0, api_calls=session.calls)
 
@@ -153,18 +159,18 @@ class Dispatching:
             raise
 
     @activity.defn
-    async def assign_contacts(self, request: DispatchRequest) -> Dispatched:
+    async def assign_contacts(self, request: DispatchRequest) -> Assigned:
         """Assign the next leads, eleven batches at most, and those whose batch got no answer, once that is safe.
 
         Raises:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, Turn.DISPATCH)
         async with heartbeating():
             with _for_good():
                 return await self._assign(request, session)
 
-    async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Dispatched:
+    async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Assigned:
         grace, sent = _grace(request), Sent()
         of_task = (request.task_id, request.job_group_id)
         standing = await self._database.transaction(
@@ -191,7 +197,7 @@ class Dispatching:
         await self._database.run(table.fell_short, vain)
         return _outcome(request, claimed, sent, session)
 
-    async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> Reading:
+    async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> GroupReading:
         """Read the group, and give the rows that it shows their job ids."""
         reading = await read_group(session, request.job_group_id, known)
         if reading.error:
@@ -329,7 +335,7 @@ def _grace(request: DispatchRequest) -> float:
     return max(request.grace, LEAST_GRACE)
 
 
-def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: PlatformSession) -> Dispatched:
+def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: PlatformSession) -> Assigned:
     grace = _grace(request)
     waits = [*sent.open.values(), *(0.0 if one.unsent else max(grace - one.age, 0.0) for one in claimed.waiting)]
     retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
@@ -343,7 +349,7 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
     )
     for outcome, count in (("suppressed", claimed.suppressed), ("failed", claimed.failed)):
         telemetry.metrics.wrote("dispatch", outcome, count)
-    return Dispatched(
+    return Assigned(
         done=not claimed.more and not waits,
         assigned=sent.assigned,
         rejected=sent.rejected.total(),

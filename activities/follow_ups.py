@@ -17,6 +17,7 @@ from temporalio import activity
 from activities.conversations import CONVERSATIONS
 from activities.liveness import heartbeating
 from activities.portions import REFUSED, TRIES, Portions
+from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
 from calltasks.database.tables import analyses as analysis_table
@@ -27,8 +28,8 @@ from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import FinishedCall
 from calltasks.database.tables.retries import Retry
 from calltasks.errors import ServiceError
-from calltasks.judging import Judge, Judged, Known, each, lost_link
-from calltasks.options import ANALYSES, ANALYSIS
+from calltasks.judging import Judge, Judged, Known, lost_link
+from calltasks.names import ANALYSIS, Turn
 from calltasks.rules.row_ranges import Ranges
 from calltasks.steps import ActivityCall, Done, Step
 from calltasks.token_ceiling import TokenCeiling
@@ -134,7 +135,7 @@ class FollowUps:
                     # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
                     portions.failure = portions.failure or error
 
-            await each(portions.calls.values(), one, AT_ONCE)
+            await for_each(portions.calls.values(), one, at_once=AT_ONCE)
             await portions.finish()
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",
@@ -254,7 +255,7 @@ class Again(Portions):
 FOLLOW_UP = Step(
     activity=FollowUps.follow_up,
     queue=ANALYSIS,
-    priority=ANALYSES,
+    priority=Turn.ANALYSES,
     need=needs.FOLLOW_UP,
     after=CONVERSATIONS.name,
     request=lambda head, options: FollowUpRequest(
@@ -274,6 +275,6 @@ ANALYSE_AGAIN = ActivityCall(
     # First judgements and new ones ask the same model.
     activity=FollowUps.analyse_again,
     queue=ANALYSIS,
-    priority=ANALYSES,
+    priority=Turn.ANALYSES,
     errors_of=FOLLOW_UP.name,
 )

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from activities.job_ids import identify, read_pages
-from calltasks.errors import PermanentError, ServiceError
-from calltasks.platform.session import IDS_A_CALL, SERVICE, PlatformSession
+from calltasks.errors import ServiceError
+from calltasks.platform.errors import SERVICE, NoSuchJobError
+from calltasks.platform.session import IDS_A_CALL, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob
 from calltasks.rules.phones import comparable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class GroupReading:
     """A job group as it was read.
 
     Attributes:
@@ -26,7 +27,7 @@ class Reading:
     error: str
 
 
-async def read_group(session: PlatformSession, group_id: str, known: Iterable[str]) -> Reading:
+async def read_group(session: PlatformSession, group_id: str, known: Iterable[str]) -> GroupReading:
     """Read all pages of a job group.
 
     The reading is whole if each page was read, each job has a contact, as many jobs are listed as the group counts by
@@ -44,8 +45,8 @@ async def read_group(session: PlatformSession, group_id: str, known: Iterable[st
     except ServiceError as failure:
         error = str(failure)
     if not error and (pages.gone or not pages.complete):
-        error = f"{SERVICE} QueryJobsWithResult: jobs are missing from the answer"
-    return Reading(jobs=jobs, error=error)
+        error = f"{SERVICE}: the list of the group lacks jobs that it has"
+    return GroupReading(jobs=jobs, error=error)
 
 
 async def _hidden(session: PlatformSession, group_id: str, missing: set[str], listed: int) -> str:
@@ -57,9 +58,7 @@ async def _hidden(session: PlatformSession, group_id: str, missing: set[str], li
     for start in range(0, len(ids), IDS_A_CALL):
         try:
             found = await session.jobs(ids[start : start + IDS_A_CALL])
-        except PermanentError as error:
-            if error.code != "NotExist.Job":
-                raise
+        except NoSuchJobError:
             continue
         # A row may have a job of another group, or one that is gone: no listing of this group will ever show it.
         if any(job.job_group_id in ("", group_id) for job in found):

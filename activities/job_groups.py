@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.liveness import heartbeating
 from calltasks.errors import PermanentError, ServiceError
-from calltasks.platform.session import SERVICE, Bot
+from calltasks.names import Turn
+from calltasks.platform.errors import SERVICE
 
-PRIORITY = 1
-CONTROL_PRIORITY = 0
-"""Of the rate limit: a stop goes before everything else."""
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
+
 GROWTH = 1.5
 """By which the pause between two looks grows while nothing changes."""
 FULL_LOOK = 4
 """After this many of the longest pauses the calls are looked at even if the group's counters never move."""
-ACTIONS = {"pause": "SuspendJobs", "resume": "ResumeJobs", "cancel": "CancelJobs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,8 @@ class ControlRequest:
 class JobGroups:
     """The activities on a job group as a whole."""
 
-    def __init__(self, bot: Bot) -> None:
-        self._bot = bot
+    def __init__(self, platform: OutboundBot) -> None:
+        self._platform = platform
 
     @activity.defn
     async def watch_calls(self, request: WatchRequest) -> Watched:
@@ -85,39 +86,35 @@ class JobGroups:
         looks = info.attempt - 1
         if looks == 0 and request.first > 0:
             raise _not_yet("first look", request.first)
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, Turn.CONVERSATIONS)
         try:
             progress = await session.progress(request.job_group_id)
         except ServiceError as error:
             return Watched(counters=None, polls=looks, error=str(error))
-        # Whether "completed" holds the failed and cancelled ones too is not documented; what is left tells it anyway.
-        left = progress.scheduling + progress.executing + progress.paused
-        over = min(progress.total_completed + progress.failed + progress.cancelled, progress.total_jobs - left)
-        counters = Counters(total=progress.total_jobs, over=over)
+        counters = Counters(total=progress.total_jobs, over=progress.over)
         # Both by the server's clock: this worker's may be wrong.
         waited = (info.current_attempt_scheduled_time - info.scheduled_time).total_seconds()
         if counters != request.seen or counters.total < request.called or waited > FULL_LOOK * request.longest:
             return Watched(counters=counters, polls=max(looks, 1))
         pause = min(request.shortest * GROWTH ** min(looks, 50), request.longest)
-        raise _not_yet(f"{over} of {counters.total} calls are over, as before", pause)
+        raise _not_yet(f"{counters.over} of {counters.total} calls are over, as before", pause)
 
     @activity.defn
     async def control_calls(self, request: ControlRequest) -> str:
-        """Suspend, resume or cancel all calls of a group; returns the platform's action.
+        """Suspend, resume or cancel all calls of a group; returns the action.
 
         Raises:
             ApplicationError: ``PlatformRefused``, not to be retried.
         """
-        action = ACTIONS[request.action]
         try:
             async with heartbeating():
-                session = self._bot.session(request.organization_id, CONTROL_PRIORITY)
-                await session.control(action, request.job_group_id)
+                session = self._platform.session(request.organization_id, Turn.CONTROLS)
+                await session.control(request.action, request.job_group_id)
         except PermanentError as error:
             if error.service != SERVICE:
                 raise
             raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None
-        return action
+        return request.action
 
 
 def _not_yet(reason: str, pause: float) -> ApplicationError:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pymysql.cursors import Cursor
 from temporalio import activity
 
 from activities.liveness import heartbeating
+from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
 from calltasks.database.tables import jobs as table
 from calltasks.database.tables.jobs import MatchRow
 from calltasks.errors import ServiceError
+from calltasks.names import Turn
 from calltasks.observing import telemetry
-from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Bot, Contact, Job, ListedJob, PlatformSession
+from calltasks.platform.errors import SERVICE, NoSuchGroupError
+from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Contact, Job, ListedJob, PlatformSession
 from calltasks.rules.pairing import IdentifiedJob, Pairing, lead_of, pair, reference_of
 from calltasks.rules.phones import comparable
 from calltasks.rules.row_ranges import Ranges, pack
 
-PRIORITY = 2
-"""Of the rate limit: after conversations (SPEC, Always)."""
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
+
 PAGES_AT_ONCE = 10
 BATCHES_AT_ONCE = 10
 
@@ -92,14 +96,14 @@ class Reading:
 class JobIds:
     """The activities that give rows their job ids."""
 
-    def __init__(self, database: Database, bot: Bot) -> None:
+    def __init__(self, database: Database, platform: OutboundBot) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
 
     @activity.defn
     async def match_pages(self, pages: Pages) -> PagesRead:
         """Read some pages and match what they list by reference; a phone number decides nothing yet."""
-        session = self._bot.session(pages.organization_id, PRIORITY)
+        session = self._platform.session(pages.organization_id, Turn.JOB_IDS)
         async with heartbeating():
             reading = await read_pages(session, pages.job_group_id, pages.first, pages.last)
             jobs = await identify(session, reading)
@@ -116,7 +120,7 @@ class JobIds:
     @activity.defn
     async def settle_jobs(self, settlement: Settlement) -> PagesRead:
         """Read all pages and match what is left by phone number too; then, if it is time, fail what got no job."""
-        session = self._bot.session(settlement.organization_id, PRIORITY)
+        session = self._platform.session(settlement.organization_id, Turn.JOB_IDS)
         task_id = settlement.task_id
         async with heartbeating():
             reading = await read_pages(session, settlement.job_group_id, 1, None)
@@ -169,14 +173,15 @@ async def read_pages(session: PlatformSession, group_id: str, first: int, last: 
         return reading
     end = max(1, -(-reading.row_count // PAGE_SIZE))
     numbers = iter(range(first + 1, (end if last is None else min(last, end)) + 1))
+    at_end = False
 
-    async def work() -> None:
-        for number in numbers:
-            if not await _read_page(session, group_id, number, reading):
-                # Beyond the end, whatever the group counts: the reading is not complete.
-                break
+    async def read(number: int) -> None:
+        nonlocal at_end
+        if not at_end and not await _read_page(session, group_id, number, reading):
+            # Beyond the end, whatever the group counts: the reading is not complete.
+            at_end = True
 
-    await asyncio.gather(*(work() for _ in range(PAGES_AT_ONCE)))
+    await for_each(numbers, read, at_once=PAGES_AT_ONCE)
     return reading
 
 
@@ -184,18 +189,18 @@ async def _read_page(session: PlatformSession, group_id: str, number: int, readi
     """Whether the page lists anything, as far as is known."""
     try:
         page = await session.page(group_id, number)
+    except NoSuchGroupError as error:
+        # A group that was deleted lists no jobs any more: what it did not yield yet, it never will.
+        reading.error, reading.gone, reading.row_count = str(error), True, reading.row_count or 0
     except ServiceError as error:
         reading.error = str(error)
-        if error.code == "NotExist.JobGroup":
-            # A group that was deleted lists no jobs any more: what it did not yield yet, it never will.
-            reading.gone, reading.row_count = True, reading.row_count or 0
-        else:
-            reading.failed += 1
-        return True
-    reading.row_count = max(page.row_count, reading.row_count or 0)
-    for job in page.jobs:
-        reading.jobs.setdefault(job.id, job)
-    return bool(page.jobs)
+        reading.failed += 1
+    else:
+        reading.row_count = max(page.row_count, reading.row_count or 0)
+        for job in page.jobs:
+            reading.jobs.setdefault(job.id, job)
+        return bool(page.jobs)
+    return True
 
 
 async def identify(session: PlatformSession, reading: Reading) -> list[IdentifiedJob]:
@@ -209,23 +214,21 @@ async def identify(session: PlatformSession, reading: Reading) -> list[Identifie
 async def _by_id(session: PlatformSession, ids: Sequence[str], reading: Reading) -> list[IdentifiedJob]:
     """Jobs with all their contacts. Those that the platform does not tell of make the reading incomplete."""
     found: dict[str, IdentifiedJob] = {}
-    starts = iter(range(0, len(ids), IDS_A_CALL))
 
-    async def work() -> None:
-        for start in starts:
-            try:
-                jobs = await session.jobs(ids[start : start + IDS_A_CALL])
-            except ServiceError as error:
-                reading.failed += 1
-                reading.error = str(error)
-            else:
-                # Not the jobs themselves: a hundred thousand transcripts are more than a worker's memory.
-                found.update((job.job_id, _told(job)) for job in jobs)
+    async def ask(start: int) -> None:
+        try:
+            jobs = await session.jobs(ids[start : start + IDS_A_CALL])
+        except ServiceError as error:
+            reading.failed += 1
+            reading.error = str(error)
+        else:
+            # Not the jobs themselves: a hundred thousand transcripts are more than a worker's memory.
+            found.update((job.job_id, _told(job)) for job in jobs)
 
-    await asyncio.gather(*(work() for _ in range(BATCHES_AT_ONCE)))
+    await for_each(range(0, len(ids), IDS_A_CALL), ask, at_once=BATCHES_AT_ONCE)
     if not found.keys() >= set(ids):
         reading.failed += 1
-        reading.error = reading.error or "OutboundBot ListJobs: job not returned"
+        reading.error = reading.error or f"{SERVICE}: a job was not returned"
     return [found[job_id] for job_id in ids if job_id in found]
 
 

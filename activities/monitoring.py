@@ -13,10 +13,8 @@ from temporalio.service import RPCError
 from activities.liveness import heartbeating
 from calltasks.database.connection import Database
 from calltasks.database.tables import tasks as table
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from calltasks.observing import telemetry
-
-WORKFLOW = "CallTaskWorkflow"
-QUEUE = "call-tasks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class Monitoring:
                 try:
                     # A check dials nobody, whatever has become of the task meanwhile.
                     await self._client.start_workflow(
-                        WORKFLOW, {"task_id": task_id, "dial": False}, id=f"call-task-{task_id}", task_queue=QUEUE
+                        WORKFLOW, {"task_id": task_id, "dial": False}, id=workflow_id(task_id), task_queue=CALL_TASKS
                     )
                     taken_up.append(task_id)
                 except WorkflowAlreadyStartedError:

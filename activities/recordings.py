@@ -16,15 +16,15 @@ from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import rows as table
 from calltasks.database.tables.retries import Retry, next_try
 from calltasks.database.tables.rows import RecordedRow
+from calltasks.names import OUTBOUND_BOT, Turn
 from calltasks.observing import telemetry
-from calltasks.options import OUTBOUND_BOT, RECORDINGS
-from calltasks.platform.session import Bot
-from calltasks.recordings.finding import FAILED_TRIES, PRIORITY, find, save_urls
+from calltasks.recordings.finding import FAILED_TRIES, find, save_urls
 from calltasks.rules.row_ranges import Ranges
 from calltasks.steps import Done, Step
 
 if TYPE_CHECKING:
-    # The archive's packages are heavy, and a workflow's file reads this one.
+    # The vendor's SDK and the archive's packages are heavy, and a workflow's file reads this one.
+    from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
 
 PIECE_SECONDS = 60.0
@@ -55,15 +55,15 @@ class RecordingsSaved(Done):
 class Recordings:
     """The activity that saves where recordings are; with an archive, it copies them there first."""
 
-    def __init__(self, database: Database, bot: Bot, archive: Archive | None = None) -> None:
+    def __init__(self, database: Database, platform: OutboundBot, archive: Archive | None = None) -> None:
         self._database = database
-        self._bot = bot
+        self._platform = platform
         self._archive = archive
 
     @activity.defn
     async def save_recordings(self, request: RecordingRequest) -> RecordingsSaved:
         """Ask for the recordings of these rows, as far as they have none, and save their URLs."""
-        session = self._bot.session(request.organization_id, PRIORITY)
+        session = self._platform.session(request.organization_id, Turn.RECORDINGS)
         async with heartbeating():
             now = (await self._database.now()).replace(tzinfo=None)
             rows = await self._database.run(
@@ -109,7 +109,7 @@ class Recordings:
 RECORDING = Step(
     activity=Recordings.save_recordings,
     queue=OUTBOUND_BOT,
-    priority=RECORDINGS,
+    priority=Turn.RECORDINGS,
     need=needs.RECORDING,
     after=CONVERSATIONS.name,
     request=lambda head, options: RecordingRequest(

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 
 from activities.claims import Claim
 from calltasks.errors import PassingError, PermanentError
+from calltasks.platform.errors import SERVICE, AccessRefusedError, NotFoundError
 from calltasks.platform.send_deadline import TooLateError
-from calltasks.platform.session import SERVICE, PlatformSession, contact_json
+from calltasks.platform.session import PlatformSession, contact_json
 from calltasks.rules.pairing import reference
-
-OF_THE_REQUEST = ("NotExist", "InvalidAccessKeyId", "InvalidSecurityToken", "Forbidden", "SignatureDoesNot")
-"""Beginnings of codes by which the platform refuses a request whoever its contacts are."""
 
 
 @dataclass(slots=True)
@@ -58,7 +56,7 @@ async def send_batch(
     except TooLateError:
         sent.released.append(claim.id)
     except PermanentError as error:
-        if error.service != SERVICE or error.code.startswith(OF_THE_REQUEST):
+        if error.service != SERVICE or isinstance(error, AccessRefusedError | NotFoundError):
             sent.released.append(claim.id)
             raise
         sent.refused.append((claim, error))

@@ -23,12 +23,10 @@ from calltasks.database.tables import tasks as table
 from calltasks.database.tables.needs import Standing, Work
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import TaskRow
+from calltasks.names import START_CALL
 from calltasks.rules.reanalysis import Reanalysis
 from calltasks.rules.row_ranges import pack
 from calltasks.steps import Step
-
-START_CALL = "start_call"
-"""The signal that tells a run that its calls are to be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

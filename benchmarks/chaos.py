@@ -30,10 +30,10 @@ from typing import Any
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
-from calltasks.call_tasks import CallTasks, NotRunningError, NotStartedError, NoWorkerError
-from calltasks.errors import ServiceError
-from calltasks.executions import NoJobIdsError
-from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.call_tasks import CallTasks
+from calltasks.errors import CallTasksError, NotRunningError, ServiceError, TemporalError
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.options import Options
 from devstack.stack import Stack, ended_by_signals
 from tests.faults.invariants import Observer, check
 from tests.faults.proxy import Proxy, proxying
@@ -274,7 +274,7 @@ class Chaos:
                         await calls.force_analyze(task_id, failed=True)
                     case _:
                         await calls.query_task_execution(task_id, skip_recording=False)
-        except (ServiceError, RPCError, LookupError, NoJobIdsError, NotStartedError, NoWorkerError, TimeoutError):
+        except (CallTasksError, TimeoutError):
             self.figures["commands_refused"] += 1
 
     # --- the calm ---------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class Chaos:
         for task_id in self.tasks:
             # A pause whose resume got lost would hold calls for ever: people take it back.
             async with CallTasks.connect() as calls:
-                with suppress(NotRunningError, RPCError):
+                with suppress(NotRunningError, TemporalError):
                     await calls.signal(task_id, "resume_calls")
 
     async def _all_complete(self) -> None:

@@ -20,7 +20,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 
 from activities.liveness import BEAT_SECONDS
-from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from devstack.processes import Child
 from devstack.stack import PROJECT, Stack
 

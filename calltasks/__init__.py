@@ -14,30 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calltasks.call_tasks import CallTasks as CallTasks
-    from calltasks.call_tasks import NotRunningError as NotRunningError
-    from calltasks.call_tasks import NotStartedError as NotStartedError
-    from calltasks.call_tasks import NoWorkerError as NoWorkerError
-    from calltasks.call_tasks import UnknownTaskError as UnknownTaskError
-    from calltasks.database.tables.tasks import UnknownLeadsError as UnknownLeadsError
+    from calltasks.errors import CallTasksError as CallTasksError
+    from calltasks.errors import NoJobIdsError as NoJobIdsError
+    from calltasks.errors import NotRunningError as NotRunningError
+    from calltasks.errors import NotStartedError as NotStartedError
+    from calltasks.errors import NoWorkerError as NoWorkerError
+    from calltasks.errors import RunFailedError as RunFailedError
     from calltasks.errors import ServiceError as ServiceError
-    from calltasks.executions import NoJobIdsError as NoJobIdsError
+    from calltasks.errors import SettingsError as SettingsError
+    from calltasks.errors import UnknownLeadsError as UnknownLeadsError
+    from calltasks.errors import UnknownTaskError as UnknownTaskError
+    from calltasks.errors import WrongUseError as WrongUseError
     from calltasks.options import Options as Options
-    from calltasks.settings import SettingsError as SettingsError
 
 __version__ = "0.2.0"
-_HOMES = {
-    "calltasks.call_tasks": ("CallTasks", "UnknownTaskError", "NotRunningError", "NotStartedError", "NoWorkerError"),
-    "calltasks.database.tables.tasks": ("UnknownLeadsError",),
-    "calltasks.errors": ("ServiceError",),
-    "calltasks.executions": ("NoJobIdsError",),
-    "calltasks.options": ("Options",),
-    "calltasks.settings": ("SettingsError",),
-}
+_HOMES = {"CallTasks": "calltasks.call_tasks", "Options": "calltasks.options"}
 
 
 def __getattr__(name: str) -> Any:
     """Each name is loaded when it is first asked for, so that importing the package costs next to nothing."""
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
+    if name in _HOMES or name.endswith("Error"):
+        return getattr(import_module(_HOMES.get(name, "calltasks.errors")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ from uuid import uuid4
 from pymysql.cursors import Cursor
 from temporalio.client import (
     Client,
-    WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -33,71 +33,39 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from calltasks import errors, names
 from calltasks.database import schema
 from calltasks.database.columns import Table
-from calltasks.database.connection import Database
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import CallHistory, history
-from calltasks.limiter import shared
-from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.options import Options
+from calltasks.progress import ENDED_BADLY
 from calltasks.rules.reanalysis import Answer, Reanalysis, read
-from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
 from calltasks.temporal.connection import connect
-from calltasks.temporal.monitor_schedule import steer
+from calltasks.temporal.monitor_schedule import Action, MonitorState, steer
+from calltasks.wiring import Clients
 
 if TYPE_CHECKING:
     from calltasks.executions import ExecutionPage
-    from calltasks.model.analysis import AnalysisModel
 
 ANSWER_SECONDS = timedelta(seconds=10)
 CONTROL_SECONDS = timedelta(seconds=30)
-_STATUS = WorkflowExecutionStatus
 MOST_NAMED_BYTES = 1_000_000
 """Of one request: a payload of Temporal holds twice as much."""
-ENDED_BADLY = (_STATUS.FAILED, _STATUS.TERMINATED, _STATUS.CANCELED, _STATUS.TIMED_OUT)
-
-
-class UnknownTaskError(LookupError):
-    """There is no such call task (or it belongs to another organisation)."""
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(f"call task {task_id} does not exist")
-
-
-class NotRunningError(LookupError):
-    """Nothing is known of a run of the task."""
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(f"call task {task_id} is not running; start it with: start-call {task_id}")
-
-
-class NotStartedError(Exception):
-    """The task's calls were never started."""
-
-    def __init__(self, task_id: int) -> None:
-        super().__init__(f"the calls of task {task_id} were never started; start them with: start-call {task_id}")
-
-
-class NoWorkerError(Exception):
-    """The run is there, but no worker answers."""
-
-    def __init__(self) -> None:
-        super().__init__("no worker answers on task queue call-tasks; is `python worker.py` running?")
 
 
 class CallTasks:
     """Call tasks, for a backend.
 
     Args:
-        database: the CRM's.
+        clients: what is asked and written to.
         client: Temporal's, or None where only the database is used.
     """
 
-    def __init__(self, database: Database, client: Client | None) -> None:
-        self.database = database
+    def __init__(self, clients: Clients, client: Client | None = None) -> None:
+        self.clients = clients
+        self.database = clients.database
         self._client = client
-        self._platform: Any = None
-        self._model: AnalysisModel | None = None
 
     @classmethod
     @asynccontextmanager
@@ -108,16 +76,10 @@ class CallTasks:
             SettingsError: a setting is missing or wrong.
             ServiceError: Temporal is out of reach.
         """
-        database = Database(load(DatabaseSettings))
-        calls = cls(database, await connect() if temporal else None)
-        try:
+        async with Clients() as clients:
+            calls = cls(clients)
+            calls._client = await connect() if temporal else None
             yield calls
-        finally:
-            if calls._platform is not None:
-                calls._platform.close()
-            if calls._model is not None:
-                await calls._model.close()
-            database.close()
 
     # --- SPEC 1, 2 --------------------------------------------------------------------------------------------------
 
@@ -164,7 +126,7 @@ class CallTasks:
         """
         row = await self.database.run(tasks.load, task_id)
         if row is None or organization_id not in (None, row.organization_id):
-            raise UnknownTaskError(task_id)
+            raise errors.UnknownTaskError(task_id)
         return row
 
     async def start_call(self, task_id: int, options: Options | None = None) -> bool:
@@ -176,15 +138,15 @@ class CallTasks:
             UnknownTaskError: there is no such task.
         """
         await self.task(task_id)
-        given = _input(task_id, options)
+        given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
         while True:
             try:
-                await self._temporal.start_workflow(WORKFLOW, given, id=workflow_id(task_id), task_queue=CALL_TASKS)
+                await self._start({"task_id": task_id} | ({"options": given} if given else {}))
                 return True
             except WorkflowAlreadyStartedError:
                 # It may end at this moment: then it is started after all.
-                with suppress(NotRunningError), _answers(task_id):
-                    await self._handle(task_id).signal("start_call", given.get("options"), rpc_timeout=ANSWER_SECONDS)
+                with suppress(errors.NotRunningError), self._run(task_id) as run:
+                    await run.signal(names.START_CALL, given or None, rpc_timeout=ANSWER_SECONDS)
                     return False
 
     # --- watching ---------------------------------------------------------------------------------------------------
@@ -199,11 +161,10 @@ class CallTasks:
             NotRunningError: no run is known.
             NoWorkerError: no worker answers.
         """
-        with _answers(task_id):
-            handle = self._handle(task_id)
-            progress: dict[str, Any] = await handle.query("progress", rpc_timeout=ANSWER_SECONDS)
-            status = (await handle.describe(rpc_timeout=ANSWER_SECONDS)).status
-        if status in ENDED_BADLY:
+        with self._run(task_id) as run:
+            progress: dict[str, Any] = await run.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
+            status = (await run.describe(rpc_timeout=ANSWER_SECONDS)).status
+        if status and status.name.lower() in ENDED_BADLY:
             progress["phase"] = status.name.lower()
         return progress
 
@@ -212,16 +173,19 @@ class CallTasks:
 
         Raises:
             NotRunningError: no run is known.
-            WorkflowFailureError: the run failed.
+            RunFailedError: the run failed.
         """
-        with _answers(task_id):
-            result: dict[str, Any] = await self._handle(task_id).result()
+        with self._run(task_id) as run:
+            try:
+                result: dict[str, Any] = await run.result()
+            except WorkflowFailureError as error:
+                raise errors.RunFailedError(error.cause) from error
         return result
 
     async def is_open(self, task_id: int) -> bool:
         """Whether a run is under way."""
-        with _answers(task_id):
-            described = await self._handle(task_id).describe(rpc_timeout=ANSWER_SECONDS)
+        with self._run(task_id) as run:
+            described = await run.describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
 
     # --- SPEC 7, 10 and signals -------------------------------------------------------------------------------------
@@ -241,29 +205,25 @@ class CallTasks:
         Raises:
             UnknownTaskError: there is no such task.
             NotStartedError: its calls were never started; a request to analyse must not be what dials people.
-            ValueError: the fields are no request, or more calls are named than a request holds.
+            WrongUseError: the fields are no request, or more calls are named than a request holds.
         """
         request = request or read({"all": every, **fields})
         request = replace(request, request_id=request.request_id or str(uuid4()))
         await self.task(task_id)
         if request.size() > MOST_NAMED_BYTES:
-            raise ValueError(
+            raise errors.WrongUseError(
                 f"{len(request.call_job_ids or [])} call job ids are more than one request holds; name them in several,"
                 " or ask for all, narrowed by day, interest or prompt version"
             )
         if not await self.database.run(tasks.was_started, task_id):
             # A run that is under way takes it; none is begun, which people could think dials.
-            with _answers(task_id, NotStartedError):
-                handle = self._handle(task_id)
-                await handle.signal("force_analyze", request.payload(), rpc_timeout=ANSWER_SECONDS)
+            with self._run(task_id, errors.NotStartedError) as run:
+                await run.signal(names.FORCE_ANALYZE, request.payload(), rpc_timeout=ANSWER_SECONDS)
             return request.request_id
-        await self._temporal.start_workflow(
-            WORKFLOW,
+        await self._start(
             {"task_id": task_id, "dial": False},
-            id=workflow_id(task_id),
-            task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="force_analyze",
+            start_signal=names.FORCE_ANALYZE,
             start_signal_args=[request.payload()],
         )
         return request.request_id
@@ -278,10 +238,8 @@ class CallTasks:
 
     async def reanalysis(self, task_id: int, request_id: str) -> Answer | None:
         """What a request to analyse again has come to; None of one that the run knows nothing of."""
-        with _answers(task_id):
-            answers = await self._handle(task_id).query(
-                "reanalyses", result_type=list[Answer], rpc_timeout=ANSWER_SECONDS
-            )
+        with self._run(task_id) as run:
+            answers = await run.query(names.REANALYSES, result_type=list[Answer], rpc_timeout=ANSWER_SECONDS)
         return next((answer for answer in answers if answer.request_id == request_id), None)
 
     async def analyses(self, call_job_id: str) -> CallHistory | None:
@@ -304,20 +262,18 @@ class CallTasks:
             NoJobIdsError: it has no job id yet.
             ServiceError: the platform failed.
         """
-        from calltasks.executions import Executions
-        from calltasks.recordings.finding import archive_of
+        from calltasks.executions import query
 
         row = await self.task(task_id)
-        settings = ArchiveSettings.model_construct() if skip_recording else load(ArchiveSettings)
-        async with archive_of(settings, check=False) as archive:
-            return await Executions(self.database, self._bot(), archive).query(
-                task_id,
-                row.organization_id,
-                page=page,
-                page_size=page_size,
-                skip_recording=skip_recording,
-                apply_update=apply_update,
-            )
+        archive = None if skip_recording else await self.clients.archive(check=False)
+        session = self.clients.platform.session(row.organization_id, names.Turn.CONVERSATIONS)
+        return await query(
+            *(self.database, session, archive, task_id),
+            page=page,
+            page_size=page_size,
+            skip_recording=skip_recording,
+            apply_update=apply_update,
+        )
 
     async def signal(self, task_id: int, name: str) -> None:
         """``refresh``, ``pause_calls``, ``resume_calls`` or ``cancel_calls``.
@@ -325,93 +281,73 @@ class CallTasks:
         Raises:
             NotRunningError: the task is not running.
         """
-        with _answers(task_id):
-            await self._handle(task_id).signal(name, rpc_timeout=ANSWER_SECONDS)
+        with self._run(task_id) as run:
+            await run.signal(name, rpc_timeout=ANSWER_SECONDS)
 
     async def control(self, task_id: int, action: str) -> dict[str, Any]:
         """``pause``, ``resume`` or ``cancel`` the platform's dialling, and wait for what the platform says.
 
         Returns:
-            ``{"done": …, "answer": …}``; ``done`` is None if the platform has said nothing for half a minute.
+            ``{"done": …, "answer": …}``; ``done`` is False where the platform, or the run, does not take it (any more),
+            and None if the platform has said nothing for half a minute.
 
         Raises:
             NotRunningError: the task is not running.
             NoWorkerError: no worker answers; nothing was asked.
-            ValueError: the run does not take the action (any more).
         """
-        with _answers(task_id):
+        with self._run(task_id) as run:
             try:
-                update = await self._handle(task_id).start_update(
-                    "control_calls",
+                update = await run.start_update(
+                    names.CONTROL_CALLS,
                     action,
                     wait_for_stage=WorkflowUpdateStage.ACCEPTED,
                     rpc_timeout=ANSWER_SECONDS,
                 )
             except WorkflowUpdateRPCTimeoutOrCancelledError:
-                raise NoWorkerError from None
+                raise errors.NoWorkerError from None
             try:
                 answer: dict[str, Any] = await update.result(rpc_timeout=CONTROL_SECONDS)
             except WorkflowUpdateFailedError as error:
-                raise ValueError(str(error.cause)) from None
+                return {"done": False, "answer": str(error.cause)}
             except WorkflowUpdateRPCTimeoutOrCancelledError:
                 return {"done": None, "answer": f"{action}: asked for, the platform has not answered yet"}
         return answer
 
-    # --- SPEC 9 -----------------------------------------------------------------------------------------------------
-
-    async def monitor(self, action: str) -> bool:
-        """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
+    async def monitor(self, action: Action) -> MonitorState:
+        """``start``, ``stop``, ``check`` or ``status`` of the monitor.
 
         ``check`` looks once, now, whether or not the monitor is running.
         """
-        return await steer(self._temporal, action)
+        with _answers():
+            return await steer(self._temporal, action)
 
     @property
     def _temporal(self) -> Client:
         assert self._client is not None, "opened without Temporal"
         return self._client
 
-    def _handle(self, task_id: int) -> WorkflowHandle[Any, Any]:
-        return self._temporal.get_workflow_handle(workflow_id(task_id))
+    async def _start(self, given: dict[str, Any], **how: Any) -> None:
+        id_, queue = names.workflow_id(given["task_id"]), names.CALL_TASKS
+        with _answers():
+            await self._temporal.start_workflow(names.WORKFLOW, given, id=id_, task_queue=queue, **how)
 
-    def model(self) -> AnalysisModel:
-        """The configured model, within the rate limit that it shares with the workers.
-
-        Raises:
-            SettingsError: a setting of the model is missing or wrong.
-        """
-        if self._model is None:
-            from calltasks.model.analysis import AnalysisModel
-
-            settings = load(AnalysisSettings)
-            limiter = shared(self.database, "analysis", settings.analysis_qpm, settings.analysis_concurrency, window=60)
-            self._model = AnalysisModel(settings, limiter)
-        return self._model
-
-    def _bot(self) -> Any:
-        if self._platform is None:
-            # Importing the vendor's SDK takes seconds: only who asks the platform pays for it.
-            from calltasks.platform.outbound_bot import THREADS, OutboundBot
-
-            settings = load(PlatformSettings)
-            limiter = shared(self.database, "outbound-bot", settings.outbound_bot_qps, THREADS)
-            self._platform = OutboundBot(settings, limiter)
-        return self._platform
-
-
-def _input(task_id: int, options: Options | None) -> dict[str, Any]:
-    given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
-    return {"task_id": task_id} | ({"options": given} if given else {})
+    @contextmanager
+    def _run(
+        self, task_id: int, missing: type[errors.CallTasksError] = errors.NotRunningError
+    ) -> Iterator[WorkflowHandle[Any, Any]]:
+        """The task's run, to be asked something; ``missing``: there is none."""
+        with _answers(missing(task_id)):
+            yield self._temporal.get_workflow_handle(names.workflow_id(task_id))
 
 
 @contextmanager
-def _answers(task_id: int, missing: type[Exception] = NotRunningError) -> Iterator[None]:
-    """Turns what Temporal says of a missing run, or of a missing worker, into an error of this module."""
+def _answers(missing: errors.CallTasksError | None = None) -> Iterator[None]:
+    """Turns what Temporal says into an error of ours. ``missing``: of a run that is asked and is not there."""
     try:
         yield
     except RPCError as error:
-        if error.status == RPCStatusCode.NOT_FOUND:
-            raise missing(task_id) from None
-        if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-            raise NoWorkerError from None
-        raise
+        if missing and error.status == RPCStatusCode.NOT_FOUND:
+            raise missing from None
+        if missing and error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+            raise errors.NoWorkerError from None
+        raise errors.TemporalError(error.status.name, error.message) from None

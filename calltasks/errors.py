@@ -1,39 +1,207 @@
-"""What can go wrong outside, told apart once, where it arises.
+"""What can go wrong, as one tree. An error carries what a door needs: exit code, HTTP status, code of the answer.
 
 ::
 
-    ServiceError
-    ├── PassingError         may succeed later: network, 5xx, an answer that cannot be read
-    │   ├── ThrottledError   asks us to slow down; ``retry_after`` seconds, where it says so
-    │   ├── DeclinedError    a whole answer, which says that it did not succeed, and not why for good
-    │   └── UnreadableAnswerError  an answer of the model that was paid for and is of no use
-    └── PermanentError       no retry can mend it: wrong credentials, wrong parameters, a refusal
-        └── AccountError     no call of this account can succeed before a person has done something
+    CallTasksError                    exit code 1, HTTP 500
+    ├── SettingsError                 exit code 2: the environment is not as it must be
+    │   ├── SchemaError               the database is not
+    │   └── DecryptionError           (calltasks.temporal.encryption) a key is not
+    ├── WrongUseError                 exit code 2, HTTP 400: arguments that do not go together
+    │   ├── ForeignOrganizationError  HTTP 403
+    │   └── ConversationsError        (calltasks.evaluation.conversations)
+    ├── UnknownTaskError              HTTP 404
+    ├── NotRunningError               HTTP 409
+    ├── NoJobIdsError                 HTTP 409, code 4009
+    │   └── NotStartedError
+    ├── UnknownLeadsError             HTTP 404
+    │   └── NoLeadIdError             exit code 2
+    ├── NoWorkerError                 HTTP 503
+    ├── RunFailedError                the run that was waited for
+    ├── DoubtError                    (calltasks.database.tables.dispatches) who was called cannot be told
+    └── ServiceError                  HTTP 503; the platform 502, code 5003; exit code 2 where a setting is the reason
+        ├── PassingError              may succeed later: network, 5xx, an answer that cannot be read
+        │   ├── ThrottledError        asks us to slow down; ``retry_after`` seconds, where it says so
+        │   ├── DeclinedError         a whole answer, which says that it did not succeed, and not why for good
+        │   ├── TemporalError         Temporal does not do what it was asked to
+        │   ├── ExpiredError          (calltasks.recordings.downloads) a link that is too old
+        │   └── UnreadableAnswerError an answer of the model that was paid for and is of no use
+        └── PermanentError            no retry can mend it: wrong credentials, wrong parameters, a refusal
+            ├── AccessRefusedError    (calltasks.platform.errors, as all to NoSuchJobError) exit code 2
+            ├── ValueRefusedError
+            ├── NotFoundError
+            │   ├── NoSuchGroupError
+            │   └── NoSuchJobError
+            ├── LedgerError           (calltasks.database.tables.follow_ups) it did not do what it was asked to
+            └── AccountError          no call of this account can succeed before a person has done something
 
-Texts hold the service, the operation, a code and a request id, never the other side's own message: that may quote
-a phone number or a transcript.
+Texts of a ServiceError (but Temporal's) hold service, operation, code and request id, never the other side's message,
+which may quote a phone number or a transcript.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 _SAFE = re.compile(r"[^A-Za-z0-9._:-]")
 LONGEST_WISH = 300.0
 """Seconds; a service that asks for a longer silence is asked again after this: its wish stops every worker, and may be
 a slip of units."""
+UNEXPECTED = "an unexpected error; the log names it by the request id"
 
 
-class ServiceError(Exception):
+class CallTasksError(Exception):
+    """What a door shows in one line: ``str()`` is for a person at a terminal.
+
+    Attributes:
+        says: that line, with what it is about.
+        exit_code: of a program that ends by it: 1 failed, 2 wrong use or settings.
+        http_status: of the answer.
+        http_code: of the answer's envelope, where it says more than the status.
+        http_message: what the answer says instead of ``str()``; of 500 ``str()`` says too much.
+    """
+
+    says = "{}"
+    exit_code = 1
+    http_status = 500
+    http_code: int | None = None
+    http_message: str | None = None
+
+    def __init__(self, about: object = "") -> None:
+        super().__init__(self.says.format(about))
+
+    @property
+    def line(self) -> str:
+        """The error with what to do about it, where that is known."""
+        return str(self)
+
+
+@contextmanager
+def ending(program: str) -> Iterator[None]:
+    """Ends the program by an error of ours: one line on stderr, and its exit code."""
+    try:
+        yield
+    except CallTasksError as error:
+        print(f"{program}: {error.line}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+class SettingsError(CallTasksError):
+    """A setting is missing or wrong. ``str()`` is one line for the user that names the variable, never its value."""
+
+    exit_code = 2
+
+
+class SchemaError(SettingsError):
+    """The database is not as the program needs it; ``str()`` is one line that says what to do."""
+
+    says = "database: {}"
+
+
+class WrongUseError(CallTasksError, ValueError):
+    """Arguments that do not go together."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class ForeignOrganizationError(WrongUseError):
+    """A body names another organisation than the token's."""
+
+    says = "organization_id is not that of the access token"
+    http_status = 403
+
+
+class UnknownTaskError(CallTasksError):
+    """There is no such call task (or it belongs to another organisation)."""
+
+    http_status = 404
+    says = "call task {} does not exist"
+
+
+class NotRunningError(CallTasksError):
+    """Nothing is known of a run of the task."""
+
+    http_status = 409
+    http_message = "no run of this call task is known; start it with /start-call-task"
+    says = "call task {0} is not running; start it with: start-call {0}"
+
+
+class NoJobIdsError(CallTasksError):
+    """None of the task's calls has a job id yet."""
+
+    http_status, http_code = 409, 4009
+    http_message = "no call of this task has a job id yet"
+    says = "call task {} has no job ids yet"
+
+
+class NotStartedError(NoJobIdsError):
+    """The task's calls were never started."""
+
+    says = "the calls of task {0} were never started; start them with: start-call {0}"
+
+
+class UnknownLeadsError(CallTasksError):
+    """Leads that were named do not exist in the organisation. ``leads`` are the first of their ids."""
+
+    http_status = 404
+
+    def __init__(self, leads: Sequence[int | str]) -> None:
+        self.leads = list(leads)
+        named = ", ".join(str(lead) for lead in leads[:20])
+        super().__init__(f"unknown leads of this organisation: {named}" if leads else "the organisation has no leads")
+
+
+class NoLeadIdError(UnknownLeadsError):
+    """What was named cannot be the id of a lead: in this CRM they are numbers."""
+
+    exit_code = 2
+
+    def __init__(self, leads: Sequence[str]) -> None:
+        super().__init__(leads)
+        self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
+
+
+class NoWorkerError(CallTasksError):
+    """The run is there, but no worker answers."""
+
+    says = "no worker answers on task queue call-tasks; is `python worker.py` running?"
+    http_status = 503
+    http_message = "no worker answers; try again later"
+
+
+class RunFailedError(CallTasksError):
+    """The run did not come to its end."""
+
+    says = "the run failed: {}; what to do: docs/operations.md, Runbook"
+
+
+_HINTS = {
+    ("MySQL", "1044"): "the user may not use this database; check DATABASE_URL and the user's rights",
+    ("MySQL", "1045"): "wrong user or password in DATABASE_URL",
+    ("MySQL", "1049"): "the database named in DATABASE_URL does not exist",
+    ("MySQL", "1146"): "a table is missing; create what is missing with: starter.py init-db",
+    ("MySQL", "2003"): "no server answers at the host and port of DATABASE_URL, or not with the TLS that it asks for",
+    ("MySQL", "2026"): "the server has no TLS, and DATABASE_URL asks for it",
+}
+_SETTINGS = {("MySQL", "1044"), ("MySQL", "1045"), ("MySQL", "1049")}
+_NO_ROOM = {("MySQL", "1366"), ("MySQL", "1406")}
+
+
+class ServiceError(CallTasksError):
     """A call to an outside service failed.
 
     Attributes:
-        service: ``OutboundBot``, ``DashScope`` or ``MySQL``.
+        service: ``OutboundBot``, ``DashScope``, ``MySQL``, ``RecordingArchive`` or ``Temporal``.
         operation: what was asked, such as ``ListJobs``.
         code: the service's own code, cut to a safe alphabet and 80 characters.
         request_id: the service's id of the call, or ``""``.
     """
+
+    http_status = 503
 
     def __init__(self, service: str, operation: str, code: str, *, request_id: str = "") -> None:
         self.service = service
@@ -42,6 +210,21 @@ class ServiceError(Exception):
         self.request_id = _SAFE.sub("_", request_id)[:80]
         suffix = f" (request {self.request_id})" if self.request_id else ""
         super().__init__(f"{service} {operation}: {self.code}{suffix}")
+        who = "the database" if service == "MySQL" else service
+        self.http_message = f"{who} does not answer as it should; try again later"
+        if service == "OutboundBot":
+            self.http_status, self.http_code = 502, 5003
+            self.http_message = f"the platform failed: {self.code}"
+        elif (service, self.code) in _NO_ROOM:
+            self.http_status = 400
+            self.http_message = "a text is too long or holds characters that the database has no room for"
+        elif (service, self.code) in _SETTINGS:
+            self.exit_code = 2
+
+    @property
+    def line(self) -> str:
+        hint = _HINTS.get((self.service, self.code))
+        return f"{self}: {hint}" if hint else str(self)
 
 
 class PassingError(ServiceError):
@@ -70,6 +253,14 @@ class ThrottledError(PassingError):
 
 class DeclinedError(PassingError):
     """The service answered (HTTP 200) that it did not do it, for a reason that may pass."""
+
+
+class TemporalError(PassingError):
+    """Temporal does not do what it was asked to; ``str()`` holds what it says."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__("Temporal", "call", status)
+        self.args = (f"Temporal: {message}",)
 
 
 class UnreadableAnswerError(PassingError):
@@ -113,24 +304,3 @@ class AccountError(PermanentError):
         self.kind = kind
         self.hint = hint
         self.args = (f"{self.args[0]}: {hint}",)
-
-
-_HINTS = {
-    ("MySQL", "1044"): "the user may not use this database; check DATABASE_URL and the user's rights",
-    ("MySQL", "1045"): "wrong user or password in DATABASE_URL",
-    ("MySQL", "1049"): "the database named in DATABASE_URL does not exist",
-    ("MySQL", "1146"): "a table is missing; create what is missing with: starter.py init-db",
-    ("MySQL", "2003"): "no server answers at the host and port of DATABASE_URL, or not with the TLS that it asks for",
-    ("MySQL", "2026"): "the server has no TLS, and DATABASE_URL asks for it",
-}
-
-
-def explain(error: ServiceError) -> str:
-    """The error as one line for a person, with what to do where that is known."""
-    hint = _HINTS.get((error.service, error.code))
-    return f"{error}: {hint}" if hint else str(error)
-
-
-def is_setting(error: ServiceError) -> bool:
-    """Whether the error says that a setting is wrong, rather than that a service is down."""
-    return (error.service, error.code) in {("MySQL", "1044"), ("MySQL", "1045"), ("MySQL", "1049")}

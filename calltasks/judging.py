@@ -5,11 +5,9 @@ The activity writes what comes out (:mod:`activities.follow_ups`), a trial only 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from calltasks.database.connection import SERVICE as DATABASE
@@ -32,8 +30,6 @@ from calltasks.token_ceiling import TokenCeiling
 
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel, Completion
-
-T = TypeVar("T")
 
 AT_ONCE = 8
 """Questions that a trial or an evaluation has under way: workers that share the rate limit keep most of it."""
@@ -76,22 +72,6 @@ async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant
             input_tokens=said.input_tokens,
             output_tokens=said.output_tokens,
         ) from None
-
-
-async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int = AT_ONCE) -> None:
-    """Work on each of these, a few at a time; what one of them raises stops all and is raised."""
-    waiting = iter(items)
-
-    async def work_on() -> None:
-        for item in waiting:
-            await work(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(work_on())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 class Judge:

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from calltasks.errors import LONGEST_WISH
+from calltasks.errors import LONGEST_WISH, ThrottledError
+from calltasks.observing import telemetry
 
 if TYPE_CHECKING:
     from calltasks.database.connection import Database
@@ -31,6 +32,9 @@ BLOCK = 1.5
 """Seconds' worth of slots that one worker may reserve at once."""
 CREDIT = 20
 """Calls of an organisation that had fewer than others which are served before theirs: a small task need not wait."""
+THROTTLED_SECONDS = 30.0
+"""Longest wait that one worker chooses by itself after a throttling answer that names none."""
+T = TypeVar("T")
 
 
 class RateLimiter:
@@ -98,6 +102,39 @@ class RateLimiter:
             yield
         finally:
             self._release()
+
+    async def ask(
+        self,
+        request: Callable[[], Awaitable[T]],
+        *,
+        service: str,
+        tenant: str,
+        priority: int,
+        patience: Callable[[ThrottledError], int],
+    ) -> T:
+        """Make a request in its turn, again and again while the service asks for fewer calls: all wait as it says.
+
+        Args:
+            request: makes it, each time anew.
+            service: whom it asks.
+            tenant: as for :meth:`slot`, with ``priority``.
+            patience: how often a request is made in all, if this is what it was answered.
+
+        Raises:
+            ThrottledError: patience is at its end; or whatever else the request raises.
+        """
+        for attempt in itertools.count(1):
+            begin = monotonic()
+            async with self.slot(tenant=tenant, priority=priority):
+                telemetry.metrics.waited(service, monotonic() - begin)
+                try:
+                    return await request()
+                except ThrottledError as error:
+                    if attempt >= patience(error):
+                        raise
+                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
+            await self.slow_down(wait)
+        raise AssertionError("unreachable")
 
     async def slow_down(self, seconds: float) -> None:
         """Keep every worker from calling for ``seconds``, because the service asks for it, at most ``LONGEST_WISH``."""

@@ -1,4 +1,4 @@
-"""Names, timeouts and retry policies of the workflows, and their input."""
+"""Timeouts and retry policies of the workflows, and their input."""
 
 from __future__ import annotations
 
@@ -11,30 +11,9 @@ from temporalio.common import RetryPolicy
 
 from calltasks.rules.reanalysis import Answer, Asked
 
-WORKFLOW = "CallTaskWorkflow"
-MONITOR_WORKFLOW = "MonitorWorkflow"
-MONITOR_SCHEDULE = "call-task-monitor"
 MONITOR_INTERVAL = timedelta(minutes=5)
-
-CALL_TASKS = "call-tasks"
-"""Task queue of the workflows and of the activities on the database."""
-OUTBOUND_BOT = "outbound-bot"
-"""Task queue of the activities on the platform."""
-ANALYSIS = "analysis"
-"""Task queue of the activities on the model."""
-QUEUES = (CALL_TASKS, OUTBOUND_BOT, ANALYSIS)
-
-
-def workflow_id(task_id: int) -> str:
-    """The workflow id of a call task."""
-    return f"call-task-{task_id}"
-
-
 MOST_TOKENS = 10**12
 """A ceiling of tokens is at most this."""
-
-# Queued work goes in this order (SPEC, Always); 1 first.
-CONVERSATIONS_FIRST, JOB_IDS, ANALYSES, RECORDINGS = 1, 2, 3, 4
 
 HEARTBEAT = timedelta(seconds=15)
 """A worker that is silent for longer has died; its activity is handed to another one."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import Refused, write_each
@@ -16,7 +16,9 @@ from calltasks.database.tables import rows as table
 from calltasks.database.tables.jobs import folded
 from calltasks.database.tables.needs import final_status
 from calltasks.database.tables.rows import CallRow, Outcome
-from calltasks.errors import PermanentError, ServiceError
+from calltasks.errors import ServiceError
+from calltasks.names import SUCCEEDED
+from calltasks.platform.errors import NoSuchJobError, ValueRefusedError
 from calltasks.platform.session import IDS_A_CALL, Attempt, Job, PlatformSession, moment
 from calltasks.rules.phones import comparable
 from calltasks.transcripts import length, transcript, turns_of
@@ -65,38 +67,36 @@ def expects_transcript(row: CallRow, job: Job, outcome: Outcome) -> bool:
     (SPEC 4), and what was said is not there yet."""
     if not row.silent or outcome.conversation or row.followed:
         return False
-    attempt = chosen_attempt(job)
-    succeeded = final_status(outcome.call_status or row.call_status) == "Succeeded"
-    return succeeded or row.since is not None or (attempt is not None and attempt.spoken)
+    succeeded = final_status(outcome.call_status or row.call_status) == SUCCEEDED
+    return succeeded or row.since is not None or (job.attempt is not None and job.attempt.spoken)
 
 
 async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> Answers:
     """Ask for the jobs of these rows, at most 99 a request; a request that fails is counted, not raised."""
     answers = Answers()
-    batches = deque(rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL))
 
-    async def work() -> None:
-        while batches:
-            batch = batches.popleft()
-            try:
-                jobs = await session.jobs([row.call_job_id for row in batch])
-            except ServiceError as error:
-                answers.error = str(error)
-                refused = isinstance(error, PermanentError) and error.code.startswith(("NotExist.Job", "InvalidParam"))
-                if refused and len(batch) > 1:
-                    # One id that the platform refuses spoils its whole batch: halve until it stands alone.
-                    half = len(batch) // 2
-                    batches.extendleft((batch[:half], batch[half:]))
-                else:
-                    answers.not_returned += batch if refused else []
-                    answers.failed_calls += not refused
+    async def ask_batch(batch: Sequence[CallRow]) -> None:
+        try:
+            jobs = await session.jobs([row.call_job_id for row in batch])
+        except ServiceError as error:
+            answers.error = str(error)
+            refused = isinstance(error, NoSuchJobError | ValueRefusedError)
+            if refused and len(batch) > 1:
+                # One id that the platform refuses spoils its whole batch: halve until it stands alone.
+                half = len(batch) // 2
+                await ask_batch(batch[:half])
+                await ask_batch(batch[half:])
             else:
-                found = match_answers(batch, jobs)
-                answers.jobs += found
-                told = {row.id for row, _ in found}
-                answers.not_returned += [row for row in batch if row.id not in told]
+                answers.not_returned += batch if refused else []
+                answers.failed_calls += not refused
+        else:
+            found = match_answers(batch, jobs)
+            answers.jobs += found
+            told = {row.id for row, _ in found}
+            answers.not_returned += [row for row in batch if row.id not in told]
 
-    await asyncio.gather(*(work() for _ in range(CALLS_AT_ONCE)))
+    batches = [rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL)]
+    await for_each(batches, ask_batch, at_once=CALLS_AT_ONCE)
     return answers
 
 
@@ -132,40 +132,19 @@ def _called(job: Job, by_reference: dict[str, list[CallRow]]) -> Iterator[CallRo
             yield from (row for row in by_reference.get(reference, []) if numbers & comparable(row.phone))
 
 
-def chosen_attempt(job: Job) -> Attempt | None:
-    """The last attempt; of a job that succeeded the last connected one (SPEC 4)."""
-    if final_status(job.status) == "Succeeded":
-        for attempt in reversed(job.tasks):
-            if attempt.connected:
-                return attempt
-    return job.tasks[-1] if job.tasks else None
-
-
-def status_of(job: Job, attempt: Attempt | None) -> str:
-    """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (SPEC 4)."""
-    if job.status or attempt is None:
-        return final_status(job.status) or job.status
-    if attempt.connected:
-        return "Succeeded"
-    if attempt.status in ("", "Executing"):
-        return attempt.status
-    return "Cancelled" if attempt.status == "Cancelled" else "Failed"
-
-
 def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Outcome:
     """What the row shall hold after this answer; never less than it holds already.
 
     A status that is not final is left unwritten, and so is the transcript of a call that is not over: a later attempt
     may replace it (SPEC 4).
     """
-    attempt = chosen_attempt(job)
-    status = status_of(job, attempt)
+    status = job.call_status
     known = final_status(row.call_status)
-    if known == "Succeeded" or (known and status != "Succeeded"):
+    if known == SUCCEEDED or (known and status != SUCCEEDED):
         # As the CRM spells it.
         status = row.call_status
     final = bool(final_status(status))
-    attempt = attempt or Attempt()
+    attempt = job.attempt or Attempt()
     turns = attempt.conversation if final else []
     planed = database.moment(TABLE, "planed_time", moment(attempt.planed_time))
     actual = database.moment(TABLE, "updated_time", moment(attempt.actual_time))

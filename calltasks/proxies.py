@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from requests.utils import get_environ_proxies, select_proxy
 
-from calltasks.settings import SettingsError
+from calltasks.errors import SettingsError
 
 
 def proxy_for(url: str) -> str | None:

@@ -1,7 +1,7 @@
 """Settings: the one reader of the environment. Names and defaults are those of the README's table.
 
 Each part of the product loads only the group that it needs, so that a worker for the database queue runs without a
-model key. A missing or wrong value raises :class:`SettingsError`, one line that names the variable.
+model key. A missing or wrong value raises ``SettingsError``, one line that names the variable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-class SettingsError(Exception):
-    """A setting is missing or wrong. ``str()`` is one line for the user that names the variable, never its value."""
-
+from calltasks.errors import SettingsError
 
 _SAFE = re.compile(r"[^A-Za-z0-9_]")
 URL_PARAMETERS = (

@@ -13,6 +13,7 @@ from temporalio.common import RetryPolicy
 
 from calltasks import options
 from calltasks.database.tables.needs import Need
+from calltasks.names import Turn
 from calltasks.options import Options
 from calltasks.rules.row_ranges import Ranges
 
@@ -71,7 +72,7 @@ class ActivityCall(Generic[T, R]):
 
     activity: Callable[[Any, T], Awaitable[R]]
     queue: str
-    priority: int = options.CONVERSATIONS_FIRST
+    priority: int = Turn.CONVERSATIONS
     retry: RetryPolicy = field(default_factory=lambda: options.THREE_TRIES)
     within: timedelta = options.WORK_TIMEOUT
     heartbeat: timedelta | None = options.HEARTBEAT

@@ -9,16 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from calltasks import names
 from devstack.processes import Child, StackError, free_port
 
-SEARCH_ATTRIBUTES = {
-    "OrganizationId": "Keyword",
-    "TaskId": "Int",
-    "TaskType": "Keyword",  # A number, but the file database has room for three of type Int.
-    "Unfinished": "Int",
-    "AnalysisFailed": "Int",
-    "StalledSince": "Datetime",
-}
+SEARCH_ATTRIBUTES = {key.name: key.indexed_value_type.name.title() for key in names.SEARCH_ATTRIBUTES}
 # The default poll rates of the dev server cost 50 ms a hop.
 DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "1000",

@@ -17,7 +17,7 @@ STATUS_NAMES = {
 
 
 class JobView:
-    """Writes jobs as the JSON that ListJobs, ListJobsByGroup and QueryJobsWithResult answer."""
+    """Writes jobs as the JSON that ListJobs and QueryJobsWithResult answer."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -29,13 +29,13 @@ class JobView:
             return job.entry
         begun = job.begun_at(moment)
         tasks = b",".join(self._task(job, index, moment) for index in range(begun))
-        entry = b'%b,"Tasks":[%b]}' % (self.brief(job, moment, status)[:-1], tasks)
+        entry = b'%b,"Tasks":[%b]}' % (self._brief(job, moment, status)[:-1], tasks)
         if settled:
             job.entry = entry
         return entry
 
-    def brief(self, job: Job, moment: float, status: str = "") -> bytes:
-        """An entry of ListJobsByGroup: the job without its attempts."""
+    def _brief(self, job: Job, moment: float, status: str = "") -> bytes:
+        """The job without its attempts."""
         contact = job.contact
         shown = status or job.status_at(moment)
         reason = f'"FailureReason":"{job.failure_reason}",' if shown == "Failed" else ""

@@ -18,11 +18,11 @@ from simulators.world import World
 class Control:
     """Answers /_sim/… ; a request it cannot use is a 400 with one line that says why."""
 
-    def __init__(self, world: World, stats: Stats, faults: Faults, bot: OutboundBot, model: Model) -> None:
+    def __init__(self, world: World, stats: Stats, faults: Faults, outbound_bot: OutboundBot, model: Model) -> None:
         self._world = world
         self._stats = stats
         self._faults = faults
-        self._bot = bot
+        self._outbound_bot = outbound_bot
         self._model = model
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
@@ -45,7 +45,10 @@ class Control:
         match parts:
             case ["stats"]:
                 report = self._stats.report(self._world, series=series)
-                return report | {"contacts_assigned": self._bot.contacts_assigned, "faults": dict(self._faults.counts)}
+                return report | {
+                    "contacts_assigned": self._outbound_bot.contacts_assigned,
+                    "faults": dict(self._faults.counts),
+                }
             case ["groups"]:
                 return [
                     {"id": group.id, "name": group.name, "jobs": len(group.jobs), "progress": group.progress()}
@@ -85,7 +88,7 @@ class Control:
                     over=body.get("over", True),
                     called_at=body.get("called_at"),
                 )
-                self._bot.prepare(group)
+                self._outbound_bot.prepare(group)
                 return {"id": group.id, "jobs": [job.id for job in group.jobs]}
         return None
 

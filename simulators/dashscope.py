@@ -14,9 +14,9 @@ from typing import Any
 from aiohttp import web
 
 from simulators.faults import Fault, Faults
+from simulators.gateway import JSON, broken_answer
 from simulators.judge import judge_prompt
 from simulators.options import DASHSCOPE_API_KEY, SimulatorOptions
-from simulators.platform import JSON, broken_answer
 from simulators.stats import Limiter, Stats
 
 GENERATION = "/api/v1/services/aigc/text-generation/generation"

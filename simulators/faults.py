@@ -8,58 +8,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+_ANYWHERE = ("status_500", "html", "empty", "reset", "hang")
 PLATFORM_KINDS = frozenset(
     {
-        "status_500",
-        "status_503",
-        "html",
-        "empty",
-        "reset",
-        "hang",
-        "success_false",
-        "wrong_shape",
-        "throttle",
-        "throttle_plain",
-        "permanent",
-        "lost_answer",
-        "lost_late",
-        "partial",
-        "stale",
-        "shuffle",
-        "missing",
-        "vanish",
-        "flip",
+        *(*_ANYWHERE, "status_503", "success_false", "wrong_shape", "throttle", "throttle_plain", "permanent"),
+        *("lost_answer", "lost_late", "partial", "stale", "shuffle", "missing", "vanish", "flip"),
     }
 )
 MODEL_KINDS = frozenset(
     {
-        "status_429",
-        "timeout",
-        "hang",
-        "status_500",
-        "content_filter",
-        "invalid_key",
-        "arrears",
-        "unpaid",
-        "free_quota",
-        "thinking",
-        "invalid_json",
-        "fenced_json",
-        "wrapped",
-        "unfinished",
-        "wrong_type",
-        "fickle",
-        "enormous",
-        "past_time",
-        "nonsense_time",
-        "html",
-        "empty",
-        "reset",
+        *(*_ANYWHERE, "status_429", "timeout", "content_filter", "invalid_key", "arrears", "unpaid", "free_quota"),
+        *("thinking", "invalid_json", "fenced_json", "wrapped", "unfinished", "wrong_type", "fickle", "enormous"),
+        *("past_time", "nonsense_time"),
     }
 )
 RECORDING_KINDS = frozenset({"status_500", "status_403", "truncated", "empty", "reset", "hang"})
 _KINDS = {"model": MODEL_KINDS, "recording": RECORDING_KINDS}
-_LISTINGS = frozenset({"QueryJobsWithResult", "ListJobsByGroup", "ListJobs"})
+_LISTINGS = frozenset({"QueryJobsWithResult", "ListJobs"})
 _ONLY_FOR = {
     "partial": frozenset({"AssignJobs"}),
     "lost_late": frozenset({"AssignJobs", "CreateJobGroup"}),
@@ -67,7 +32,7 @@ _ONLY_FOR = {
     "shuffle": _LISTINGS,
     "missing": _LISTINGS,
     "vanish": _LISTINGS,
-    "flip": frozenset({"QueryJobsWithResult", "ListJobs"}),
+    "flip": _LISTINGS,
 }
 
 
@@ -76,12 +41,10 @@ class Fault:
     """One way to fail.
 
     `target` is an action's name, "*" for every action of the platform, "model", or "recording" (the download of the
-    audio itself). It strikes with probability `rate`,
-    or the first `count` matching calls when `count` is set. `seconds` is how long a hang, a throttling wait, a lag or a
-    disappearance lasts, `code` the error code of success_false and permanent, or what
-    wrapped puts around "{answer}". Kinds that only make sense for certain
-    actions (partial: AssignJobs; lost_late: also CreateJobGroup; stale, shuffle, missing, vanish, flip: listings) spare
-    the others.
+    audio itself). It strikes with probability `rate`, or the first `count` matching calls when `count` is set.
+    `seconds` is how long a hang, a throttling wait, a lag or a disappearance lasts, `code` the error code of
+    success_false and permanent, or what wrapped puts around "{answer}". Kinds that only make sense for certain actions
+    (partial: AssignJobs; lost_late: also CreateJobGroup; stale, shuffle, missing, vanish, flip: listings) spare others.
     """
 
     target: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from simulators.answers import JobView
@@ -35,7 +35,6 @@ class OutboundBot:
             "DescribeJobGroup": self._describe_job_group,
             "AssignJobs": self._assign_jobs,
             "QueryJobsWithResult": self._query_jobs_with_result,
-            "ListJobsByGroup": self._list_jobs_by_group,
             "ListJobs": self._list_jobs,
             "DownloadRecording": self._download_recording,
             "SuspendJobs": lambda params, fault, host: self._change(params, Job.suspend),
@@ -75,24 +74,12 @@ class OutboundBot:
     def _list_job_groups(self, params: Params, fault: Fault | None, host: str) -> bytes:
         number, size = _paging(params)
         text, now = params.get("SearchText", ""), self._world.clock.now()
-        begin, end = _whole(params, "StartTime"), _whole(params, "EndTime")
-        groups = [
-            group
-            for group in self._world.groups.values()
-            if group.visible_at <= now
-            and text in group.name
-            and (begin is None or self._world.clock.shown_ms(group.created) >= begin)
-            and (end is None or self._world.clock.shown_ms(group.created) <= end)
-        ]
+        groups = [group for group in self._world.groups.values() if group.visible_at <= now and text in group.name]
         groups.reverse()
         first = (number - 1) * size
         shown = b",".join(self._group(group) for group in groups[first : first + size])
-        return b'"JobGroups":{"List":[%b],"PageNumber":%d,"PageSize":%d,"TotalCount":%d}' % (
-            shown,
-            number,
-            size,
-            len(groups),
-        )
+        end = b'"PageNumber":%d,"PageSize":%d,"TotalCount":%d' % (number, size, len(groups))
+        return b'"JobGroups":{"List":[%b],%b}' % (shown, end)
 
     def _describe_job_group(self, params: Params, fault: Fault | None, host: str) -> bytes:
         return b'"JobGroup":%b' % self._group(self._group_of(params))
@@ -153,27 +140,12 @@ class OutboundBot:
     def _query_jobs_with_result(self, params: Params, fault: Fault | None, host: str) -> bytes:
         number, size = _paging(params)
         moment = self._moment(fault)
-        jobs, total = self._page(params, _words(params.get("JobStatusFilter", "")), number, size, fault)
+        jobs, total = self._page(params, number, size, fault)
         shown = b",".join(
             self._view.with_result(job, moment, self._flipped(job, fault)) for job in jobs if moment >= job.visible_at
         )
-        return (
-            b'"Jobs":{"List":[%b],"PageNumber":%d,"PageSize":%d,"PageCount":%d,"RowCount":%d},"Labels":[],"VariableNames":[]'
-            % (
-                shown,
-                number,
-                size,
-                -(-total // size),
-                total,
-            )
-        )
-
-    def _list_jobs_by_group(self, params: Params, fault: Fault | None, host: str) -> bytes:
-        number, size = _paging(params)
-        moment = self._moment(fault)
-        jobs, total = self._page(params, _words(params.get("JobStatus", "")), number, size, fault)
-        shown = b",".join(self._view.brief(job, moment) for job in jobs if moment >= job.visible_at)
-        return b'"Jobs":{"List":[%b],"PageNumber":%d,"PageSize":%d,"TotalCount":%d}' % (shown, number, size, total)
+        end = b'"PageNumber":%d,"PageSize":%d,"PageCount":%d,"RowCount":%d' % (number, size, -(-total // size), total)
+        return b'"Jobs":{"List":[%b],%b},"Labels":[],"VariableNames":[]' % (shown, end)
 
     def _list_jobs(self, params: Params, fault: Fault | None, host: str) -> bytes:
         ids = _listed(params, "JobId")
@@ -194,19 +166,17 @@ class OutboundBot:
             entries = [*entries[1:], *entries[:1], *entries[-1:]]
         return b'"Jobs":[%b]' % b",".join(entries)
 
-    def _page(
-        self, params: Params, statuses: list[str], number: int, size: int, fault: Fault | None
-    ) -> tuple[list[Job], int]:
-        group, now = self._group_of(params), self._world.clock.now()
-        if any(status not in STATUSES for status in statuses):
+    def _page(self, params: Params, number: int, size: int, fault: Fault | None) -> tuple[list[Job], int]:
+        group, now, status = self._group_of(params), self._world.clock.now(), params.get("JobStatusFilter", "")
+        if status and status not in STATUSES:
             raise _invalid("JobStatusFilter")
         if fault and fault.kind == "shuffle":
             number, shift = max(1, number - 1), size // 3 or 1
-            jobs, total = self._filtered(group, params, statuses, 1, (number + 1) * size)
+            jobs, total = group.page(status, 1, (number + 1) * size)
             first = (number - 1) * size + shift
             jobs = jobs[first : first + size]
         else:
-            jobs, total = self._filtered(group, params, statuses, number, size)
+            jobs, total = group.page(status, number, size)
         jobs = self._thinned(jobs, fault)
         group.missing = [job for job in group.missing if job.missing_until > now]
         if fault and fault.kind == "vanish":
@@ -214,33 +184,6 @@ class OutboundBot:
             for job in jobs[::7]:
                 job.missing_until = now + fault.seconds
         return self._present(jobs, now), total - len(group.missing)
-
-    def _filtered(
-        self, group: Group, params: Params, statuses: list[str], number: int, size: int
-    ) -> tuple[list[Job], int]:
-        tests = self._tests(params)
-        if not tests and len(statuses) < 2:
-            return group.page(statuses[0] if statuses else "", number, size)
-        jobs: Iterable[Job] = group.listed
-        if len(statuses) == 1:
-            jobs = group.by_status[statuses[0]].values()
-        elif statuses:
-            jobs = [job for job in group.listed if job.status in statuses]
-        passed = [job for job in jobs if all(test(job) for test in tests)]
-        return passed[(number - 1) * size : number * size], len(passed)
-
-    def _tests(self, params: Params) -> list[Callable[[Job], bool]]:
-        now, clock = self._world.clock.now(), self._world.clock
-        tests: list[Callable[[Job], bool]] = []
-        if words := _words(params.get("TaskStatusFilter", "")):
-            tests.append(lambda job: _latest_status(job, now) in words)
-        if (since := _whole(params, "StartActualTimeFilter")) is not None:
-            tests.append(lambda job: _latest_start_ms(job, now, clock.shown_ms) >= since)
-        if (until := _whole(params, "EndActualTimeFilter")) is not None:
-            tests.append(lambda job: 0 <= _latest_start_ms(job, now, clock.shown_ms) <= until)
-        if text := params.get("QueryText", ""):
-            tests.append(lambda job: text in job.contact.phone)
-        return tests
 
     def _moment(self, fault: Fault | None) -> float:
         now = self._world.clock.now()
@@ -336,11 +279,6 @@ def _listed(params: Params, name: str) -> list[str]:
     return values
 
 
-def _words(text: str) -> list[str]:
-    """Values separated by commas, or a JSON array of them: the documentation shows both."""
-    return [word.strip(' "') for word in text.strip("[] ").split(",") if word.strip(' "')]
-
-
 def _contact(text: str) -> Contact:
     try:
         contact = json.loads(text)["contacts"][0]
@@ -352,16 +290,3 @@ def _contact(text: str) -> Contact:
         )
     except (ValueError, LookupError, TypeError, AttributeError):
         raise _invalid("JobsJson") from None
-
-
-def _latest_status(job: Job, now: float) -> str:
-    begun = job.begun_at(now)
-    if not begun:
-        return ""
-    attempt = job.attempts[begun - 1]
-    return attempt.status if attempt.end <= now else "Executing"
-
-
-def _latest_start_ms(job: Job, now: float, shown_ms: Callable[[float], int]) -> int:
-    begun = job.begun_at(now)
-    return shown_ms(job.attempts[begun - 1].start) if begun else -1

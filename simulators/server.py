@@ -14,9 +14,9 @@ from aiohttp.web_protocol import RequestHandler
 from simulators.control import Control
 from simulators.dashscope import Model
 from simulators.faults import Fault, Faults
+from simulators.gateway import Gateway, broken_answer
 from simulators.options import SimulatorOptions
 from simulators.outbound_bot import OutboundBot
-from simulators.platform import Platform, broken_answer
 from simulators.signature import ApiError
 from simulators.stats import Stats
 from simulators.world import World
@@ -34,10 +34,10 @@ class Simulators:
         self.world = World(self.options)
         self.stats = Stats()
         self.faults = Faults(self.options.seed)
-        self.bot = OutboundBot(self.world)
+        self.outbound_bot = OutboundBot(self.world)
         self.model = Model(self.options, self.faults, self.stats)
-        self._platform = Platform(self.options, self.bot, self.faults, self.stats)
-        self._control = Control(self.world, self.stats, self.faults, self.bot, self.model)
+        self._gateway = Gateway(self.options, self.outbound_bot, self.faults, self.stats)
+        self._control = Control(self.world, self.stats, self.faults, self.outbound_bot, self.model)
         self._runner: web.ServerRunner | None = None
         self._handling: set[asyncio.Task[object]] = set()
 
@@ -85,7 +85,7 @@ class Simulators:
         if path.startswith("/_sim/"):
             return await self._control.handle(request)
         if path == "/" and "x-acs-action" in request.headers:
-            return await self._platform.handle(request)
+            return await self._gateway.handle(request)
         return web.Response(status=404, text="not found\n")
 
     async def _recording(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -97,7 +97,7 @@ class Simulators:
             if broken := await broken_answer(request, fault):
                 return broken
         try:
-            audio = self.bot.recordings.serve(request.path.removeprefix("/recordings/"), request.query)
+            audio = self.outbound_bot.recordings.serve(request.path.removeprefix("/recordings/"), request.query)
         except ApiError as error:
             self.stats.ended("recording", error.code)
             return web.Response(

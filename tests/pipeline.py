@@ -22,7 +22,8 @@ from temporalio.client import Client, WorkflowExecution, WorkflowHandle, Workflo
 import simulators
 import worker
 from calltasks.call_tasks import CallTasks
-from calltasks.options import QUEUES, Options, workflow_id
+from calltasks.names import QUEUES, workflow_id
+from calltasks.options import Options
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import SEARCH_ATTRIBUTES as KINDS
 from devstack.temporal import EmbeddedTemporal

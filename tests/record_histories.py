@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHistory
+from temporalio.client import WorkflowHistory
 
+from calltasks.errors import RunFailedError
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions
@@ -151,7 +152,7 @@ async def refused(sites: Sites) -> tuple[Site, int]:
     task_id = await site.create_task()
     async with site.working(), site.calls() as calls:
         await calls.start_call(task_id, QUICK)
-        with suppress(WorkflowFailureError):
+        with suppress(RunFailedError):
             await calls.result(task_id)
     return site, task_id
 

@@ -255,7 +255,7 @@ async def test_every_half_done_state_is_taken_up_and_finished_and_nobody_is_dial
         error.add_note(f"state: {name}")
     if failed:
         raise BaseExceptionGroup(f"{', '.join(failed)}", list(failed.values()))
-    assert site.sim.bot.contacts_assigned == 0
+    assert site.sim.outbound_bot.contacts_assigned == 0
     assert not {"CreateJobGroup", "AssignJobs"} & set(site.stats()["calls"])
 
 
@@ -273,4 +273,4 @@ async def test_a_task_that_was_never_handed_over_is_started_by_hand_alone_and_di
         assert site.task(1)["job_group_id"] is None
         result = await site.run(1)
     assert (result["outcome"], result["task_type"], result["called"]) == ("complete", 4, 3)
-    assert site.sim.bot.contacts_assigned == 3 and site.stats()["dialled_twice"] == []
+    assert site.sim.outbound_bot.contacts_assigned == 3 and site.stats()["dialled_twice"] == []

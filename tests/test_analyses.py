@@ -54,7 +54,7 @@ async def judge(site: Site, task_id: int, request_id: str = "", **request: Any) 
     """The activity that a worker would run: first follow-ups or, with a `request_id`, a re-analysis."""
     async with CallTasks.connect(temporal=False) as calls:
         await calls.database.prepare()
-        follow_ups = FollowUps(calls.database, calls.model())
+        follow_ups = FollowUps(calls.database, calls.clients.model)
         asked: dict[str, Any] = {
             "task_id": task_id,
             "organization_id": ORGANIZATION,

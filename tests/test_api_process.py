@@ -19,13 +19,12 @@ import pytest
 
 from calltasks import call_tasks as starter
 from calltasks.api.access import Tokens
-from calltasks.api.answers import success
+from calltasks.api.answers import answer_to, success
 from calltasks.api.application import build
-from calltasks.api.errors import answer_to
 from calltasks.api.server import main
 from calltasks.call_tasks import CallTasks
-from calltasks.errors import PermanentError
-from calltasks.settings import ApiSettings, SettingsError, load
+from calltasks.errors import PermanentError, SettingsError
+from calltasks.settings import ApiSettings, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import Child, wait_until
 from devstack.temporal import EmbeddedTemporal
@@ -194,7 +193,7 @@ ACCOUNT = {
     "OUTBOUND_BOT_INSTANCE_ID": "x",
 }
 ONE_TOKEN = {"API_TOKENS": '{"secret-token": "org"}'}
-EMPTY_DATABASE = "an empty database"
+EMPTY_DATABASE, WRONG_PASSWORD = "an empty database", "a wrong password"
 
 
 @pytest.mark.parametrize(
@@ -206,6 +205,7 @@ EMPTY_DATABASE = "an empty database"
         (ONE_TOKEN | ACCOUNT, 2, "DATABASE_URL is not set"),
         (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": "mysql+pymysql://u:p@127.0.0.1:1/d"}, 1, "DATABASE_URL"),
         (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": EMPTY_DATABASE}, 2, "init-db"),
+        (ONE_TOKEN | ACCOUNT | {"DATABASE_URL": WRONG_PASSWORD}, 2, "wrong user or password in DATABASE_URL"),
         (
             ONE_TOKEN | ACCOUNT | {"TEMPORAL_ADDRESS": "127.0.0.1:1", "DATABASE_URL": EMPTY_DATABASE},
             1,
@@ -226,8 +226,9 @@ def test_the_process_says_in_one_line_why_it_does_not_start(
     for variable in environment_of_a_site("", temporal, "", ""):
         monkeypatch.delenv(variable, raising=False)
     with new_database(mariadb) as name:
+        urls = {EMPTY_DATABASE: mariadb.url_of(name), WRONG_PASSWORD: mariadb.url_of(name).replace("@", "x@")}
         for variable, value in ({"TEMPORAL_ADDRESS": temporal.address} | environment).items():
-            monkeypatch.setenv(variable, mariadb.url_of(name) if value == EMPTY_DATABASE else value)
+            monkeypatch.setenv(variable, urls.get(value, value))
         with pytest.raises(SystemExit) as ended:
             main()
     said = capsys.readouterr()

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from calltasks.database.tables.rows import CallRow
-from calltasks.outcomes import chosen_attempt, match_answers, status_of
+from calltasks.outcomes import match_answers
 from calltasks.platform.session import Job
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, REMARKS, assert_finished, assert_nothing_went_back, turns
@@ -197,9 +197,8 @@ def test_which_attempt_and_which_status_count(answer: dict[str, object], task_id
     tries = answer["Tasks"]
     tasks = [{"TaskId": id_, "Status": word} for id_, word in tries] if isinstance(tries, list) else None
     found = job({"JobId": "j", **answer, "Tasks": tasks})
-    attempt = chosen_attempt(found)
-    assert (attempt.task_id if attempt else None) == task_id
-    assert status_of(found, attempt) == status
+    assert (found.attempt.task_id if found.attempt else None) == task_id
+    assert found.call_status == status
 
 
 def job(fields: dict[str, object]) -> Job:

@@ -18,7 +18,7 @@ def assert_all_dialled_once(site: Site, task_id: int, count: int) -> None:
     assert stats["dialled_twice"] == [] and stats["groups_of_one_name"] == []
     references = sorted(job["reference_id"] for job in site.truth(task_id))
     assert references == sorted(row["reference_id"] for row in site.rows(task_id))[:count]
-    assert site.sim.bot.contacts_assigned == count
+    assert site.sim.outbound_bot.contacts_assigned == count
 
 
 FAULTS = [
@@ -65,7 +65,7 @@ async def test_a_lead_without_a_number_is_not_dialled_and_holds_nobody_up(sites:
     assert (result["called"], result["unmatched"], result["task_type"]) == (36, 4, 4)
     assert (result["suppressed"], result["suppressed_by_reason"]) == (4, {"no_number": 4})
     assert {rows[lead]["call_status"] for lead in (7, 8, 9, 10)} == {"Cancelled"}
-    assert site.sim.bot.contacts_assigned == 36
+    assert site.sim.outbound_bot.contacts_assigned == 36
     assert {job["phone"] for job in site.truth(task_id)} == {phone(n) for n in range(1, 41) if n not in (7, 8, 9, 10)}
     assert_finished(site, task_id, result)
 
@@ -94,7 +94,7 @@ async def test_a_group_of_somebody_else_is_adopted_as_it_is(sites: Sites) -> Non
     site.watch_writes()
     async with site.working():
         result = await site.run(task_id)
-    assert site.sim.bot.contacts_assigned == 0
+    assert site.sim.outbound_bot.contacts_assigned == 0
     assert (result["called"], result["unmatched"]) == (20, 5)
     assert site.seen_types(task_id) == [2, 3, 4]
     assert_finished(site, task_id, result)
@@ -140,7 +140,7 @@ async def test_the_same_lead_twice_in_a_task_is_dialled_once(sites: Sites) -> No
     async with site.working():
         result = await site.run(task_id)
     assert site.stats()["dialled_twice"] == []
-    assert site.sim.bot.contacts_assigned == 30
+    assert site.sim.outbound_bot.contacts_assigned == 30
     assert (result["called"], result["unmatched"], result["outcome"]) == (30, 2, "complete")
 
 

@@ -90,7 +90,7 @@ async def test_a_listing_shorter_than_its_counters_sends_nothing_and_is_looked_a
         assert waits[2] > waits[1]
         result = await site.result(task_id)
     assert result["called"] == 14
-    assert site.sim.bot.contacts_assigned == 0
+    assert site.sim.outbound_bot.contacts_assigned == 0
     assert_dialled_once(site, range(1, 15))
 
 
@@ -103,9 +103,9 @@ async def test_a_counter_that_is_always_ahead_waits_as_long_as_it_is_told(sites:
     half_dispatched(site, task_id, ours(site, task_id, 4))
     group = platform.OutboundBot._group
 
-    def ahead(bot: Any, one: Any) -> bytes:
+    def ahead(outbound_bot: Any, one: Any) -> bytes:
         count = len(one.listed)
-        return group(bot, one).replace(b'"TotalJobs": %d' % count, b'"TotalJobs": %d' % (count + 1))
+        return group(outbound_bot, one).replace(b'"TotalJobs": %d' % count, b'"TotalJobs": %d' % (count + 1))
 
     monkeypatch.setattr(platform.OutboundBot, "_group", ahead)
     async with site.working(), site.calls() as calls:
@@ -119,7 +119,7 @@ async def test_a_counter_that_is_always_ahead_waits_as_long_as_it_is_told(sites:
         assert (looks, waits) == (1, [60.0])
         assert "4 of 5 jobs" in (await site.progress(task_id))["last_error"]
         await site.handle(task_id).terminate()
-    assert site.sim.bot.contacts_assigned == 0
+    assert site.sim.outbound_bot.contacts_assigned == 0
 
 
 # --- who is held ------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ async def test_while_the_group_has_a_job_of_nobody_nothing_is_sent_again(sites: 
             return "1 jobs of the group belong to no lead" in (await site.progress(task_id))["last_error"]
 
         await eventually(said)
-        assert site.sim.bot.contacts_assigned == 0
+        assert site.sim.outbound_bot.contacts_assigned == 0
         # Somebody enters whom that job calls: now the others may be.
         site.insert(
             "leads_task_list", [{"task_id": task_id, "leads_id": 99, "leads_phone": phone(99), "call_job_id": ""}]
@@ -265,7 +265,7 @@ async def test_a_job_of_another_group_in_a_row_holds_nobody_up(sites: Sites) -> 
         await calls.start_call(task_id, SOON)
 
         async def all_sent() -> bool:
-            return site.sim.bot.contacts_assigned == 18
+            return site.sim.outbound_bot.contacts_assigned == 18
 
         await eventually(all_sent)
         await site.handle(task_id).terminate()
@@ -386,7 +386,7 @@ async def test_a_crm_that_counts_from_one_again_has_its_leads_called(sites: Site
         assert again == task_id
         result = await site.run(again)
     assert (result["called"], result["leads"]) == (5, 5)
-    assert site.sim.bot.contacts_assigned == 10
+    assert site.sim.outbound_bot.contacts_assigned == 10
 
 
 CHANGES = {
@@ -408,7 +408,7 @@ async def test_whatever_the_crm_changes_in_a_task_nobody_is_called_again(sites: 
         await calls.start_call(task_id, SOON)
 
         async def sent() -> bool:
-            return site.sim.bot.contacts_assigned == 5
+            return site.sim.outbound_bot.contacts_assigned == 5
 
         await eventually(sent)
         await site.handle(task_id).terminate()
@@ -435,7 +435,7 @@ async def test_where_it_cannot_be_told_who_was_called_nobody_is_and_one_line_say
         with pytest.raises(WorkflowFailureError) as failure:
             await site.run(task_id)
         assert "call_dispatches" in str(failure.value.cause) and "\n" not in str(failure.value.cause)
-        assert site.sim.bot.contacts_assigned == 5
+        assert site.sim.outbound_bot.contacts_assigned == 5
 
 
 async def test_rows_that_were_replaced_under_a_task_are_not_taken_for_those_before(sites: Sites) -> None:
@@ -452,4 +452,4 @@ async def test_rows_that_were_replaced_under_a_task_are_not_taken_for_those_befo
         with pytest.raises(WorkflowFailureError, match="Workflow execution failed") as failure:
             await site.run(task_id)
         assert "are other leads now" in str(failure.value.cause)
-    assert site.sim.bot.contacts_assigned == 5
+    assert site.sim.outbound_bot.contacts_assigned == 5

@@ -11,7 +11,7 @@ from tests.test_dispatch_gate import SOON, assert_dialled_once, half_dispatched,
 
 def handed_over(site: Site, leads: int) -> Callable[[], Awaitable[bool]]:
     async def enough() -> bool:
-        return site.sim.bot.contacts_assigned >= leads
+        return site.sim.outbound_bot.contacts_assigned >= leads
 
     return enough
 

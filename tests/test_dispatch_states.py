@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from activities.claims import MOST_TRIES, Claimed, claim, standing
-from activities.holdings import Reading
+from activities.holdings import GroupReading
 from calltasks.database.tables.dispatches import group_name
 from calltasks.rules.pairing import IdentifiedJob
 from devstack.mariadb import EmbeddedMariaDB
@@ -57,11 +57,11 @@ def cursor(mariadb: EmbeddedMariaDB, database_url: str) -> Iterator[Any]:
         yield cursor
 
 
-def reading(state: State) -> Reading | None:
+def reading(state: State) -> GroupReading | None:
     if not state.whole:
         return None
     names, numbers = state.listed in ("by reference", "by both"), state.listed in ("by number", "by both")
-    return Reading(
+    return GroupReading(
         jobs=[
             IdentifiedJob(
                 job_id=f"j{lead}",

@@ -26,7 +26,8 @@ from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
 from temporalio.client import WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
-from calltasks.settings import CodecServerSettings, EncryptionSettings, SettingsError, load
+from calltasks.errors import SettingsError
+from calltasks.settings import CodecServerSettings, EncryptionSettings, load
 from calltasks.temporal.codec_server import CodecServer
 from calltasks.temporal.connection import connect
 from calltasks.temporal.encryption import CIPHER, ENCODING, DecryptionError, EncryptionCodec, data_converter
@@ -184,6 +185,10 @@ async def test_a_whole_task_runs_encrypted(sites: Sites, monkeypatch: pytest.Mon
     history = await site.handle(task_id).fetch_history()
     assert key_ids(history) == {"old"}
     assert "task_id" not in decoded(history)
+    site.environment["PAYLOAD_ENCRYPTION_KEYS"] = setting(new=NEW_KEY)
+    async with site.calls() as calls:
+        with pytest.raises(SettingsError, match="no key 'old' in PAYLOAD_ENCRYPTION_KEYS"):
+            await calls.result(task_id)
     monkeypatch.delenv("PAYLOAD_ENCRYPTION_KEYS")
     with pytest.raises(Exception, match="binary/encrypted"):
         await (await connect()).get_workflow_handle(site.handle(task_id).id).result()

@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 import worker
 from calltasks.cli import commands
 from calltasks.cli.recordings import recordings
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
 from calltasks.limiter import RateLimiter
 from calltasks.platform.outbound_bot import OutboundBot
 from calltasks.proxies import proxy_for
-from calltasks.settings import PlatformSettings, SettingsError, load
+from calltasks.settings import PlatformSettings, load
 from devstack.processes import free_port
 from devstack.temporal import EmbeddedTemporal
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, Simulators
@@ -160,15 +160,15 @@ async def test_no_proxy_holds_for_the_platform_too(monkeypatch: pytest.MonkeyPat
     dead = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("HTTP_PROXY", dead)
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    bot = OutboundBot(load(PlatformSettings), Unlimited())
+    platform = OutboundBot(load(PlatformSettings), Unlimited())
     try:
-        assert await bot.session("org", 1).create_group("through no proxy")
+        assert await platform.session("org", 1).create_group("through no proxy")
         monkeypatch.delenv("NO_PROXY")
         with pytest.raises(PassingError) as error:
-            await bot.session("org", 1).create_group("through a dead proxy")
+            await platform.session("org", 1).create_group("through a dead proxy")
         assert not error.value.sent, "nothing has left: nobody may have been dialled"
     finally:
-        bot.close()
+        platform.close()
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])

@@ -1,5 +1,6 @@
 """Texts from outside with characters that a column's character set lacks: they are no row's, and fail nothing."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ from calltasks.database.columns import read
 from calltasks.database.connection import Database
 from calltasks.database.tables import analyses, dispatches, follow_ups, recordings, tasks
 from calltasks.database.tables import jobs as job_table
-from calltasks.database.tables.tasks import UnknownLeadsError
+from calltasks.errors import UnknownLeadsError
 from calltasks.rules.reanalysis import Reanalysis
 from calltasks.settings import DatabaseSettings
 from simulators import Contact, SimulatorOptions
@@ -66,13 +67,15 @@ def test_no_such_lead_or_organisation(database: Database) -> None:
     tables = database.run_sync(read)
     for organization, leads in (("org😀", None), ("客", ["L"]), ("org", ["L", "L😀"]), ("org", ["客"])):
         with pytest.raises(UnknownLeadsError):
-            database.transaction_sync(
-                tasks.create, tables=tables, name="n", organization_id=organization, leads=leads, now=NOW
+            asyncio.run(
+                database.transaction(
+                    tasks.create, tables=tables, name="n", organization_id=organization, leads=leads, now=NOW
+                )
             )
     # The name that a person gives is written as far as its column takes it, and found again after a lost answer.
     named: Any = {"tables": tables, "name": "秋季 autumn 😀" * 20, "organization_id": "org", "now": NOW}
     assert database.run_sync(tasks.find_created, **named) is None
-    made, _ = database.transaction_sync(tasks.create, leads=None, **named)
+    made, _ = asyncio.run(database.transaction(tasks.create, leads=None, **named))
     assert database.run_sync(tasks.find_created, **named) == made
 
 

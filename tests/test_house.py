@@ -8,14 +8,17 @@ import sys
 import zipfile
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from calltasks import names
 from simulators import SimulatorOptions
 from tests.comparison import assert_finished
 from tests.pipeline import ORGANIZATION, Sites
 from tests.programs import own_environment
+from workflows.call_task import CallTaskWorkflow
 
 PROJECT = Path(__file__).resolve().parent.parent
 ABOVE = {
@@ -43,6 +46,68 @@ def test_imports_point_one_way(room: str) -> None:
         if name.split(".")[0] in ABOVE[room]
     }
     assert wrong == set()
+
+
+PRODUCT = [
+    *(path for room in ABOVE for path in sorted((PROJECT / room).rglob("*.py"))),
+    *(PROJECT / name for name in ("worker.py", "starter.py")),
+]
+NAMED = [names.WORKFLOW, names.MONITOR_WORKFLOW, names.MONITOR_SCHEDULE, names.MONITOR_CHECK, *names.QUEUES]
+NAMED += [names.PROGRESS, names.START_CALL, names.FORCE_ANALYZE, names.REFRESH, names.CONTROL_CALLS, *names.ACTIONS]
+NAMED += [*names.FINAL, *(key.name for key in names.SEARCH_ATTRIBUTES)]
+OTHERS_WORDS = {
+    names.ANALYSIS: (
+        *("activities/follow_ups.py", "activities/portions.py"),
+        *("calltasks/database/tables/needs.py", "calltasks/database/tables/tasks.py"),
+    ),
+    **dict.fromkeys(names.FINAL, ("calltasks/platform/session.py",)),
+    names.TASK.name: ("calltasks/platform/session.py", "calltasks/api/examples.py"),
+}
+"""What is spelled alike and is not ours: a step of ``call_retries``, and what the platform says."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_is_said_once(name: str) -> None:
+    said = [where for where, text in texts() if text == name or f"'{name}'" in text]
+    assert [where for where in said if where not in OTHERS_WORDS.get(name, ())] == ["calltasks/names.py"]
+
+
+@cache
+def texts() -> list[tuple[str, str]]:
+    """Every text in the product's code, and its file."""
+    return [
+        (str(path.relative_to(PROJECT)), node.value)
+        for path in PRODUCT
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_a_run_listens_to_what_it_is_called() -> None:
+    asked = (names.PROGRESS, names.START_CALL, names.FORCE_ANALYZE, names.REFRESH, names.CONTROL_CALLS)
+    assert [name for name in asked if not hasattr(CallTaskWorkflow, name)] == []
+
+
+def test_the_names_are_loaded_in_the_sandbox_of_workflows() -> None:
+    allowed = {"__future__", "enum", "temporalio.common"}
+    assert set(imports(PROJECT / "calltasks/names.py")) == allowed
+
+
+def test_clients_are_wired_in_one_place() -> None:
+    made = {
+        (str(path.relative_to(PROJECT)), node.func.id)
+        for path in [*PRODUCT, *(PROJECT / "benchmarks").glob("*.py"), *(PROJECT / "devstack").glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in ("Database", "OutboundBot", "AnalysisModel", "Archive", "shared")
+    }
+    assert {where for where, _ in made} == {"calltasks/wiring.py"} and len(made) == 5
+
+
+def test_wiring_loads_no_vendor_before_it_is_asked() -> None:
+    code = "import sys, calltasks.wiring; print([n for n in sys.modules if n.startswith(" + repr(VENDORS) + ")])"
+    said = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
 
 
 def test_workflows_load_no_vendor() -> None:

@@ -199,3 +199,22 @@ async def test_no_wish_of_a_service_stops_everybody_for_long(site: Site, wish: f
     await limiter.slow_down(1e12)
     assert await database.reserve("test", 0.1) <= LONGEST_WISH
     database.close()
+
+
+async def test_patience_ends_also_where_it_shrinks_on_the_way() -> None:
+    said = iter([4, 4, 4, 2, 1, 1])
+    waits: list[float] = []
+
+    async def at_once(seconds: float) -> float:
+        return 0.0
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def refused() -> None:
+        raise ThrottledError("OutboundBot", "ListJobs", "Throttling.User")
+
+    limiter = RateLimiter(1000, 1, reserve=at_once, push_back=wait)
+    with pytest.raises(ThrottledError):
+        await limiter.ask(refused, service="OutboundBot", tenant="a", priority=1, patience=lambda _: next(said))
+    assert waits == [1.0, 2.0, 4.0] and next(said) == 1

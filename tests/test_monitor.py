@@ -5,9 +5,8 @@ import asyncio
 from temporalio.testing import ActivityEnvironment
 
 from activities.monitoring import Checked, Monitoring
-from calltasks.database.connection import Database
-from calltasks.options import workflow_id
-from calltasks.settings import DatabaseSettings, load
+from calltasks.names import workflow_id
+from calltasks.wiring import Clients
 from tests.pipeline import Sites
 
 OPEN = 1_000
@@ -29,15 +28,14 @@ async def test_a_thousand_open_tasks_are_each_taken_up_once_by_overlapping_check
             *(value for row in rows[start : start + 500] for value in row.values()),
         )
     site.enter_environment()
-    database = Database(load(DatabaseSettings))
-    monitoring = Monitoring(database, site.client)
+    async with Clients() as clients:
+        monitoring = Monitoring(clients.database, site.client)
 
-    async def check() -> Checked:
-        checked: Checked = await ActivityEnvironment().run(monitoring.take_up_tasks, False)
-        return checked
+        async def check() -> Checked:
+            checked: Checked = await ActivityEnvironment().run(monitoring.take_up_tasks, False)
+            return checked
 
-    checks = [*await asyncio.gather(check(), check()), await check()]
-    database.close()
+        checks = [*await asyncio.gather(check(), check()), await check()]
     wanted = site.sql("SELECT id FROM call_tasks WHERE task_type IN (2, 3) AND job_group_id <> ''")
     taken_up = sorted(task_id for checked in checks for task_id in checked.taken_up)
     assert taken_up == sorted(row["id"] for row in wanted)

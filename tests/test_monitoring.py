@@ -13,7 +13,7 @@ import pytest
 import yaml
 from temporalio.client import WorkflowFailureError
 
-from calltasks.options import CALL_TASKS, MONITOR_WORKFLOW, WORKFLOW
+from calltasks.names import CALL_TASKS, MONITOR_WORKFLOW, WORKFLOW
 from devstack.processes import free_port
 from simulators import Fault, SimulatorOptions
 from tests.pipeline import Site, Sites, eventually

@@ -16,10 +16,10 @@ from calltasks.database.connection import bulks, to_json, translate
 from calltasks.database.tables.rows import CallRow
 from calltasks.errors import ServiceError
 from calltasks.model import errors as analysis_errors
-from calltasks.outcomes import chosen_attempt, outcome_of, status_of
+from calltasks.outcomes import outcome_of
 from calltasks.platform import outbound_bot
 from calltasks.platform import session as platform
-from calltasks.platform.session import Attempt, Job, ListedJob, contact_json, moment, readable_jobs
+from calltasks.platform.session import Attempt, Job, JobPage, ListedJob, contact_json, moment, readable_jobs
 from calltasks.rules.follow_up_times import resolve
 from calltasks.rules.judgement import InvalidAnswerError, fingerprint, question, read_answer, render
 from calltasks.rules.pairing import lead_of
@@ -101,7 +101,15 @@ def test_an_envelope_is_read_or_a_service_error(body: Any) -> None:
         assert len(str(error)) < 300 and str(error).isascii()
 
 
-MODELS = [Job, Attempt, ListedJob, platform._Page, platform._Groups, platform._DescribedGroup, platform._DownloadParams]
+MODELS = [
+    Job,
+    Attempt,
+    ListedJob,
+    JobPage,
+    platform._Groups,
+    platform._DescribedGroup,
+    platform._DownloadParams,
+]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -132,7 +140,7 @@ def _texts(value: Any) -> list[str]:
 def test_a_group_has_no_less_than_no_jobs() -> None:
     for count_ in (-1, -(10**12)):
         with pytest.raises(ServiceError):
-            platform.read("QueryJobsWithResult", platform._Page, {"RowCount": count_, "List": []})
+            platform.read("QueryJobsWithResult", JobPage, {"RowCount": count_, "List": []})
 
 
 @given(st.lists(shaped(Job).map(lambda job: job | {"JobId": "job"}), max_size=5), st.integers(4, 5000))
@@ -147,7 +155,7 @@ def test_any_job_makes_a_row_no_less(bodies: list[dict[str, Any]], limit: int) -
             assert before.call_status in ("", "Failed") or after.call_status == before.call_status
             assert not after.conversation or len(json.loads(after.conversation)) >= 1
             assert after.updated_time is not None and 1000 <= after.updated_time.year <= 9999
-        assert status_of(job, chosen_attempt(job)) == job.status or not job.status
+        assert job.call_status == job.status or not job.status
 
 
 @given(st.integers() | st.integers(0, 10**17) | st.just(253402300799000) | st.none())

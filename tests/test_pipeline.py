@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
 from tests.pipeline import QUICK, Sites

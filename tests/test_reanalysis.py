@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from devstack.temporal import EmbeddedTemporal, find_temporal
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_nothing_went_back, assert_one_follow_up_a_row

@@ -15,10 +15,10 @@ import pytest
 from aiohttp import web
 from fsspec.registry import _registry
 
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
 from calltasks.recordings import downloads
 from calltasks.recordings.archive import Archive, stem
-from calltasks.settings import ArchiveSettings, SettingsError, load
+from calltasks.settings import ArchiveSettings, load
 from devstack.stack import PROJECT
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -24,8 +24,7 @@ from calltasks.errors import PassingError
 from calltasks.recordings import archiving as recording_archive
 from calltasks.recordings import finding
 from calltasks.recordings.archive import Archive
-from calltasks.recordings.finding import archive_of
-from calltasks.settings import ArchiveSettings, load
+from calltasks.wiring import Clients
 from devstack.stack import PROJECT
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import ZONE, assert_numbers, wall
@@ -45,9 +44,9 @@ async def campaign(site: Site, leads: int = 12) -> tuple[int, dict[str, Any]]:
 
 def audio(site: Site, call_task_id: str) -> bytes:
     """What the platform recorded of a call."""
-    answer = json.loads(b"{%b}" % site.sim.bot.recordings.answer(call_task_id, "simulator"))
+    answer = json.loads(b"{%b}" % site.sim.outbound_bot.recordings.answer(call_task_id, "simulator"))
     url = URL(answer["DownloadParams"]["SignatureUrl"], encoded=True)
-    return site.sim.bot.recordings.serve(url.name, url.query)
+    return site.sim.outbound_bot.recordings.serve(url.name, url.query)
 
 
 def assert_archived(site: Site, task_id: int, root: str) -> None:
@@ -96,8 +95,9 @@ async def save_recordings(site: Site, task_id: int) -> RecordingsSaved:
     request = RecordingRequest(
         task_id=task_id, organization_id="org7", rows=[[ids[0], ids[-1]]], grace=600, retry_interval=10
     )
-    async with site.calls() as calls, archive_of(load(ArchiveSettings)) as archive:
-        activity = Recordings(calls.database, calls._bot(), archive)
+    site.enter_environment()
+    async with Clients() as clients:
+        activity = Recordings(clients.database, clients.platform, await clients.archive())
         return await ActivityEnvironment().run(activity.save_recordings, request)
 
 

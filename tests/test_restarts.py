@@ -46,7 +46,7 @@ async def test_a_worker_killed_in_the_middle_of_each_step_leaves_the_same_end_st
         finally:
             worker.kill()
         assert result["called"] == 110
-        assert site.sim.bot.contacts_assigned == 110
+        assert site.sim.outbound_bot.contacts_assigned == 110
         assert site.stats()["groups_of_one_name"] == []
         assert_finished(site, task_id, result)
 

@@ -20,7 +20,8 @@ import pytest
 
 from activities.follow_ups import FOLLOW_UP
 from calltasks.database.tables.ledger import digest
-from calltasks.options import Options, workflow_id
+from calltasks.names import workflow_id
+from calltasks.options import Options
 from calltasks.steps import REQUEST_ROWS
 from simulators import Contact
 from tests.comparison import FINAL

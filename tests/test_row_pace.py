@@ -52,8 +52,8 @@ async def test_a_group_that_counts_far_more_jobs_than_it_lists_is_not_read_to_it
     site = await sites()
     rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, 7)]
     task_id = site.old_task(rows, [Contact(phone=phone(n), reference=f"r{n}") for n in range(1, 6)])
-    page = site.sim.bot._page
-    site.sim.bot._page = lambda *asked: (page(*asked)[0], 100_000)  # type: ignore[method-assign]
+    page = site.sim.outbound_bot._page
+    site.sim.outbound_bot._page = lambda *asked: (page(*asked)[0], 100_000)  # type: ignore[method-assign]
     async with site.working(), site.calls() as calls:
         await calls.start_call(task_id, QUICK)
         await site.until(task_id, follow_ups=5)

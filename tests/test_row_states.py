@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from calltasks.database.tables.ledger import digest
-from calltasks.database.tables.needs import FINAL, final_status, is_final, is_status
-from calltasks.options import workflow_id
+from calltasks.database.tables.needs import final_status, is_final, is_status
+from calltasks.names import FINAL, workflow_id
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import REMARKS
 from tests.pipeline import QUICK, Site, Sites, eventually, phone
@@ -276,12 +276,12 @@ async def test_a_talk_is_a_talk_whatever_becomes_of_its_job(sites: Sites) -> Non
     """A job that ends `Failed` though somebody spoke: its transcript comes later, like any other."""
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=1, transcript_lag=1.5))
     site.add_leads(10)
-    original = site.sim.bot._view.full
+    original = site.sim.outbound_bot._view.full
 
     def failed(job: Any, moment: float, status: str = "") -> bytes:
         return original(job, moment, ("Failed", "Cancelled")[job.contact.phone == phone(1)])
 
-    site.sim.bot._view.full = failed  # type: ignore[method-assign]
+    site.sim.outbound_bot._view.full = failed  # type: ignore[method-assign]
     task_id = await site.create_task()
     async with site.working():
         result = await site.run(task_id, QUICK.model_copy(update={"conversation_grace": 10}))

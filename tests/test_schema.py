@@ -1,5 +1,6 @@
 """Whatever the CRM's columns are: a worker works rightly with them, or refuses in one line (docs/operations.md)."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,9 +17,8 @@ from calltasks.database import schema
 from calltasks.database.columns import CODECS, Column
 from calltasks.database.connection import Database
 from calltasks.database.crm import NEEDS
-from calltasks.database.schema import SchemaError
 from calltasks.database.tables import tasks
-from calltasks.database.tables.tasks import UnknownLeadsError
+from calltasks.errors import SchemaError, UnknownLeadsError
 from calltasks.rules.judgement import render
 from calltasks.settings import DatabaseSettings
 from calltasks.transcripts import OMITTED, length, transcript, turns_of
@@ -507,13 +507,8 @@ def test_lead_ids_are_compared_as_they_are_written(opened: Callable[..., Databas
     tables = database.run_sync(schema.creating)
     for wrong in (["l-1"], ["7x"], ["7", "8"], ["L-1 "]):
         with pytest.raises(UnknownLeadsError):
-            database.transaction_sync(
-                tasks.create,
-                tables=tables,
-                name="n",
-                organization_id="org",
-                leads=wrong,
-                now=NOW,
+            asyncio.run(
+                database.transaction(tasks.create, tables=tables, name="n", organization_id="org", leads=wrong, now=NOW)
             )
 
 
@@ -523,7 +518,9 @@ def test_a_reference_that_does_not_fit_creates_nothing(opened: Callable[..., Dat
     alter(database, f"INSERT INTO dcc_leads (leads_id, organization_id) VALUES (1, '{'o' * 40}')")
     tables = database.run_sync(schema.creating)
     with pytest.raises(SchemaError) as refused:
-        database.transaction_sync(tasks.create, tables=tables, name="n", organization_id="o" * 40, leads=None, now=NOW)
+        asyncio.run(
+            database.transaction(tasks.create, tables=tables, name="n", organization_id="o" * 40, leads=None, now=NOW)
+        )
     assert str(refused.value) == f"database: {REFERENCE}"
     assert database.run_sync(lambda cursor: cursor.execute("SELECT 1 FROM call_tasks")) == 0
 

@@ -9,13 +9,15 @@ import re
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
 from typer.testing import CliRunner
 
 from calltasks.cli import commands, screens
-from calltasks.options import MONITOR_SCHEDULE
+from calltasks.names import MONITOR_SCHEDULE
+from calltasks.progress import Progress
 from simulators import Fault, SimulatorOptions
 from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.programs import own_environment
@@ -68,7 +70,7 @@ async def test_a_run_that_failed_says_so_and_what_to_do(sites: Sites) -> None:
         assert (await site.run(task_id))["outcome"] == "complete"
         code, out, error = await command("progress", task_id, "--json")
         assert (code, error) == (0, "")
-        assert list(json.loads(out))[: len(screens.FIELDS)] == list(screens.FIELDS)
+        assert list(json.loads(out)) == [field.name for field in fields(Progress)]
         code, out, _ = await command("progress", task_id, "--watch")
         assert (code, out) == (0, "complete\n")
 
@@ -140,7 +142,7 @@ async def test_no_help_names_a_directory_of_this_machine() -> None:
 
 def test_the_screen_holds_what_one_looks_for() -> None:
     progress = {
-        **dict.fromkeys(screens.FIELDS, 0),
+        **dict.fromkeys((field.name for field in fields(Progress)), 0),
         **{"task_id": 42, "task_type": 2, "phase": "calling", "leads": 200, "called": 180, "finished": 90},
         **{"by_status": {"Succeeded": 60, "Failed": 30}, "by_interest": {"0": 30, "1": 40, "2": 20}},
         **{

@@ -24,7 +24,7 @@ from calltasks.call_tasks import CallTasks
 from calltasks.database import rights, schema
 from calltasks.database.connection import THREADS
 from calltasks.database.rights import Rights
-from calltasks.database.schema import SchemaError
+from calltasks.errors import SchemaError
 from devstack import audit
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until

@@ -63,9 +63,9 @@ async def session(
             outbound_bot_script_id=SCRIPT_ID,
             outbound_bot_endpoint=endpoint,
         )
-        bot = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
-        yield bot.session("org7", 1)
-        bot.close()
+        platform = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
+        yield platform.session("org7", 1)
+        platform.close()
         assert request.param != "proxy" or asked_for == [endpoint] * len(asked_for) != []
 
 
@@ -94,7 +94,7 @@ def contacts() -> list[str]:
 async def test_in_time_it_leaves(simulators: Simulators, session: PlatformSession) -> None:
     group = await session.create_group("call-task-1")
     assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
-    assert simulators.bot.contacts_assigned == 1
+    assert simulators.outbound_bot.contacts_assigned == 1
 
 
 async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
@@ -114,9 +114,9 @@ async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
         patch.setattr(HTTPConnection, "putrequest", asleep)
         with pytest.raises(TooLateError):
             await session.assign(group, contacts(), send_before=late)
-    assert simulators.bot.contacts_assigned == 0
+    assert simulators.outbound_bot.contacts_assigned == 0
     assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
-    assert simulators.bot.contacts_assigned == 1
+    assert simulators.outbound_bot.contacts_assigned == 1
 
 
 def suspend(patch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -133,7 +133,7 @@ async def test_a_machine_that_was_suspended_sends_nothing_late(
     suspend(monkeypatch, 3600)
     with pytest.raises(TooLateError):
         await session.assign(group, contacts(), send_before=in_time)
-    assert simulators.bot.contacts_assigned == 0
+    assert simulators.outbound_bot.contacts_assigned == 0
 
 
 async def test_after_a_suspension_the_database_is_asked_for_the_time(

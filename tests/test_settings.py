@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, SettingsError, load, require
+from calltasks.errors import SettingsError
+from calltasks.settings import AnalysisSettings, DatabaseSettings, PlatformSettings, load, require
 
 DATABASE = "mysql+pymysql://crm:hidden-word@db.example:3306/crm"
 PLATFORM = {

@@ -15,7 +15,7 @@ import calltasks.database.session
 import worker
 from calltasks.database import endpoint
 from calltasks.database.connection import Database
-from calltasks.database.schema import SchemaError
+from calltasks.errors import SchemaError
 from calltasks.settings import DatabaseSettings, load
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
@@ -155,7 +155,7 @@ async def test_late_reads_dial_nobody_twice(
     assert routed["replica"] and site.sim.faults.counts.total() == 3
     assert result["called"] == 120
     assert site.stats()["dialled_twice"] == []
-    assert site.sim.bot.contacts_assigned == 120
+    assert site.sim.outbound_bot.contacts_assigned == 120
 
 
 async def test_an_address_that_answers_transactions_from_a_copy_is_refused(pair_sites: Sites, split: Split) -> None:

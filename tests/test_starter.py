@@ -316,12 +316,12 @@ async def test_the_monitor_takes_up_what_nothing_is_working_on(sites: Sites) -> 
     open_tasks = [site.old_task(rows, contacts, task_type=kind) for kind in (2, 3)]
     closed = [site.old_task(rows, contacts, task_type=kind) for kind in (1, 4)]
     async with site.working(), site.calls() as calls:
-        assert not await calls.monitor("status")
-        assert not await calls.monitor("check")
+        assert not (await calls.monitor("status")).is_running
+        assert not (await calls.monitor("check")).is_running
         for task_id in open_tasks:
             assert (await wait_for_run(site, task_id))["outcome"] == "complete"
-        assert await calls.monitor("start") and await calls.monitor("start") and await calls.monitor("status")
-        assert not await calls.monitor("stop") and not await calls.monitor("status")
+        said = [(await calls.monitor(action)).is_running for action in ("start", "start", "status", "stop", "status")]
+        assert said == [True, True, True, False, False]
     assert [site.task(task_id)["task_type"] for task_id in open_tasks] == [4, 4]
     started = {run.id for run in await site.runs()}
     assert not started & {f"call-task-{task_id}" for task_id in closed}

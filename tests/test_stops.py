@@ -35,7 +35,7 @@ def dialled_now(site: Site) -> int:
 
 async def begun(site: Site, leads: int = 1) -> None:
     async def assigned() -> bool:
-        return site.sim.bot.contacts_assigned >= leads
+        return site.sim.outbound_bot.contacts_assigned >= leads
 
     await eventually(assigned)
 
@@ -49,19 +49,19 @@ async def test_a_pause_in_dispatch_stops_it_and_resume_goes_on(sites: Sites) -> 
         await begun(site, 99)
         with soon():
             assert await calls.control(task_id, "pause") == {"done": True, "answer": "pause: done"}
-        handed_over, dialled = site.sim.bot.contacts_assigned, dialled_now(site)
+        handed_over, dialled = site.sim.outbound_bot.contacts_assigned, dialled_now(site)
         assert handed_over < LEADS
         await says(site, task_id, "resume: the calls are paused")
         with soon():
             assert (await calls.progress(task_id))["phase"] == "dispatching"
         await asyncio.sleep(3)
-        assert (site.sim.bot.contacts_assigned, dialled_now(site)) == (handed_over, dialled)
+        assert (site.sim.outbound_bot.contacts_assigned, dialled_now(site)) == (handed_over, dialled)
         with soon():
             assert (await calls.control(task_id, "resume"))["done"]
             await begun(site, handed_over + 1)
         await says(site, task_id, "resume: done")
         await begun(site, LEADS)
-        assert site.sim.bot.contacts_assigned == LEADS and site.stats()["dialled_twice"] == []
+        assert site.sim.outbound_bot.contacts_assigned == LEADS and site.stats()["dialled_twice"] == []
         await site.handle(task_id).terminate()
 
 
@@ -74,14 +74,14 @@ async def test_a_cancel_in_dispatch_hands_nothing_more_over_and_holds_nothing_up
         await begun(site, 99)
         with soon():
             assert (await calls.control(task_id, "cancel"))["done"]
-        handed_over = site.sim.bot.contacts_assigned
+        handed_over = site.sim.outbound_bot.contacts_assigned
         result = await site.result(task_id)
-        assert handed_over == site.sim.bot.contacts_assigned == result["called"] < LEADS
+        assert handed_over == site.sim.outbound_bot.contacts_assigned == result["called"] < LEADS
         assert (result["outcome"], result["task_type"]) == ("cancelled", 4)
         rest = [row for row in site.rows(task_id) if not row["call_job_id"]]
         assert {row["call_status"] for row in rest} == {"Cancelled"} and len(rest) == LEADS - handed_over
         assert not await calls.start_call(task_id) or (await site.result(task_id))["called"] == handed_over
-    assert site.sim.bot.contacts_assigned == handed_over
+    assert site.sim.outbound_bot.contacts_assigned == handed_over
 
 
 STUCK = {
@@ -113,13 +113,13 @@ async def test_a_stop_is_heard_while_dispatch_is_stuck(sites: Sites, how: str) -
         site.sim.set_faults()
         with soon():
             assert (await calls.control(task_id, "cancel"))["done"]
-        before = site.sim.bot.contacts_assigned
+        before = site.sim.outbound_bot.contacts_assigned
         if STUCK[how].target == "CreateJobGroup":
             with soon():
                 result = await site.result(task_id)
             assert (result["outcome"], result["task_type"], result["called"]) == ("cancelled", 1, 0)
         await asyncio.sleep(1)
-    assert site.sim.bot.contacts_assigned == before
+    assert site.sim.outbound_bot.contacts_assigned == before
 
 
 async def test_a_run_that_ends_by_a_cancel_tells_who_asked_for_it(sites: Sites) -> None:
@@ -157,10 +157,10 @@ async def test_a_stop_is_heard_while_the_database_is_away(sites: Sites) -> None:
         site.sql("RENAME TABLE call_dispatches TO elsewhere")
         with soon():
             assert (await calls.control(task_id, "pause"))["done"]
-        handed_over = site.sim.bot.contacts_assigned
+        handed_over = site.sim.outbound_bot.contacts_assigned
         site.sql("RENAME TABLE elsewhere TO call_dispatches")
         await asyncio.sleep(1)
-        assert site.sim.bot.contacts_assigned == handed_over
+        assert site.sim.outbound_bot.contacts_assigned == handed_over
         await site.handle(task_id).terminate()
 
 
@@ -191,7 +191,7 @@ async def test_while_dispatch_is_paused_calls_are_finished_looked_at_and_judged_
         await begun(site, 99)
         assert (await calls.control(task_id, "pause"))["done"]
         site.enter_environment()
-        handed_over = site.sim.bot.contacts_assigned
+        handed_over = site.sim.outbound_bot.contacts_assigned
         await calls.signal(task_id, "refresh")
         await site.until(task_id, finished=99, follow_ups=99)
         await calls.force_analyze(
@@ -201,7 +201,7 @@ async def test_while_dispatch_is_paused_calls_are_finished_looked_at_and_judged_
             assert (await calls.analysed_again(task_id, every=0.1))["reanalysed"] == 1
         progress = await site.progress(task_id)
         assert (progress["phase"], progress["task_type"]) == ("dispatching", 1)
-        assert site.sim.bot.contacts_assigned == handed_over < LEADS
+        assert site.sim.outbound_bot.contacts_assigned == handed_over < LEADS
         assert {row["call_status"] for row in site.rows(task_id)} == {"Failed", None}
         await site.handle(task_id).terminate()
 
@@ -236,10 +236,10 @@ async def test_dispatch_restarts_as_new_and_a_pause_outlives_that(restarting_sit
         await eventually(once_more)
         await says(site, task_id, "| dialling | pause: done |")
         await says(site, task_id, "calls are paused")
-        assert site.sim.bot.contacts_assigned == 0
+        assert site.sim.outbound_bot.contacts_assigned == 0
         assert (await calls.control(task_id, "resume"))["done"]
         result = await site.result(task_id)
-    assert site.stats()["dialled_twice"] == [] and site.sim.bot.contacts_assigned == 120
+    assert site.stats()["dialled_twice"] == [] and site.sim.outbound_bot.contacts_assigned == 120
     assert_finished(site, task_id, result)
 
 
@@ -251,13 +251,13 @@ async def test_a_pause_outlives_the_run(sites: Sites) -> None:
         await calls.start_call(task_id, PATIENT)
         await begun(site, 99)
         assert (await calls.control(task_id, "pause"))["done"]
-        handed_over = site.sim.bot.contacts_assigned
+        handed_over = site.sim.outbound_bot.contacts_assigned
         await site.handle(task_id).terminate()
         assert await calls.start_call(task_id)
         await says(site, task_id, "calls are paused")
         await says(site, task_id, "pause: done, by an earlier run")
-        assert site.sim.bot.contacts_assigned == handed_over
+        assert site.sim.outbound_bot.contacts_assigned == handed_over
         assert (await calls.control(task_id, "resume"))["done"]
         await begun(site, LEADS)
-        assert site.sim.bot.contacts_assigned == LEADS and site.stats()["dialled_twice"] == []
+        assert site.sim.outbound_bot.contacts_assigned == LEADS and site.stats()["dialled_twice"] == []
         await site.handle(task_id).terminate()

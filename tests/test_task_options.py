@@ -12,7 +12,8 @@ from activities.job_ids import PagesRead
 from activities.steps import STEPS
 from activities.tasks import Task
 from calltasks.database.tables.needs import Work
-from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.options import Options
 from calltasks.rules.row_ranges import pack
 from simulators import Contact, SimulatorOptions
 from tests.comparison import assert_finished
@@ -101,7 +102,7 @@ async def test_an_input_that_cannot_be_read_stands_for_no_task(sites: Sites) -> 
             assert (progress["task_id"], progress["phase"]) == (None, "failed")
             details = str(await handle.query("__temporal_workflow_metadata"))
             assert "somebody to mend it" in details and "start-call" not in details
-    assert site.sim.bot.contacts_assigned == 0
+    assert site.sim.outbound_bot.contacts_assigned == 0
 
 
 async def test_at_most_ninety_activities_of_a_run_are_in_flight_however_many_pages_a_group_has() -> None:

@@ -18,11 +18,19 @@ from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 
 from activities.monitoring import Monitoring
 from calltasks.database.connection import Database
-from calltasks.errors import AccountError, DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
+from calltasks.errors import (
+    AccountError,
+    DeclinedError,
+    PassingError,
+    PermanentError,
+    ServiceError,
+    SettingsError,
+    ThrottledError,
+)
+from calltasks.names import WORKFLOW
 from calltasks.observing import telemetry
 from calltasks.observing.logs import JsonFormatter
-from calltasks.options import WORKFLOW
-from calltasks.settings import DatabaseSettings, SettingsError, TelemetrySettings, TracingSettings, load
+from calltasks.settings import DatabaseSettings, TelemetrySettings, TracingSettings, load
 from simulators import SimulatorOptions
 from tests.pipeline import Sites
 from tests.programs import Program, own_environment

@@ -8,8 +8,8 @@ from pymysql.cursors import Cursor
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
 from calltasks.database.connection import Database
-from calltasks.errors import PassingError, PermanentError, ServiceError
-from calltasks.settings import DatabaseSettings, SettingsError
+from calltasks.errors import PassingError, PermanentError, ServiceError, SettingsError
+from calltasks.settings import DatabaseSettings
 from calltasks.temporal.connection import connect
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal

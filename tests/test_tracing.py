@@ -14,8 +14,8 @@ from temporalio.client import WorkflowHistory
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.worker import Replayer
 
+from calltasks.names import WORKFLOW
 from calltasks.observing import tracing
-from calltasks.options import WORKFLOW
 from calltasks.temporal.connection import connect
 from simulators import SimulatorOptions
 from tests.pipeline import QUICK, Sites

@@ -84,4 +84,4 @@ async def test_tables_from_before_versions_are_brought_up_to_date(sites: Sites) 
         new = await calls.create_task(ORGANIZATION, "new")
         await calls.start_call(new, QUICK)
         assert_finished(site, new, await site.result(new))
-    assert site.sim.bot.contacts_assigned == 12
+    assert site.sim.outbound_bot.contacts_assigned == 12

@@ -8,8 +8,8 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 
-from calltasks.call_tasks import NotRunningError, NotStartedError
-from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.errors import NotRunningError, NotStartedError
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import Contact, Fault
 from tests.comparison import assert_finished
 from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone
@@ -120,7 +120,7 @@ async def signal_with_start(site: Site, task_id: int, name: str, arguments: list
 
 
 def assert_nobody_was_dialled(site: Site) -> None:
-    assert site.sim.bot.contacts_assigned == 0
+    assert site.sim.outbound_bot.contacts_assigned == 0
     assert not {"CreateJobGroup", "AssignJobs"} & set(site.stats()["calls"])
 
 
@@ -211,14 +211,14 @@ async def test_a_run_that_failed_half_way_is_not_taken_up_by_a_re_analysis_but_b
         with pytest.raises(WorkflowFailureError):
             await site.run(task_id)
         site.sim.set_faults()
-        before = site.sim.bot.contacts_assigned
+        before = site.sim.outbound_bot.contacts_assigned
         with pytest.raises(NotStartedError):
             await calls.force_analyze(task_id, every=True)
         await signal_with_start(site, task_id, "force_analyze", [{"all": True}])
         await site.result(task_id)
-        assert 0 < site.sim.bot.contacts_assigned == before < 120
+        assert 0 < site.sim.outbound_bot.contacts_assigned == before < 120
         result = await site.run(task_id)
-    assert site.sim.bot.contacts_assigned == 120 and site.stats()["dialled_twice"] == []
+    assert site.sim.outbound_bot.contacts_assigned == 120 and site.stats()["dialled_twice"] == []
     assert_finished(site, task_id, result)
 
 
@@ -245,7 +245,7 @@ async def test_a_signal_that_comes_right_after_a_start_does_not_take_the_start_b
         if first == "a worker":
             await ask()
         result = await site.result(task_id)
-    assert site.sim.bot.contacts_assigned == 5
+    assert site.sim.outbound_bot.contacts_assigned == 5
     assert_finished(site, task_id, result)
 
 
@@ -259,7 +259,7 @@ async def test_a_start_call_reaches_a_run_that_came_into_being_by_a_re_analysis(
         assert not await calls.start_call(task_id, QUICK)
         async with site.working():
             result = await site.result(task_id)
-    assert site.sim.bot.contacts_assigned == 5
+    assert site.sim.outbound_bot.contacts_assigned == 5
     assert_finished(site, task_id, result)
     kept = site.sql("SELECT options FROM call_task_options WHERE task_id = %s", task_id)
     assert '"match_grace":1.0' in kept[0]["options"]

@@ -14,6 +14,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from activities.tasks import HandedOver, Keep, Review, ReviewRequest, Task
+from calltasks import names
 from calltasks.database.tables.dispatches import Written
 from calltasks.database.tables.needs import Work
 from calltasks.options import Carried, Options
@@ -33,7 +34,7 @@ STALLED_LOOKS = 5
 """After so many looks in a row that found nothing new a task counts as stalled."""
 
 
-@workflow.defn(name="CallTaskWorkflow")
+@workflow.defn(name=names.WORKFLOW)
 class CallTaskWorkflow(Requests):
     """One call task from start-call to follow-up complete."""
 

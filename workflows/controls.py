@@ -9,6 +9,7 @@ from temporalio import workflow
 
 from activities.job_groups import ControlRequest
 from activities.tasks import Keep, Task
+from calltasks.names import CANCEL, PAUSE, RESUME
 from calltasks.options import Carried
 from workflows.steps import CONTROL, KEEP_OR_NOT, Steps
 from workflows.tally import Tally
@@ -16,7 +17,6 @@ from workflows.tally import Tally
 if TYPE_CHECKING:
     from workflows.handing_over import HandingOver
 
-ACTIONS = ("pause", "resume", "cancel")
 NOTHING_LEFT = "the task is over, the platform was not asked"
 
 
@@ -57,8 +57,8 @@ class Controls:
 
     def ask(self, action: str) -> int:
         """Have the platform told; the number by which its answer is known."""
-        self.paused = action == "pause"
-        self.stopped = self.stopped or action == "cancel"
+        self.paused = action == PAUSE
+        self.stopped = self.stopped or action == CANCEL
         self.waiting.append(action)
         self._asked += 1
         return self._asked
@@ -79,7 +79,7 @@ class Controls:
             if kept != self.paused:
                 kept = self.paused
                 await steps.attempt(KEEP_OR_NOT, Keep(task_id=dialling.task.task_id, paused=kept))
-            self.cancelled = self.cancelled or (action == "cancel" and done)
+            self.cancelled = self.cancelled or (action == CANCEL and done)
             answer = f"{action}: done" if done else f"{action}: the platform did not take it: {self._tally.last_error}"
             self._tally.last_control = answer
             self.waiting.pop(0)
@@ -92,7 +92,7 @@ class Controls:
         portion = dialling.portion
         under_way = portion is not None and not portion.done()
         done = await self._once(action, dialling.task, steps)
-        if action == "resume" or portion is None or not under_way:
+        if action == RESUME or portion is None or not under_way:
             return done
         await workflow.wait_condition(portion.done)
         await dialling.silence()

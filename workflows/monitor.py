@@ -6,9 +6,10 @@ from temporalio import workflow
 
 from activities.monitoring import Checked, Monitoring
 from calltasks import options
+from calltasks.names import CALL_TASKS, MONITOR_WORKFLOW
 
 
-@workflow.defn(name=options.MONITOR_WORKFLOW)
+@workflow.defn(name=MONITOR_WORKFLOW)
 class MonitorWorkflow:
     """Takes up every open task that nothing is working on."""
 
@@ -18,7 +19,7 @@ class MonitorWorkflow:
         return await workflow.execute_activity_method(
             Monitoring.take_up_tasks,
             every,
-            task_queue=options.CALL_TASKS,
+            task_queue=CALL_TASKS,
             start_to_close_timeout=options.WORK_TIMEOUT,
             heartbeat_timeout=options.HEARTBEAT,
             retry_policy=options.THREE_TRIES,

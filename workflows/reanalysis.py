@@ -12,6 +12,7 @@ from temporalio.exceptions import ActivityError
 from activities.follow_ups import ANALYSE_AGAIN, AgainRequest
 from activities.portions import TRIES
 from activities.tasks import Selection, Task
+from calltasks import names
 from calltasks.database.tables.needs import Work
 from calltasks.options import Options
 from calltasks.rules.reanalysis import Asked
@@ -30,7 +31,7 @@ CARRIED_BYTES = 100_000
 """A request that is larger is done to its end before the run restarts as new."""
 ANSWERS = 100
 """So many of the last requests are answered for."""
-STEP = "force_analyze"
+STEP = names.FORCE_ANALYZE
 """As which an error of a request is remembered."""
 
 

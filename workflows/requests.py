@@ -12,11 +12,12 @@ from temporalio import workflow
 
 from activities.steps import STEPS
 from activities.tasks import Review, Task
+from calltasks import names
 from calltasks.options import Options, read_input
 from calltasks.rules.reanalysis import Answer, Asked, read
 from calltasks.steps import Step
 from workflows import reanalysis
-from workflows.controls import ACTIONS, NOTHING_LEFT, Controls
+from workflows.controls import NOTHING_LEFT, Controls
 from workflows.handing_over import HandingOver
 from workflows.looks import Looks
 from workflows.pacing import Pace
@@ -96,15 +97,15 @@ class Requests:
 
     @workflow.signal(description="Suspend the platform's dialling for the whole task.")
     def pause_calls(self) -> None:
-        self._controls.ask("pause")
+        self._controls.ask(names.PAUSE)
 
     @workflow.signal(description="Resume the platform's dialling.")
     def resume_calls(self) -> None:
-        self._controls.ask("resume")
+        self._controls.ask(names.RESUME)
 
     @workflow.signal(description="Cancel all calls that were not made yet.")
     def cancel_calls(self) -> None:
-        self._controls.ask("cancel")
+        self._controls.ask(names.CANCEL)
 
     @workflow.update(description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.')
     async def control_calls(self, action: str) -> dict[str, Any]:
@@ -112,8 +113,8 @@ class Requests:
 
     @control_calls.validator
     def _is_action(self, action: str) -> None:
-        if action not in ACTIONS:
-            raise ValueError(f"the action must be one of {', '.join(ACTIONS)}")
+        if action not in names.ACTIONS:
+            raise ValueError(f"the action must be one of {', '.join(names.ACTIONS)}")
         if self._task is not None and self._task.task_type >= 4:
             raise ValueError(NOTHING_LEFT)
 

@@ -9,13 +9,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
 from activities.tasks import Review, Task
-
-ORGANIZATION = SearchAttributeKey.for_keyword("OrganizationId")
-TASK = SearchAttributeKey.for_int("TaskId")
-TASK_TYPE = SearchAttributeKey.for_keyword("TaskType")
-UNFINISHED = SearchAttributeKey.for_int("Unfinished")
-ANALYSIS_FAILED = SearchAttributeKey.for_int("AnalysisFailed")
-STALLED_SINCE = SearchAttributeKey.for_datetime("StalledSince")
+from calltasks.names import ANALYSIS_FAILED, ORGANIZATION, STALLED_SINCE, TASK, TASK_TYPE, UNFINISHED
 
 
 class SearchAttributes:

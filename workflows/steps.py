@@ -18,6 +18,7 @@ from activities.job_groups import JobGroups
 from activities.job_ids import JobIds
 from activities.tasks import Tasks
 from calltasks import options
+from calltasks.names import CALL_TASKS, OUTBOUND_BOT, Turn
 from calltasks.rules.row_ranges import Ranges, count
 from calltasks.steps import ActivityCall
 from workflows.tally import Tally
@@ -25,29 +26,37 @@ from workflows.tally import Tally
 T = TypeVar("T")
 R = TypeVar("R")
 
-OPEN_TASK = ActivityCall(activity=Tasks.open_task, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
-REVIEW = ActivityCall(activity=Tasks.review_task, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
-MARK_DISPATCHED = ActivityCall(activity=Tasks.mark_dispatched, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
-KEEP = ActivityCall(activity=Tasks.keep, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
-KEEP_OR_NOT = replace(KEEP, retry=options.THREE_TRIES)
+OPEN_TASK = ActivityCall(activity=Tasks.open_task, queue=CALL_TASKS, retry=options.UNTIL_DONE)
+REVIEW = ActivityCall(activity=Tasks.review_task, queue=CALL_TASKS, retry=options.UNTIL_DONE)
+MARK_DISPATCHED = ActivityCall(activity=Tasks.mark_dispatched, queue=CALL_TASKS, retry=options.UNTIL_DONE)
+KEEP = ActivityCall(activity=Tasks.keep, queue=CALL_TASKS, retry=options.UNTIL_DONE)
+KEEP_OR_NOT = replace(KEEP, priority=Turn.CONTROLS, retry=options.THREE_TRIES)
 """Where nobody shall wait for a database that is away."""
-SELECT = ActivityCall(activity=Tasks.select_for_analysis, queue=options.CALL_TASKS, retry=options.UNTIL_DONE)
+SELECT = ActivityCall(activity=Tasks.select_for_analysis, queue=CALL_TASKS, retry=options.UNTIL_DONE)
 OPEN_JOB_GROUP = ActivityCall(
-    activity=Dispatching.open_job_group, queue=options.OUTBOUND_BOT, retry=options.UNTIL_DONE, whole=True
+    activity=Dispatching.open_job_group,
+    queue=OUTBOUND_BOT,
+    priority=Turn.DISPATCH,
+    retry=options.UNTIL_DONE,
+    whole=True,
 )
 ASSIGN_CONTACTS = ActivityCall(
-    activity=Dispatching.assign_contacts, queue=options.OUTBOUND_BOT, retry=options.UNTIL_DONE, whole=True
+    activity=Dispatching.assign_contacts,
+    queue=OUTBOUND_BOT,
+    priority=Turn.DISPATCH,
+    retry=options.UNTIL_DONE,
+    whole=True,
 )
 WATCH = ActivityCall(
     activity=JobGroups.watch_calls,
-    queue=options.OUTBOUND_BOT,
+    queue=OUTBOUND_BOT,
     retry=options.WATCHING,
     within=options.WATCH_TIMEOUT,
     heartbeat=None,
 )
-CONTROL = ActivityCall(activity=JobGroups.control_calls, queue=options.OUTBOUND_BOT)
-MATCH_PAGES = ActivityCall(activity=JobIds.match_pages, queue=options.OUTBOUND_BOT, priority=options.JOB_IDS)
-SETTLE_JOBS = ActivityCall(activity=JobIds.settle_jobs, queue=options.OUTBOUND_BOT, priority=options.JOB_IDS)
+CONTROL = ActivityCall(activity=JobGroups.control_calls, queue=OUTBOUND_BOT, priority=Turn.CONTROLS)
+MATCH_PAGES = ActivityCall(activity=JobIds.match_pages, queue=OUTBOUND_BOT, priority=Turn.JOB_IDS)
+SETTLE_JOBS = ActivityCall(activity=JobIds.settle_jobs, queue=OUTBOUND_BOT, priority=Turn.JOB_IDS)
 
 
 class Steps:

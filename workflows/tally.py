@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,13 +12,13 @@ from temporalio import workflow
 from activities.tasks import Review
 from calltasks.database.tables.needs import standing
 from calltasks.options import Carried
+from calltasks.progress import Progress
 from calltasks.steps import Done
 
 ERROR_CHARACTERS = 200
 NO_ROWS = standing([], in_group=False)
-NO_COUNTS = dict.fromkeys(("analysed", "analysis_failed", "over_ceiling", "reanalysed", "kept_edits", "set_aside"), 0)
-NO_COUNTS |= {"input_tokens": 0, "output_tokens": 0}
-"""What is in the progress before the first review too."""
+COUNTED = {field.name for field in fields(Progress)} & {field.name for field in fields(NO_ROWS)}
+"""What a review counts of the rows and everybody is told."""
 
 
 class Tally:
@@ -59,30 +60,24 @@ class Tally:
     def progress(self, task_id: int | None, phase: str, review: Review | None) -> dict[str, Any]:
         """The progress object (CONTRACT, Temporal)."""
         rows = review.rows if review else NO_ROWS
-        return {
-            "task_id": task_id,
-            "task_type": review.task_type if review else None,
-            "phase": phase,
-            "leads": rows.leads,
-            "called": rows.called,
-            "unmatched": rows.unmatched,
-            "finished": rows.finished,
-            "by_status": dict(self.under_way + Counter(rows.by_status)),
-            "recordings": rows.recordings,
-            "recordings_missing": rows.recordings_missing,
-            "follow_ups": rows.follow_ups,
-            "suppressed": sum(review.suppressed.values()) if review else 0,
-            "suppressed_by_reason": dict(review.suppressed) if review else {},
-            "by_interest": rows.by_interest,
-            **(review.counts if review else NO_COUNTS),
-            "polls": self.polls,
-            "api_calls": self.api_calls,
-            "started_at": self.started_at,
-            "updated_at": _iso(workflow.now()),
-            "token_ceiling": self.token_ceiling,
-            "analysing_again": self.analysing_again,
-            "last_error": self.last_error,
-        }
+        suppressed = dict(review.suppressed) if review else {}
+        counts = {name: getattr(rows, name) for name in COUNTED}
+        progress = Progress(
+            **counts | {"by_status": dict(self.under_way + Counter(rows.by_status))},
+            task_id=task_id,
+            task_type=review.task_type if review else None,
+            phase=phase,
+            suppressed=sum(suppressed.values()),
+            suppressed_by_reason=suppressed,
+            polls=self.polls,
+            api_calls=self.api_calls,
+            started_at=self.started_at,
+            updated_at=_iso(workflow.now()),
+            token_ceiling=self.token_ceiling,
+            analysing_again=self.analysing_again,
+            last_error=self.last_error,
+        )
+        return asdict(progress) | (review.counts if review else {})
 
     def details(self, progress: dict[str, Any]) -> str:
         """The progress as the Temporal UI shows it on the run's page (Markdown)."""

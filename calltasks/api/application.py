@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from calltasks.api import endpoints, errors
+from calltasks.api import answers, endpoints
 from calltasks.api.access import Access, Tokens
 from calltasks.api.requests import Requests
 from calltasks.call_tasks import CallTasks
@@ -37,7 +39,8 @@ def build(calls: CallTasks, digests: Mapping[bytes, str]) -> FastAPI:
     )
     app.state.calls = calls
     app.include_router(endpoints.router)
-    errors.register(app)
+    app.add_exception_handler(RequestValidationError, answers.handle)
+    app.add_exception_handler(HTTPException, answers.handle)
     app.__dict__["openapi"] = lambda: _specification(app)
     return app
 

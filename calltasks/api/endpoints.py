@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from pymysql.cursors import Cursor
-from temporalio.service import RPCError
 
 from calltasks.api import examples, messages
 from calltasks.api.access import Organization
@@ -17,7 +16,11 @@ from calltasks.api.answers import Answer, failure, success
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.errors import ServiceError
-from calltasks.options import Options, workflow_id
+from calltasks.executions import ExecutionPage
+from calltasks.names import workflow_id
+from calltasks.options import Options
+from calltasks.progress import Progress
+from calltasks.temporal.monitor_schedule import MonitorState
 
 HEALTH_SECONDS = 5
 
@@ -69,7 +72,7 @@ async def start_call_task(body: messages.StartRequest, organization: Organizatio
 @router.post(
     "/query-task-execution",
     summary="Look at the calls",
-    response_model=messages.Success[messages.Executed],
+    response_model=messages.Success[ExecutionPage],
     responses=examples.responses(examples.EXECUTED, 403, 404, 409, 502),
 )
 async def query_task_execution(body: messages.QueryRequest, organization: Organization, calls: Calls) -> Answer:
@@ -105,22 +108,20 @@ async def force_analyze(body: messages.ForceRequest, organization: Organization,
 @router.post(
     "/auto-task",
     summary="Steer the monitor",
-    response_model=messages.Success[messages.MonitorState],
+    response_model=messages.Success[MonitorState],
     responses=examples.responses(examples.MONITOR, 403),
 )
 async def auto_task(body: messages.MonitorRequest, organization: Organization, calls: Calls) -> Answer:
     """The monitor takes up again what nothing is working on. There is one for all organisations."""
     body.check(organization)
-    running = await calls.monitor(body.action)
-    return success(
-        {"is_running": running, "action": body.action}, f"the monitor is {'running' if running else 'stopped'}"
-    )
+    state = await calls.monitor(body.action)
+    return success(dataclasses.asdict(state), str(state))
 
 
 @router.get(
     "/call-tasks/{id}/progress",
     summary="How a call task stands",
-    response_model=messages.Success[dict[str, Any]],
+    response_model=messages.Success[Progress],
     responses=examples.responses(examples.PROGRESS, 404, 409),
 )
 async def progress(
@@ -154,7 +155,7 @@ async def _answers(question: Coroutine[Any, Any, Any]) -> bool:
     try:
         async with asyncio.timeout(HEALTH_SECONDS):
             await question
-    except (ServiceError, RPCError, TimeoutError):
+    except (ServiceError, TimeoutError):
         return False
     return True
 

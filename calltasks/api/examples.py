@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from calltasks.api.messages import Failure, Unhealthy
+from calltasks.errors import UNEXPECTED, ForeignOrganizationError, NoJobIdsError, NoWorkerError, UnknownTaskError
+from calltasks.names import FAILED, SUCCEEDED, workflow_id
+from calltasks.progress import Progress
 
 Example = dict[str, Any]
 
@@ -14,7 +18,7 @@ def _success(message: str, data: Any) -> Example:
 
 
 CREATED = _success("call task created", {"task_id": 42})
-STARTED = _success("call task started", {"task_id": 42, "workflow_id": "call-task-42", "started": True})
+STARTED = _success("call task started", {"task_id": 42, "workflow_id": workflow_id(42), "started": True})
 REQUESTED = _success("analysis requested", {"task_id": 42, "requested": True})
 MONITOR = _success("the monitor is running", {"is_running": True, "action": "start"})
 HEALTHY = _success("the database and Temporal answer", {"database": True, "temporal": True})
@@ -24,7 +28,7 @@ EXECUTED = _success(
         "jobs_data": [
             {
                 "JobId": "job-1",
-                "Status": "Succeeded",
+                "Status": SUCCEEDED,
                 "ReferenceId": "42org-71",
                 "Contacts": [{"PhoneNumber": "13900000001", "ReferenceId": "42org-71"}],
                 "Tasks": [
@@ -47,79 +51,62 @@ EXECUTED = _success(
 )
 PROGRESS = _success(
     "calling",
-    {
-        "task_id": 42,
-        "task_type": 2,
-        "phase": "calling",
-        "leads": 200,
-        "called": 200,
-        "unmatched": 0,
-        "finished": 120,
-        "by_status": {"Succeeded": 70, "Failed": 50, "Executing": 20},
-        "recordings": 60,
-        "recordings_missing": 10,
-        "follow_ups": 110,
-        "analysed": 60,
-        "suppressed": 0,
-        "analysis_failed": 0,
-        "by_interest": {"0": 60, "1": 30, "2": 20},
-        "reanalysed": 0,
-        "input_tokens": 24000,
-        "output_tokens": 6000,
-        "polls": 8,
-        "api_calls": 40,
-        "started_at": "2026-01-01T01:00:00+00:00",
-        "updated_at": "2026-01-01T01:05:00+00:00",
-    },
+    asdict(
+        Progress(
+            task_id=42,
+            task_type=2,
+            phase="calling",
+            leads=200,
+            called=200,
+            finished=120,
+            by_status={SUCCEEDED: 70, FAILED: 50, "Executing": 20},
+            recordings=60,
+            recordings_missing=10,
+            follow_ups=110,
+            analysed=60,
+            by_interest={"0": 60, "1": 30, "2": 20},
+            input_tokens=24000,
+            output_tokens=6000,
+            polls=8,
+            api_calls=40,
+            started_at="2026-01-01T01:00:00+00:00",
+            updated_at="2026-01-01T01:05:00+00:00",
+        )
+    ),
 )
 
 _FAILURES = {
     400: ("Something in the request is missing or wrong.", 400, "task_id: is missing"),
     401: ("No token, or one that nobody has.", 401, "the header access-token must hold a valid token"),
-    403: (
-        "The body names another organisation than the token's.",
-        403,
-        "organization_id is not that of the access token",
-    ),
-    404: ("There is no such task, or lead, in the organisation.", 404, "call task 42 does not exist"),
-    409: (
-        "Not yet: no job ids (4009), or no run is known.",
-        4009,
-        "no call of this task has a job id yet",
-    ),
+    403: ("The body names another organisation than the token's.", 403, str(ForeignOrganizationError())),
+    404: ("There is no such task, or lead, in the organisation.", 404, str(UnknownTaskError(42))),
+    409: ("Not yet: no job ids (4009), or no run is known.", NoJobIdsError.http_code, NoJobIdsError.http_message),
     413: ("More than 1 MB.", 413, "the body is larger than 1000000 bytes"),
-    500: ("Our mistake.", 500, "an unexpected error; the log names it by the request id"),
+    500: ("Our mistake.", 500, UNEXPECTED),
     502: ("The platform failed (5003).", 5003, "the platform failed: Throttling.User"),
-    503: ("The database, Temporal or a worker is missing.", 503, "no worker answers; try again later"),
+    503: ("The database, Temporal or a worker is missing.", 503, NoWorkerError.http_message),
 }
 
 
 def responses(example: Example, *more: int) -> dict[int | str, dict[str, Any]]:
     """The documented answers of an endpoint with a token: its success, the failures of all, and ``more``."""
-    documented: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": example}}}}
+    documented: dict[int | str, dict[str, Any]] = {200: _documented(example)}
     for status in sorted({400, 401, 413, 500, 503, *more}):
         meaning, code, message = _FAILURES[status]
-        documented[status] = {
+        documented[status] = _documented({"status": "error", "code": code, "message": message}) | {
             "model": Failure,
             "description": meaning,
-            "content": {"application/json": {"example": {"status": "error", "code": code, "message": message}}},
         }
     return documented
 
 
 def health_responses() -> dict[int | str, dict[str, Any]]:
     """The documented answers of ``/healthz``."""
-    unhealthy = {
-        "status": "error",
-        "code": 503,
-        "message": "no answer from Temporal",
-        "data": {"database": True, "temporal": False},
-    }
-    return {
-        200: {"content": {"application/json": {"example": HEALTHY}}},
-        503: {
-            "model": Unhealthy,
-            "description": "One of the servers does not answer.",
-            "content": {"application/json": {"example": unhealthy}},
-        },
-    }
+    data = {"database": True, "temporal": False}
+    unhealthy = _documented({"status": "error", "code": 503, "message": "no answer from Temporal", "data": data})
+    described = {"model": Unhealthy, "description": "One of the servers does not answer."}
+    return {200: _documented(HEALTHY), 503: unhealthy | described}
+
+
+def _documented(example: Example) -> dict[str, Any]:
+    return {"content": {"application/json": {"example": example}}}

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from calltasks.api.errors import ForeignOrganizationError
+from calltasks.errors import ForeignOrganizationError
 from calltasks.options import MOST_TOKENS
 from calltasks.rules.reanalysis import Day, PromptVersion, Reanalysis, check_which
 
@@ -255,28 +255,11 @@ class Started(BaseModel):
     started: bool
 
 
-class Executed(BaseModel):
-    """One page of a task's calls. ``jobs_data`` is as the platform spells it, ``total`` counts the calls."""
-
-    jobs_data: list[dict[str, Any]]
-    updated_count: int
-    page: int
-    page_size: int
-    total: int
-
-
 class Requested(BaseModel):
     """The calls are judged one after the other; the progress tells how far that is."""
 
     task_id: int
     requested: bool
-
-
-class MonitorState(BaseModel):
-    """How the monitor stands after the action."""
-
-    is_running: bool
-    action: Literal["start", "stop", "check"]
 
 
 class Health(BaseModel):

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltasks.api.answers import failure
-from calltasks.api.errors import answer_to
+from calltasks.api.answers import answer_to, failure
+from calltasks.errors import UNEXPECTED
 from calltasks.observing import logs
 
 log = logging.getLogger("api")
@@ -72,7 +72,7 @@ class _Request:
             answer = answer_to(error)
             if answer is None:
                 log.error("unexpected %s", _places(error))
-                answer = failure(500, "an unexpected error; the log names it by the request id")
+                answer = failure(500, UNEXPECTED)
             if not self._status:
                 await answer(self._scope, self._receive, self.send)
         finally:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -17,8 +16,8 @@ import uvicorn
 from calltasks.api.application import build
 from calltasks.api.requests import log_to_stderr
 from calltasks.call_tasks import CallTasks
-from calltasks.errors import ServiceError, explain
-from calltasks.settings import ApiSettings, LogSettings, PlatformSettings, SettingsError, load
+from calltasks.errors import ending
+from calltasks.settings import ApiSettings, LogSettings, PlatformSettings, load
 
 log = logging.getLogger("api")
 
@@ -82,8 +81,7 @@ async def run(made: Callable[[Server], object] = lambda _server: None) -> None:
         # A table or a right that is missing is found now and not by the first caller.
         await calls.database.prepare(await calls.check())
         # Importing the vendor's SDK takes seconds, in which no other request would be answered.
-        import calltasks.platform.outbound_bot  # noqa: F401
-
+        _ = calls.clients.platform
         server = build_server(calls, settings)
         made(server)
         await server.serve()
@@ -98,16 +96,6 @@ def main() -> None:
         "Settings come from the environment: API_TOKENS, API_HOST, API_PORT, LOG_FORMAT, and those of starter.py."
     )
     parser.parse_args()
-    try:
+    with ending("api"):
         log_to_stderr(load(LogSettings).log_format)
         asyncio.run(run())
-    except SettingsError as error:
-        fail(str(error), 2)
-    except ServiceError as error:
-        fail(explain(error), 1)
-
-
-def fail(message: str, code: int) -> None:
-    """One line on stderr, and the exit code."""
-    print(f"api: {message}", file=sys.stderr)
-    raise SystemExit(code)

@@ -15,16 +15,14 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
-from temporalio.client import WorkflowFailureError
-from temporalio.service import RPCError
 
-from calltasks.call_tasks import CallTasks, NotRunningError, NotStartedError, NoWorkerError, UnknownTaskError
+from calltasks.call_tasks import CallTasks
 from calltasks.cli import screens
-from calltasks.database.tables.tasks import NoLeadIdError, UnknownLeadsError
-from calltasks.errors import ServiceError, explain, is_setting
+from calltasks.errors import NoWorkerError, TemporalError, ending
+from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
 from calltasks.options import MOST_TOKENS, Options
-from calltasks.settings import SettingsError
-from calltasks.temporal.monitor_schedule import CHECK_ID
+from calltasks.progress import ENDED_BADLY
+from calltasks.temporal.monitor_schedule import Action
 
 app = typer.Typer(
     help="Start and steer call tasks.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -38,10 +36,6 @@ Wait = Annotated[bool, typer.Option("--wait", help="Show progress until it is do
 messages = Console(stderr=True)
 
 
-class WrongUseError(Exception):
-    """Arguments that do not go together."""
-
-
 def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool = True) -> Any:
     """Open what the environment names, use it, and turn errors into one line and an exit code."""
 
@@ -50,17 +44,8 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
             return await use(calls)
 
     try:
-        return asyncio.run(opened())
-    except (SettingsError, WrongUseError, NoLeadIdError) as error:
-        fail(str(error), 2)
-    except ServiceError as error:
-        fail(explain(error), 2 if is_setting(error) else 1)
-    except (UnknownTaskError, UnknownLeadsError, NotRunningError, NotStartedError, NoWorkerError) as error:
-        fail(str(error), 1)
-    except WorkflowFailureError as error:
-        fail(f"the run failed: {error.cause}; what to do: docs/operations.md, Runbook", 1)
-    except RPCError as error:
-        fail(f"Temporal: {error.message}", 1)
+        with ending("starter"):
+            return asyncio.run(opened())
     except KeyboardInterrupt:
         fail("interrupted; what was started goes on", 1)
 
@@ -124,14 +109,14 @@ def start_call(
         started = await calls.start_call(task_id, chosen)
         running = "is running already" + (", as patient and with the ceiling as it was started" if chosen else "")
         messages.print(f"call task {task_id}: " + ("started" if started else running), highlight=False)
-        result = {"task_id": task_id, "workflow_id": f"call-task-{task_id}", "started": started}
+        result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": started}
         return result | (await watch(calls, task_id) if wait else {})
 
     result = run(use)
     show(result, as_json, result.get("outcome", result["workflow_id"]))
 
 
-@app.command("progress")
+@app.command()
 def progress(
     task_id: TaskId,
     watching: Annotated[bool, typer.Option("--watch", help="Keep showing it until the run ends.")] = False,
@@ -145,7 +130,7 @@ def progress(
         print(found.get("outcome", found["phase"]))
     else:
         Console().print(screens.fields(found))
-    if found["phase"] in screens.ENDED_BADLY:
+    if found["phase"] in ENDED_BADLY:
         fail(screens.advice(found), 1)
 
 
@@ -159,39 +144,24 @@ def query_task_execution(
     as_json: Json = False,
 ) -> None:
     """Ask the platform for one page of a task's calls and save what changed."""
-    from calltasks.executions import NoJobIdsError
-
-    async def use(calls: CallTasks) -> Any:
-        try:
-            return await calls.query_task_execution(
-                task_id, page=page, page_size=page_size, skip_recording=not with_recording, apply_update=not no_update
-            )
-        except NoJobIdsError:
-            return None
-
-    found = run(use, temporal=False)
-    if found is None:
-        fail(f"call task {task_id} has no job ids yet", 1)
+    options = {"skip_recording": not with_recording, "apply_update": not no_update}
+    found = run(
+        lambda calls: calls.query_task_execution(task_id, page=page, page_size=page_size, **options), temporal=False
+    )
     summary = f"{len(found.jobs_data)} of {found.total} calls, {found.updated_count} rows changed"
     show(dataclasses.asdict(found), as_json, summary)
 
 
-@app.command("refresh")
+@app.command()
 def refresh(task_id: TaskId, as_json: Json = False) -> None:
     """Look at all calls of a running task now."""
-    run(lambda calls: calls.signal(task_id, "refresh"))
-    show({"task_id": task_id, "signal": "refresh"}, as_json, "requested")
+    run(lambda calls: calls.signal(task_id, REFRESH))
+    show({"task_id": task_id, "signal": REFRESH}, as_json, "requested")
 
 
 def _control(action: str, help_text: str) -> None:
     def command(task_id: TaskId, as_json: Json = False) -> None:
-        async def use(calls: CallTasks) -> dict[str, Any]:
-            try:
-                return await calls.control(task_id, action)
-            except ValueError as error:
-                return {"done": False, "answer": str(error)}
-
-        said = run(use)
+        said = run(lambda calls: calls.control(task_id, action))
         show({"task_id": task_id, "action": action, **said}, as_json, said["answer"])
         if said["done"] is False:
             raise typer.Exit(1)
@@ -199,19 +169,18 @@ def _control(action: str, help_text: str) -> None:
     app.command(action, help=help_text)(command)
 
 
-_control("pause", "Suspend the platform's dialling for a task; says what the platform answered.")
-_control("resume", "Resume the platform's dialling for a task; says what the platform answered.")
-_control("cancel", "Cancel a task's calls that were not made yet; says what the platform answered.")
+_control(PAUSE, "Suspend the platform's dialling for a task; says what the platform answered.")
+_control(RESUME, "Resume the platform's dialling for a task; says what the platform answered.")
+_control(CANCEL, "Cancel a task's calls that were not made yet; says what the platform answered.")
 
 CHECKING = "a check has started: every task of type 2 or 3 with a job group that nothing works on is taken up"
 
 
-def _monitor(action: str, help_text: str) -> None:
+def _monitor(action: Action, help_text: str) -> None:
     def command(as_json: Json = False) -> None:
-        running = run(lambda calls: calls.monitor(action))
-        state = f"the monitor is {'running' if running else 'stopped'}"
-        line = f"{CHECKING} (Temporal UI: {CHECK_ID}); {state}" if action == "check" else state
-        show({"action": action, "is_running": running}, as_json, line)
+        state = run(lambda calls: calls.monitor(action))
+        line = f"{CHECKING} (Temporal UI: {MONITOR_CHECK}); {state}" if action == "check" else str(state)
+        show(dataclasses.asdict(state), as_json, line)
 
     monitor.command(action, help=help_text)(command)
 
@@ -222,7 +191,7 @@ _monitor("check", "Check once, now: take up every task of type 2 or 3 that nothi
 _monitor("status", "Say whether it is running.")
 
 
-AWAY = (NoWorkerError, RPCError)
+AWAY = (NoWorkerError, TemporalError)
 
 
 async def watch(calls: CallTasks, task_id: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Column, Table
 
 from calltasks.call_tasks import CallTasks
-from calltasks.cli.commands import Json, TaskId, Wait, WrongUseError, app, fail, messages, run, show
+from calltasks.cli.commands import Json, TaskId, Wait, app, fail, messages, run, show
 from calltasks.database.tables.analyses import CallHistory
 from calltasks.evaluation import conversations
 from calltasks.evaluation.conversations import ConversationsError
@@ -49,7 +49,7 @@ def evaluate(
 
     async def use(calls: CallTasks) -> dict[str, Any]:
         with _progress("judging") as progress:
-            return await score(calls.model(), labelled, advance=lambda: progress(len(labelled)))
+            return await score(calls.clients.model, labelled, advance=lambda: progress(len(labelled)))
 
     named = file or conversations.SHIPPED.relative_to(Path(__file__).parents[2])
     report = {"file": str(named), **run(use, temporal=False)}
@@ -115,10 +115,7 @@ def force_analyze(
         return
 
     async def use(calls: CallTasks) -> tuple[dict[str, Any], Answer | None]:
-        try:
-            request_id = await calls.force_analyze(task_id, request)
-        except ValueError as error:
-            raise WrongUseError(str(error)) from None
+        request_id = await calls.force_analyze(task_id, request)
         if not wait:
             return {"task_id": task_id, "requested": True}, None
         return await calls.analysed_again(task_id), await calls.reanalysis(task_id, request_id)
@@ -136,7 +133,7 @@ def _try_out(task_id: int, request: Reanalysis, as_json: bool) -> None:
 
     async def use(calls: CallTasks) -> Trial:
         with _progress("judging") as progress:
-            return await try_out(calls.database, calls.model(), await calls.task(task_id), request, progress)
+            return await try_out(calls.database, calls.clients.model, await calls.task(task_id), request, progress)
 
     trial: Trial = run(use, temporal=False)
     if trial.over_ceiling:
@@ -218,7 +215,9 @@ def _show_history(found: dict[str, Any]) -> None:
             "\n".join(filter(None, (one["request_id"][:8] or "first", one["outcome"], one["error_code"]))),
             f"{INTERESTS[one['is_interested']]}\n{one['next_follow_time'] or ''}",
             one["leads_remark"] + evidence,
-            _judge(one) if one["model"] else "",
+            f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
+            if one["model"]
+            else "",
             str(one["input_tokens"] + one["output_tokens"]),
         )
     out.print(table if found["analyses"] else "no judgement: there was nothing to judge, or it is still to come")
@@ -258,10 +257,6 @@ def _show_trial(trial: Trial) -> None:
 def _folded(name: str) -> Column:
     """A column of Chinese text: without spaces to break at, it would be cut off."""
     return Column(name, overflow="fold", ratio=1)
-
-
-def _judge(one: dict[str, Any]) -> str:
-    return f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
 
 
 def _arrow(before: Any, after: Any) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,11 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from calltasks.call_tasks import CallTasks
 from calltasks.cli.commands import Json, fail, messages, run, show
-from calltasks.recordings.finding import archive_of
-from calltasks.settings import ArchiveSettings, SettingsError, load
+from calltasks.errors import SettingsError
+from calltasks.settings import ArchiveSettings, load
 
 if TYPE_CHECKING:
-    from calltasks.recordings.archive import Archive
     from calltasks.recordings.archiving import Archived
 
 recordings = typer.Typer(help="The archive of recordings.", no_args_is_help=True)
@@ -37,18 +34,15 @@ def archive_command(
         if task is not None:
             await calls.task(task)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        async with _archive() as archive:
-            with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as shown:
-                bar = shown.add_task("recordings", total=None)
+        with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as shown:
+            bar = shown.add_task("recordings", total=None)
 
-                def on_progress(so_far: Archived) -> None:
-                    shown.update(bar, completed=so_far.done, total=so_far.calls)
-                    if not messages.is_terminal:
-                        messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
+            def on_progress(so_far: Archived) -> None:
+                shown.update(bar, completed=so_far.done, total=so_far.calls)
+                if not messages.is_terminal:
+                    messages.print(f"recordings: {so_far.done} of {so_far.calls}", highlight=False)
 
-                archived = await archive_older(
-                    calls.database, calls._bot, archive, task_id=task, dry_run=dry_run, on_progress=on_progress
-                )
+            archived = await archive_older(calls.clients, task_id=task, dry_run=dry_run, on_progress=on_progress)
         return dataclasses.asdict(archived)
 
     result = run(use, temporal=False)
@@ -77,26 +71,16 @@ def prune_command(
         kept = days or load(ArchiveSettings).recording_retention_days
         if kept is None:
             raise SettingsError("settings: give --days, or set RECORDING_RETENTION_DAYS")
-        async with _archive() as archive:
-            with messages.status("looking through the archive") as status:
-                pruned = await prune_older(
-                    calls.database,
-                    archive,
-                    days=kept,
-                    dry_run=dry_run,
-                    on_progress=lambda so_far: status.update(f"{so_far.files} recordings of {so_far.tasks} tasks"),
-                )
+        with messages.status("looking through the archive") as status:
+            pruned = await prune_older(
+                calls.clients,
+                days=kept,
+                dry_run=dry_run,
+                on_progress=lambda so_far: status.update(f"{so_far.files} recordings of {so_far.tasks} tasks"),
+            )
         return dataclasses.asdict(pruned)
 
     result = run(use, temporal=False)
     what = "would be deleted" if dry_run else "deleted"
     size = f"{result['bytes'] / 1_000_000:.1f} MB"
     show(result, as_json, f"{result['files']} recordings ({size}) older than {result['days']} days {what}")
-
-
-@asynccontextmanager
-async def _archive() -> AsyncIterator[Archive]:
-    async with archive_of(load(ArchiveSettings)) as archive:
-        if archive is None:
-            raise SettingsError("settings: RECORDING_ARCHIVE is not set: there is no archive")
-        yield archive

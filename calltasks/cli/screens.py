@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,21 +11,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-FIELDS = (
-    *("task_id", "task_type", "phase", "leads", "called", "unmatched", "finished", "by_status"),
-    *("recordings", "recordings_missing", "follow_ups", "analysed", "analysis_failed", "by_interest", "reanalysed"),
-    *("input_tokens", "output_tokens", "polls", "api_calls", "started_at", "updated_at"),
-)
-"""Of the progress object, in the order in which they are told of (CONTRACT, Temporal); others follow."""
+from calltasks.progress import Progress
+
 TYPES = {1: "created", 2: "calling", 3: "calls complete", 4: "follow-up complete"}
 INTERESTS = {"0": "cannot tell", "1": "interested", "2": "not interested"}
-ENDED_BADLY = ("failed", "terminated", "canceled", "timed_out")
-"""Phases of a run that did not come to its end (:meth:`calltasks.call_tasks.CallTasks.progress`)."""
 
 
 def in_order(progress: dict[str, Any]) -> dict[str, Any]:
     """The progress object with its fields in order: Temporal sorts them by name."""
-    return {name: progress[name] for name in (*FIELDS, *progress) if name in progress}
+    told = [field.name for field in dataclasses.fields(Progress)]
+    return {name: progress[name] for name in (*told, *progress) if name in progress}
 
 
 def fields(progress: dict[str, Any]) -> Table:

@@ -103,10 +103,6 @@ class Database:
         """As :meth:`run`, in the calling thread."""
         return self._attempt(function, args, kwargs, transaction=False)
 
-    def transaction_sync(self, function: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As :meth:`transaction`, in the calling thread."""
-        return self._attempt(function, args, kwargs, transaction=True)
-
     async def now(self) -> datetime:
         """The time by the database's clock, in UTC: the one clock that all workers share."""
         clock = self._clock

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from calltasks.database.columns import CHARACTERS, CODECS, TEXTS, TIMES, Column, Table
+from calltasks.names import FINAL
 
 NUMBERS = frozenset({"mediumint", "int", "bigint"})
 NAMES = NUMBERS | CHARACTERS
@@ -73,9 +74,7 @@ NEEDS: dict[str, dict[str, Need]] = {
         "call_job_id": Need(kinds=WORDS, least=36, worker=True, create=True),
         "reference_id": Need(kinds=WORDS, least=20, create=True),
         "call_conversation": Need(kinds=WORDS | {"json"}, least=2000, words=True, worker=True),
-        "call_status": Need(
-            kinds=CHARACTERS | {"enum"}, least=9, labels=("Succeeded", "Failed", "Cancelled"), worker=True, empties=True
-        ),
+        "call_status": Need(kinds=CHARACTERS | {"enum"}, least=9, labels=FINAL, worker=True, empties=True),
         "planed_time": _TIME,
         "call_task_id": Need(kinds=WORDS, least=36, worker=True),
         "calling_number": Need(kinds=WORDS, least=11, worker=True),

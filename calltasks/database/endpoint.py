@@ -9,8 +9,7 @@ from __future__ import annotations
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import Database
-from calltasks.database.schema import SchemaError
-from calltasks.errors import PermanentError, ServiceError
+from calltasks.errors import PermanentError, SchemaError, ServiceError
 
 _MARKER = "endpoint"
 """A row of ``call_rate_limits`` that is counted up and never read as a limit."""
@@ -41,7 +40,7 @@ async def check(database: Database) -> None:
         whole = False
     if not whole:
         raise SchemaError(
-            "database: DATABASE_URL leads to a read-only copy, or to an address that answers reads from one even within"
+            "DATABASE_URL leads to a read-only copy, or to an address that answers reads from one even within"
             " transactions; give the primary's own address"
         )
 

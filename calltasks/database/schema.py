@@ -17,7 +17,7 @@ from calltasks.database.columns import Table, read
 from calltasks.database.crm import NEEDS
 from calltasks.database.rights import Rights
 from calltasks.database.session import is_steady
-from calltasks.settings import SettingsError
+from calltasks.errors import SchemaError
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,6 @@ _NO_TABLE = 1146
 _LONG_INDEX = 1071
 _TEXT_INDEX = frozenset({_LONG_INDEX, 1170, 3152})
 """Errors of an index on a column that is too long, or a TEXT, or JSON."""
-
-
-class SchemaError(SettingsError):
-    """The database is not as the program needs it; ``str()`` is one line that says what to do."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"database: {problem}")
 
 
 # --- init-db ------------------------------------------------------------------------------------------------------

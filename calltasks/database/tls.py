@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import URL
 
-from calltasks.settings import SettingsError
+from calltasks.errors import SettingsError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _FILES = ("ssl_ca", "ssl_capath", "ssl_cert", "ssl_key")

@@ -9,11 +9,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime, ValidationError, model_validator
 
+from calltasks.errors import WrongUseError
+
 SHIPPED = Path(__file__).parent / "conversations.jsonl"
 """The set that comes with the project."""
 
 
-class ConversationsError(Exception):
+class ConversationsError(WrongUseError):
     """A file of labelled conversations cannot be used. ``str()`` is one line that names the file and the line."""
 
 

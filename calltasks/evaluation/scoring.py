@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.errors import ServiceError, UnreadableAnswerError
 from calltasks.evaluation.conversations import Labelled
-from calltasks.judging import INVALID, ask, each
+from calltasks.judging import AT_ONCE, INVALID, ask
 from calltasks.rules.judgement import PROMPT_VERSION, Judgement, render
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ async def evaluate(
         verdicts[labelled.id] = await _judge(model, labelled)
         advance()
 
-    await each(conversations, one)
+    await for_each(conversations, one, at_once=AT_ONCE)
     report = _report([verdicts[labelled.id] for labelled in conversations])
     return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
 

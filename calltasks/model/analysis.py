@@ -21,6 +21,7 @@ from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from calltasks.errors import AccountError, PassingError, ThrottledError, UnreadableAnswerError
 from calltasks.limiter import RateLimiter
 from calltasks.model.errors import SERVICE, is_sure, translate
+from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.proxies import proxy_for
 from calltasks.settings import AnalysisSettings
@@ -33,7 +34,6 @@ MOST_TOKENS = 1_000_000_000
 THROTTLED_TRIES = 8
 UNSURE_TRIES = 4
 """As many for a 429 whose code is not known: it may mean something that no waiting mends."""
-THROTTLED_SECONDS = 30.0
 LONGEST_WAIT = 120.0
 """Seconds that all wait at most because the service asks for it; limits by the minute are over by then."""
 REFUSALS = 5
@@ -100,26 +100,20 @@ class AnalysisModel:
             AccountError: nothing is answered before a person has paid, permitted or set something.
             PermanentError: this question is refused (content filter).
         """
-        attempt = 0
-        while True:
-            attempt += 1
+
+        async def request() -> Completion:
             self._let_pass()
-            begin = monotonic()
-            async with self.limiter.slot(tenant=tenant, priority=1):
-                telemetry.metrics.waited(SERVICE, monotonic() - begin)
-                self._let_pass()
-                try:
-                    with telemetry.vendor_call(SERVICE, "completion"):
-                        return await self._ask(system, user)
-                except ThrottledError as error:
-                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
-                    if attempt == (THROTTLED_TRIES if is_sure(error) else UNSURE_TRIES) or wait > LONGEST_WAIT:
-                        raise
-                except AccountError as error:
-                    self._refusals, self._refusal = self._refusals + 1, error
-                    self._refused_until = monotonic() + REFUSED_SECONDS
-                    raise
-            await self.limiter.slow_down(wait)
+            try:
+                with telemetry.vendor_call(SERVICE, "completion"):
+                    return await self._ask(system, user)
+            except AccountError as error:
+                self._refusals, self._refusal = self._refusals + 1, error
+                self._refused_until = monotonic() + REFUSED_SECONDS
+                raise
+
+        self._let_pass()
+        turn = Turn.ANALYSES
+        return await self.limiter.ask(request, service=SERVICE, tenant=tenant, priority=turn, patience=_patience)
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -175,6 +169,12 @@ class AnalysisModel:
                 SERVICE, "completion", problem, request_id=request_id, model=self.name, **tokens
             )
         return Completion(text=text, **tokens)
+
+
+def _patience(error: ThrottledError) -> int:
+    if (error.retry_after or 0.0) > LONGEST_WAIT:
+        return 1
+    return THROTTLED_TRIES if is_sure(error) else UNSURE_TRIES
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from temporalio import activity, workflow
+
+from calltasks.names import task_of
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 IDS = {
@@ -39,8 +40,8 @@ class JsonFormatter(logging.Formatter):
         line |= {IDS[name]: value for name, value in details.items() if name in IDS}
         if request := getattr(record, "request_id", ""):
             line["request_id"] = request
-        if task := re.fullmatch(r"call-task-(\d+)", line.get("workflow_id", "")):
-            line["task_id"] = int(task[1])
+        if task_id := task_of(line.get("workflow_id", "")):
+            line["task_id"] = task_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)

@@ -15,9 +15,9 @@ from types import NoneType
 from temporalio.common import MetricCounter, MetricHistogramFloat, MetricMeter
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig
 
-from calltasks.errors import AccountError, DeclinedError, PermanentError, ServiceError, ThrottledError
+from calltasks.errors import AccountError, DeclinedError, PermanentError, ServiceError, SettingsError, ThrottledError
 from calltasks.observing import tracing
-from calltasks.settings import SettingsError, TelemetrySettings
+from calltasks.settings import TelemetrySettings
 
 PREFIX = "call_tasks_"
 MOST_CODES = 40

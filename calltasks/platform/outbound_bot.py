@@ -18,10 +18,12 @@ from darabonba.core import DaraCore
 from darabonba.runtime import RuntimeOptions
 from urllib3.exceptions import NewConnectionError
 
-from calltasks.errors import DeclinedError, PassingError, PermanentError, ServiceError, ThrottledError
+from calltasks.errors import DeclinedError, PassingError, ServiceError, ThrottledError
 from calltasks.limiter import RateLimiter
+from calltasks.names import OUTBOUND_BOT
+from calltasks.platform.errors import SERVICE, refusal
 from calltasks.platform.send_deadline import TooLateError, leaving_before, watched
-from calltasks.platform.session import SERVICE, Envelope, PlatformSession, read
+from calltasks.platform.session import Envelope, PlatformSession, read
 from calltasks.proxies import proxy_for
 from calltasks.settings import PlatformSettings
 
@@ -65,7 +67,7 @@ class OutboundBot:
         self._instance_id = settings.outbound_bot_instance_id
         self.script_id = settings.outbound_bot_script_id
         self.limiter = limiter
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="outbound-bot")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=OUTBOUND_BOT)
 
     def session(self, tenant: str, priority: int) -> PlatformSession:
         """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
@@ -128,22 +130,10 @@ def _checked(action: str, body: Any) -> dict[str, Any]:
     envelope = read(action, Envelope, body)
     if envelope.success is True or (envelope.success is None and envelope.code in ("", "OK")):
         return body
-    failure = _refusal(action, envelope.code or "NoSuccess", None, envelope.request_id)
+    failure = refusal(action, envelope.code or "NoSuccess", None, envelope.request_id)
     if type(failure) is PassingError:
         failure = DeclinedError(SERVICE, action, envelope.code or "NoSuccess", request_id=envelope.request_id)
     raise failure
-
-
-def _refusal(action: str, code: str, status: int | None, request_id: str) -> ServiceError:
-    if code.startswith("Throttling") or status == 429:
-        return ThrottledError(SERVICE, action, code, request_id=request_id)
-    if code.startswith(("InvalidTimeStamp", "IllegalTimestamp", "SignatureNonceUsed")):
-        # This worker's clock is wrong, or a nonce came twice: another worker, or another try, gets through.
-        return PassingError(SERVICE, action, code, request_id=request_id, sent=False)
-    permanent = code.startswith(("NotExist", "InvalidParameter", "InvalidAccessKeyId", "Forbidden", "SignatureDoesNot"))
-    if permanent or (status is not None and 400 <= status < 500 and status != 408):
-        return PermanentError(SERVICE, action, code, request_id=request_id)
-    return PassingError(SERVICE, action, code, request_id=request_id)
 
 
 def translate(error: Exception, action: str) -> ServiceError:
@@ -158,7 +148,7 @@ def translate(error: Exception, action: str) -> ServiceError:
             retry_after=max(0.0, float(inner.retry_after) / 1000),
         )
     if isinstance(inner, exceptions.AlibabaCloudException):
-        return _refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
+        return refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
     # The SDK keeps the text of a transport's error only; the error itself is still its context.
     cause = inner.__context__
     return PassingError(SERVICE, action, type(cause or inner).__name__, sent=not _never_left(cause))

@@ -11,39 +11,28 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from time import monotonic
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
-from calltasks.errors import PassingError, ThrottledError
-from calltasks.limiter import RateLimiter
+from calltasks.database.tables.needs import final_status
+from calltasks.errors import DeclinedError, PassingError, PermanentError
+from calltasks.names import CANCEL, CANCELLED, FAILED, PAUSE, RESUME, SUCCEEDED
 from calltasks.observing import telemetry
+from calltasks.platform.errors import SERVICE, AccessRefusedError
 from calltasks.platform.send_deadline import TooLateError
 
-SERVICE = "OutboundBot"
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
+
 PAGE_SIZE = 100
 IDS_A_CALL = 99
 LATEST_MS = 4_102_444_800_000
 """The year 2100: a later time is none."""
 CONTACTS_A_CALL = 99
 THROTTLED_TRIES = 6
-THROTTLED_SECONDS = 30.0
-"""Longest wait that one worker chooses by itself after a throttling answer that names none."""
-
-
-class Bot(Protocol):
-    """The platform of one instance, shared by a whole process."""
-
-    limiter: RateLimiter
-    script_id: str
-
-    def session(self, tenant: str, priority: int) -> PlatformSession:
-        """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
-
-    async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
-        """One request, without retry and without waiting for the rate limit."""
+CONTROLS = {PAUSE: "SuspendJobs", RESUME: "ResumeJobs", CANCEL: "CancelJobs"}
 
 
 def _text(value: Any) -> Any:
@@ -118,6 +107,27 @@ class Job(Body):
     contacts: Annotated[list[Contact], BeforeValidator(_list)] = []
     tasks: Annotated[list[Attempt], BeforeValidator(_list)] = []
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that counts: the last; of a job that succeeded the last connected one (SPEC 4)."""
+        if final_status(self.status) == SUCCEEDED:
+            for attempt in reversed(self.tasks):
+                if attempt.connected:
+                    return attempt
+        return self.tasks[-1] if self.tasks else None
+
+    @property
+    def call_status(self) -> str:
+        """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (SPEC 4)."""
+        attempt = self.attempt
+        if self.status or attempt is None:
+            return final_status(self.status) or self.status
+        if attempt.connected:
+            return SUCCEEDED
+        if attempt.status in ("", "Executing"):
+            return attempt.status
+        return CANCELLED if attempt.status == "Cancelled" else FAILED
+
 
 class LatestTask(Body):
     """The latest attempt, as a page of a job group shows it."""
@@ -134,9 +144,11 @@ class ListedJob(Body):
     latest_task: LatestTask | None = None
 
 
-class _Page(Body):
+class JobPage(Body):
+    """One page of a group's jobs, and how many jobs the group has in all."""
+
     row_count: int = Field(ge=0, le=1_000_000)
-    list_: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
+    jobs: Annotated[list[ListedJob], BeforeValidator(_list)] = Field(default=[], alias="List")
 
 
 class _Group(Body):
@@ -160,6 +172,13 @@ class GroupProgress(Body):
     executing: int = 0
     paused: int = 0
 
+    @property
+    def over(self) -> int:
+        """Jobs that are over."""
+        # Whether "completed" holds the failed and cancelled ones too is not documented; what is left tells it anyway.
+        left = self.scheduling + self.executing + self.paused
+        return min(self.total_completed + self.failed + self.cancelled, self.total_jobs - left)
+
 
 class _DescribedGroup(Body):
     status: Text = ""
@@ -178,14 +197,6 @@ class Envelope(Body):
     request_id: Text = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobPage:
-    """One page of a group's jobs, and how many jobs the group has in all."""
-
-    jobs: list[ListedJob]
-    row_count: int
-
-
 @dataclass(slots=True)
 class PlatformSession:
     """The platform for one piece of work: its tenant and priority for the rate limit, and a count of its calls.
@@ -193,7 +204,7 @@ class PlatformSession:
     All methods raise :class:`calltasks.errors.ServiceError`.
     """
 
-    bot: Bot
+    platform: OutboundBot
     tenant: str
     priority: int
     calls: int = field(default=0)
@@ -201,8 +212,8 @@ class PlatformSession:
     async def create_group(self, name: str) -> str:
         """Create a job group and return its id."""
         query = {"JobGroupName": name}
-        if self.bot.script_id:
-            query["ScriptId"] = self.bot.script_id
+        if self.platform.script_id:
+            query["ScriptId"] = self.platform.script_id
         body = await self._ask("CreateJobGroup", query)
         return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
 
@@ -245,8 +256,7 @@ class PlatformSession:
     async def page(self, group_id: str, number: int) -> JobPage:
         """Page ``number`` (from 1) of a group's jobs, 100 a page."""
         query = {"JobGroupId": group_id, "PageNumber": number, "PageSize": PAGE_SIZE}
-        page = read("QueryJobsWithResult", _Page, (await self._ask("QueryJobsWithResult", query)).get("Jobs"))
-        return JobPage(jobs=page.list_, row_count=page.row_count)
+        return read("QueryJobsWithResult", JobPage, (await self._ask("QueryJobsWithResult", query)).get("Jobs"))
 
     async def jobs(self, ids: Sequence[str]) -> list[Job]:
         """Up to 99 jobs by id, with their attempts.
@@ -266,7 +276,13 @@ class PlatformSession:
 
     async def recording_url(self, task_id: str) -> str:
         """The signed URL of one attempt's recording; ``""`` if there is none (yet)."""
-        params = (await self._ask("DownloadRecording", {"TaskId": task_id})).get("DownloadParams")
+        try:
+            params = (await self._ask("DownloadRecording", {"TaskId": task_id})).get("DownloadParams")
+        except (PermanentError, DeclinedError) as error:
+            if error.service != SERVICE or isinstance(error, AccessRefusedError):
+                raise
+            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
+            return ""
         return "" if params is None else read("DownloadRecording", _DownloadParams, params).signature_url
 
     async def progress(self, group_id: str) -> GroupProgress:
@@ -275,26 +291,21 @@ class PlatformSession:
         return read("DescribeJobGroup", _DescribedGroup, body.get("JobGroup")).progress
 
     async def control(self, action: str, group_id: str) -> None:
-        """``SuspendJobs``, ``ResumeJobs`` or ``CancelJobs`` for the whole group."""
-        await self._ask(action, {"JobGroupId": group_id, "All": True})
+        """``pause``, ``resume`` or ``cancel`` all calls of the group."""
+        await self._ask(CONTROLS[action], {"JobGroupId": group_id, "All": True})
 
     async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""
-        for attempt in range(1, THROTTLED_TRIES + 1):
-            begin = monotonic()
-            async with self.bot.limiter.slot(tenant=self.tenant, priority=self.priority):
-                telemetry.metrics.waited(SERVICE, monotonic() - begin)
-                self.calls += 1
-                try:
-                    with telemetry.vendor_call(SERVICE, action):
-                        call = self.bot.call(action, query, send_before=send_before)
-                        return await (call if send_before is None else _answered(call))
-                except ThrottledError as error:
-                    if attempt == THROTTLED_TRIES:
-                        raise
-                    wait = error.retry_after or min(2.0**attempt / 2, THROTTLED_SECONDS)
-            await self.bot.limiter.slow_down(wait)
-        raise AssertionError("unreachable")
+
+        async def request() -> dict[str, Any]:
+            self.calls += 1
+            with telemetry.vendor_call(SERVICE, action):
+                call = self.platform.call(action, query, send_before=send_before)
+                return await (call if send_before is None else _answered(call))
+
+        return await self.platform.limiter.ask(
+            request, service=SERVICE, tenant=self.tenant, priority=self.priority, patience=lambda _: THROTTLED_TRIES
+        )
 
 
 async def _answered(call: Coroutine[Any, Any, T]) -> T:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
 from calltasks.recordings.downloads import DOWNLOADS, Downloads, ExpiredError
 from calltasks.recordings.stores import StoredFile, code, open_store
-from calltasks.settings import ArchiveSettings, SettingsError
+from calltasks.settings import ArchiveSettings
 
 T = TypeVar("T")
 

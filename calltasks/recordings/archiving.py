@@ -12,9 +12,11 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import recordings as table
 from calltasks.database.tables.recordings import ConnectedRow, UnarchivedRow
 from calltasks.database.tables.rows import RecordedRow
-from calltasks.platform.session import Bot
+from calltasks.errors import SettingsError
+from calltasks.names import Turn
 from calltasks.recordings.archive import Archive, ArchivedFile, stem
-from calltasks.recordings.finding import PRIORITY, find, save_urls
+from calltasks.recordings.finding import find, save_urls
+from calltasks.wiring import Clients
 
 ROWS = 200
 """Calls that are dealt with before the next are looked for; after an interruption so many are looked at anew."""
@@ -64,9 +66,7 @@ class Pruned:
 
 
 async def archive_older(
-    database: Database,
-    bot: Callable[[], Bot],
-    archive: Archive,
+    clients: Clients,
     *,
     task_id: int | None = None,
     dry_run: bool = False,
@@ -77,16 +77,16 @@ async def archive_older(
     What is done is saved as it goes: after an interruption, the same again goes on from there.
 
     Args:
-        database: the CRM's.
-        bot: makes the platform; not called on a dry run.
-        archive: where to.
+        clients: the platform is not asked on a dry run.
         task_id: of this task only; None: of all.
         dry_run: only count.
         on_progress: told how far it is, after every 200 calls at most.
 
     Raises:
+        SettingsError: there is no archive.
         ServiceError: the database failed, or everything fails.
     """
+    database, archive = clients.database, await _archive(clients)
     calls, vendor_urls = await database.run(table.count_unarchived, archive.root, task_id=task_id)
     so_far = Archived(task_id=task_id, dry_run=dry_run, calls=calls, vendor_urls=vendor_urls)
     after = 0
@@ -96,7 +96,7 @@ async def archive_older(
             break
         after = rows[-1].id
         for (task, organization), alike in groupby(rows, lambda row: (row.task_id, row.organization_id)):
-            session = bot().session(organization, PRIORITY)
+            session = clients.platform.session(organization, Turn.RECORDINGS)
             found = await find(session, task, [_recorded(row) for row in alike], archive)
             saved, _ = await save_urls(
                 database, lambda urls: database.run(table.save_lasting, archive.root, urls), found
@@ -115,8 +115,7 @@ async def archive_older(
 
 
 async def prune_older(
-    database: Database,
-    archive: Archive,
+    clients: Clients,
     *,
     days: int,
     dry_run: bool = False,
@@ -128,8 +127,10 @@ async def prune_older(
     deleted, so that none ever leads nowhere; what an interruption leaves is found the next time.
 
     Raises:
+        SettingsError: there is no archive.
         ServiceError: the database or the archive failed.
     """
+    database, archive = clients.database, await _archive(clients)
     pruned = Pruned(days=days, dry_run=dry_run)
     limit = await database.now() - timedelta(days=days)
     for task_id in await archive.tasks():
@@ -154,6 +155,13 @@ async def prune_older(
         )
         on_progress(pruned)
     return pruned
+
+
+async def _archive(clients: Clients) -> Archive:
+    archive = await clients.archive()
+    if archive is None:
+        raise SettingsError("settings: RECORDING_ARCHIVE is not set: there is no archive")
+    return archive
 
 
 def _since(file: ArchivedFile, row: ConnectedRow | None, database: Database) -> datetime:

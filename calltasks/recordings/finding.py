@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from calltasks.concurrency import for_each
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database, bulks
 from calltasks.database.refusals import write_each
 from calltasks.database.tables.rows import RecordedRow
-from calltasks.errors import DeclinedError, PermanentError, ServiceError
+from calltasks.errors import PermanentError, ServiceError
 from calltasks.platform.session import PlatformSession
-from calltasks.settings import ArchiveSettings
 
 if TYPE_CHECKING:
     # The archive's packages are heavy, and a workflow's file reads this one.
     from calltasks.recordings.archive import Archive
 
-PRIORITY = 4
-"""Of the rate limit: after everything else (SPEC, Always)."""
 BATCH = 50
 """Recordings asked for at once (SPEC 5)."""
 FAILED_TRIES = 10
 """Requests that may fail before the time runs in which a recording may come late."""
 BROKEN_TRIES = 5
 """Failures to write, one after the other, after which the archive is left alone for a while."""
-REFUSED = ("InvalidAccessKeyId", "Forbidden", "SignatureDoesNot")
-"""Codes that speak of us and not of a recording."""
 
 
 @dataclass(slots=True)
@@ -40,27 +36,6 @@ class Found:
 
     urls: dict[int, str] = field(default_factory=dict)
     errors: dict[int, ServiceError] = field(default_factory=dict)
-
-
-@asynccontextmanager
-async def archive_of(settings: ArchiveSettings, *, check: bool = True) -> AsyncIterator[Archive | None]:
-    """The archive that the settings name, or None; ``check``: known to be writable.
-
-    Raises:
-        SettingsError: ``RECORDING_ARCHIVE`` is wrong, or nothing can be written there.
-    """
-    if not settings.recording_archive:
-        yield None
-        return
-    from calltasks.recordings.archive import Archive
-
-    archive = Archive(settings)
-    try:
-        if check:
-            await archive.check()
-        yield archive
-    finally:
-        await archive.close()
 
 
 async def find(
@@ -83,25 +58,22 @@ async def find(
     found = Found()
     waiting, until, broken = iter(rows), monotonic() + seconds, 0
 
-    async def work() -> None:
+    async def look(row: RecordedRow) -> None:
         nonlocal broken
-        for row in waiting:
-            failure = None
-            try:
-                found.urls[row.id] = await _url(session, task_id, row, archive)
-            except ServiceError as error:
-                failure = found.errors[row.id] = error
-            if failure is None or failure.service != "RecordingArchive":
-                broken = 0
-            else:
-                broken += 1
-            if broken >= BROKEN_TRIES and failure is not None:
-                # A full disk is full for all of them: none is fetched in vain.
-                found.errors.update((left.id, failure) for left in waiting)
-            if monotonic() > until:
-                return
+        failure = None
+        try:
+            found.urls[row.id] = await _url(session, task_id, row, archive)
+        except ServiceError as error:
+            failure = found.errors[row.id] = error
+        broken = broken + 1 if failure is not None and failure.service == "RecordingArchive" else 0
+        if broken >= BROKEN_TRIES and failure is not None:
+            # A full disk is full for all of them: none is fetched in vain.
+            found.errors.update((left.id, failure) for left in waiting)
+        elif monotonic() > until:
+            # The rest is for the next piece of work.
+            deque(waiting, maxlen=0)
 
-    await asyncio.gather(*(work() for _ in range(min(BATCH, len(rows)))))
+    await for_each(waiting, look, at_once=BATCH)
     return found
 
 
@@ -133,13 +105,5 @@ async def save_urls(
 
 
 async def _url(session: PlatformSession, task_id: int, row: RecordedRow, archive: Archive | None) -> str:
-    async def ask() -> str:
-        try:
-            return await session.recording_url(row.call_task_id)
-        except (PermanentError, DeclinedError) as error:
-            if error.code.startswith(REFUSED):
-                raise
-            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
-            return ""
-
+    ask = partial(session.recording_url, row.call_task_id)
     return await ask() if archive is None else await archive.keep(task_id, row.call_job_id, row.call_task_id, ask)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from calltasks.settings import ArchiveSettings, SettingsError
+from calltasks.errors import SettingsError
+from calltasks.settings import ArchiveSettings
 
 PACKAGES = {"oss": "alibabacloud-oss-v2", "s3": "s3fs"}
 

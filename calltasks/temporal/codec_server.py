@@ -20,7 +20,8 @@ from aiohttp import web
 from google.protobuf import json_format
 from temporalio.api.common.v1 import Payload, Payloads
 
-from calltasks.settings import CodecServerSettings, EncryptionSettings, SettingsError, load
+from calltasks.errors import SettingsError, ending
+from calltasks.settings import CodecServerSettings, EncryptionSettings, load
 from calltasks.temporal.encryption import DecryptionError, EncryptionCodec
 
 log = logging.getLogger("codec")
@@ -171,10 +172,8 @@ def main() -> None:
     """Exit code 0 after a signal, 1 if the address cannot be used, 2 for settings."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        asyncio.run(run())
-    except SettingsError as error:
-        print(f"codec server: {error}", file=sys.stderr)
-        sys.exit(2)
+        with ending("codec server"):
+            asyncio.run(run())
     except OSError as error:
         print(f"codec server: CODEC_SERVER_HOST, CODEC_SERVER_PORT: {error}", file=sys.stderr)
         sys.exit(1)

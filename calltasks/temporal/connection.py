@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -13,32 +12,23 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
+from calltasks.names import SEARCH_ATTRIBUTES
 from calltasks.observing import tracing
-from calltasks.settings import EncryptionSettings, SettingsError, load
+from calltasks.settings import EncryptionSettings, load
 from calltasks.temporal.encryption import data_converter
-
-SEARCH_ATTRIBUTES = {
-    "OrganizationId": "Keyword",
-    "TaskId": "Int",
-    "TaskType": "Keyword",
-    "Unfinished": "Int",
-    "AnalysisFailed": "Int",
-    "StalledSince": "Datetime",
-}
-"""What runs can be found and sorted by, where the namespace has these registered (docs/operations.md)."""
 
 
 async def registered_search_attributes(client: Client) -> list[str]:
-    """Those of :data:`SEARCH_ATTRIBUTES` that the namespace knows; a run that sets another one would hang."""
+    """Those of ``names.SEARCH_ATTRIBUTES`` that the namespace knows; a run that sets another one would hang."""
     try:
         answer = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace), timeout=timedelta(seconds=10)
         )
     except RPCError:
         return []
-    known = {name: IndexedValueType.Name(kind) for name, kind in answer.custom_attributes.items()}
-    return [name for name, kind in SEARCH_ATTRIBUTES.items() if known.get(name) == f"INDEXED_VALUE_TYPE_{kind.upper()}"]
+    known = answer.custom_attributes
+    return [key.name for key in SEARCH_ATTRIBUTES if known.get(key.name) == int(key.indexed_value_type)]
 
 
 async def connect(runtime: Runtime | None = None) -> Client:

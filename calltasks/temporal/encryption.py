@@ -19,12 +19,14 @@ from temporalio.converter import (
     PayloadCodec,
 )
 
+from calltasks.errors import SettingsError
+
 ENCODING = b"binary/encrypted"
 CIPHER = b"AES256GCM"
 NONCE_BYTES = 12
 
 
-class DecryptionError(Exception):
+class DecryptionError(SettingsError):
     """A payload cannot be decrypted: its key is not among ours, or it is not what was encrypted."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
 
 from temporalio.client import (
     Client,
@@ -17,14 +19,25 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from calltasks.options import CALL_TASKS, MONITOR_INTERVAL, MONITOR_SCHEDULE, MONITOR_WORKFLOW
+from calltasks.names import CALL_TASKS, MONITOR_CHECK, MONITOR_SCHEDULE, MONITOR_WORKFLOW
+from calltasks.options import MONITOR_INTERVAL
 
-CHECK_ID = f"{MONITOR_SCHEDULE}-check"
-"""Workflow id of a check that somebody asked for."""
+Action = Literal["start", "stop", "check", "status"]
 
 
-async def steer(client: Client, action: str) -> bool:
-    """``start``, ``stop``, ``check`` or ``status`` of the monitor; returns whether it is running.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorState:
+    """How the monitor stands after the action."""
+
+    is_running: bool
+    action: Action
+
+    def __str__(self) -> str:
+        return f"the monitor is {'running' if self.is_running else 'stopped'}"
+
+
+async def steer(client: Client, action: Action) -> MonitorState:
+    """Do one of these to the monitor.
 
     ``check`` looks once, now, whether or not the monitor is running, also at tasks that the schedule leaves at rest for
     a while; one that is under way is not started twice.
@@ -38,18 +51,19 @@ async def steer(client: Client, action: str) -> bool:
         await client.start_workflow(
             MONITOR_WORKFLOW,
             True,
-            id=CHECK_ID,
+            id=MONITOR_CHECK,
             task_queue=CALL_TASKS,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         )
     try:
         if action == "stop":
             await handle.pause(note="stopped by starter.py")
-        return not (await handle.describe()).schedule.state.paused
+        running = not (await handle.describe()).schedule.state.paused
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
-        return False
+        running = False
+    return MonitorState(is_running=running, action=action)
 
 
 def _schedule() -> Schedule:

@@ -41,7 +41,7 @@ import calltasks.platform.send_deadline
 import worker
 from calltasks import options
 from calltasks.database.connection import Database
-from calltasks.options import QUEUES
+from calltasks.names import QUEUES
 
 PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
 HEARTBEAT = timedelta(seconds=3)
@@ -156,10 +156,10 @@ class Saboteur:
         in_time = calltasks.platform.send_deadline._in_time
         action_of = threading.local()
 
-        def sending(bot: Any, action: str, *arguments: Any) -> Any:
+        def sending(platform: Any, action: str, *arguments: Any) -> Any:
             self.passes(f"request {action} before")
             action_of.name = action
-            answer = send(bot, action, *arguments)
+            answer = send(platform, action, *arguments)
             self.passes(f"request {action} after")
             return answer
 

@@ -22,7 +22,8 @@ from pymysql.cursors import DictCursor
 from temporalio.client import Client
 
 from calltasks.call_tasks import CallTasks
-from calltasks.options import CALL_TASKS, WORKFLOW, Options, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.options import Options
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import Contact, Fault, SimulatorOptions, Simulators, running

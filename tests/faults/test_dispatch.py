@@ -146,7 +146,7 @@ async def test_a_frozen_worker_that_thaws_dials_nobody_twice(
 
 
 def _all_assigned(site: Site) -> bool:
-    return site.sim.bot.contacts_assigned >= ONE_BATCH
+    return site.sim.outbound_bot.contacts_assigned >= ONE_BATCH
 
 
 def _group_made(site: Site) -> bool:

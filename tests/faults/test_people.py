@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calltasks.call_tasks import CallTasks
-from calltasks.options import CALL_TASKS, WORKFLOW, workflow_id
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import SimulatorOptions
 from tests.faults.invariants import Excused
 from tests.faults.site import (

@@ -13,6 +13,7 @@ from calltasks.database.connection import bulks, flat, look_up, marks
 from calltasks.database.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
 from calltasks.database.tables.ledger import entries as ledger_entries
 from calltasks.database.tables.needs import final_status
+from calltasks.names import FAILED, SUCCEEDED
 
 CALLED_AT = (
     "COALESCE("
@@ -55,7 +56,7 @@ class FollowUp:
 
 def default_remark(call_status: str) -> str:
     """What the follow-up of a call without transcript says (SPEC 6)."""
-    remarks = {"Failed": "呼叫失败；", "Succeeded": "外呼已完成，但暂无通话内容；"}
+    remarks = {FAILED: "呼叫失败；", SUCCEEDED: "外呼已完成，但暂无通话内容；"}
     status = final_status(call_status) or call_status
     return remarks.get(status, f"外呼状态：{status}；")
 

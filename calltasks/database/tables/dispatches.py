@@ -15,6 +15,8 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
 from calltasks.database.tables import tasks
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, is_final
+from calltasks.errors import CallTasksError
+from calltasks.names import CANCELLED, FAILED, workflow_id
 from calltasks.rules.phones import dialled
 
 NEVER_SENT = "2000-01-01"
@@ -22,7 +24,7 @@ NEVER_SENT = "2000-01-01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch:
+class Batch:
     """A batch whose acceptance is open. The job group itself is the batch from 0 to 0.
 
     Attributes:
@@ -79,14 +81,14 @@ class TakenOverError(Exception):
     """Another attempt has these batches meanwhile: it is the one that sends them."""
 
 
-class DoubtError(Exception):
+class DoubtError(CallTasksError):
     """Who was called already cannot be told: nobody is. ``str()`` is one line for a person."""
 
 
 def group_name(task_id: int, create_time: datetime | None) -> str:
     """A task's job group's name: the same at every try, another in another database that counts from 1 again."""
     # A zero date is read as text, and is none.
-    return f"call-task-{task_id}" + (f"-{create_time:%Y%m%d%H%M%S}" if isinstance(create_time, datetime) else "")
+    return workflow_id(task_id) + (f"-{create_time:%Y%m%d%H%M%S}" if isinstance(create_time, datetime) else "")
 
 
 _OPEN = (
@@ -95,9 +97,9 @@ _OPEN = (
 )
 
 
-def _open(cursor: Cursor) -> list[Dispatch]:
+def _open(cursor: Cursor) -> list[Batch]:
     return [
-        Dispatch(
+        Batch(
             id=int(row[0]),
             first_id=int(row[1]),
             last_id=int(row[2]),
@@ -109,7 +111,7 @@ def _open(cursor: Cursor) -> list[Dispatch]:
     ]
 
 
-def unresolved(cursor: Cursor, task_id: int, group_id: str) -> list[Dispatch]:
+def unresolved(cursor: Cursor, task_id: int, group_id: str) -> list[Batch]:
     """Batches of contacts without an answer, oldest rows first."""
     cursor.execute(
         f"{_OPEN} AND last_id > 0 AND (job_group_id IS NULL OR job_group_id = %s) ORDER BY first_id, id",
@@ -152,7 +154,7 @@ def ours(cursor: Cursor, task_id: int, group_id: str, name: str) -> bool:
 # --- the job group ----------------------------------------------------------------------------------------------
 
 
-def group_tries(cursor: Cursor, task_id: int, name: str) -> list[Dispatch]:
+def group_tries(cursor: Cursor, task_id: int, name: str) -> list[Batch]:
     """Tries to make the group of this name whose end is open."""
     cursor.execute(f"{_OPEN} AND last_id = 0 AND (group_name IS NULL OR group_name = %s) ORDER BY id", (task_id, name))
     return _open(cursor)
@@ -378,7 +380,8 @@ def without_repeated(cursor: Cursor, task_id: int, rows: Sequence[Undialled]) ->
         cursor.execute(
             "SELECT reference_id, MIN(id) FROM leads_task_list"
             f" WHERE task_id = %s AND reference_id IN ({marks(len(part))})"
-            " AND (COALESCE(call_status, '') <> 'Cancelled' OR COALESCE(call_job_id, '') <> '') GROUP BY reference_id",
+            f" AND (COALESCE(call_status, '') <> '{CANCELLED}' OR COALESCE(call_job_id, '') <> '')"
+            " GROUP BY reference_id",
             (task_id, *flat(part)),
         )
         firsts.update((str(reference), int(id_)) for reference, id_ in cursor.fetchall())
@@ -389,7 +392,7 @@ def fail(cursor: Cursor, ids: Sequence[int]) -> None:
     """Rows that the platform does not take: ``Failed``, like those for which it lists no job (SPEC 3)."""
     for part in bulks([(row_id,) for row_id in ids]):
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')}"
+            f"UPDATE leads_task_list l SET l.call_status = '{FAILED}', {unchanged(CALL_TIMES, 'l')}"
             f" WHERE l.id IN ({marks(len(part))}) AND NOT ({CALLED}) AND NOT {is_final()}",
             flat(part),
         )

@@ -14,14 +14,14 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
+from calltasks import names
+from calltasks.names import FINAL
 from calltasks.rules.row_ranges import Ranges
 
 # --- statuses ---------------------------------------------------------------------------------------------------
 
-FINAL = ("Succeeded", "Failed", "Cancelled")
-"""Outcomes (SPEC 4). Letter case and blanks do not matter: ``FAILED`` is one too, and stays as the CRM spells it."""
 _BLANKS = " \t\r\n\u00a0\u3000"
-_BY_FOLDED = {status.lower(): status for status in FINAL}
+_BY_FOLDED = {status.lower(): status for status in names.FINAL}
 
 
 def final_status(status: str) -> str:
@@ -39,7 +39,7 @@ def folded_sql(column: str) -> str:
 
 def is_final(alias: str = "l") -> str:
     """The row has its outcome."""
-    return _is(FINAL, f"{alias}.call_status")
+    return _is(names.FINAL, f"{alias}.call_status")
 
 
 def is_status(status: str, alias: str = "l") -> str:
@@ -49,7 +49,7 @@ def is_status(status: str, alias: str = "l") -> str:
 
 def _is(statuses: tuple[str, ...], column: str) -> str:
     # Nearly all are spelled as the platform does, and folding is the dearest thing that a review does.
-    spelled = "".join(f" WHEN '{known}' THEN {known in statuses}" for known in FINAL)
+    spelled = "".join(f" WHEN '{known}' THEN {known in statuses}" for known in names.FINAL)
     folded = ", ".join(f"'{status.lower()}'" for status in statuses)
     return (
         f"(CASE COALESCE(CAST({column} AS BINARY), '') WHEN '' THEN FALSE{spelled}"
@@ -175,7 +175,7 @@ CALL_TIMES = ("call_time", "planed_time", "updated_time")
 UNJUDGED = "COALESCE(l.is_interested, '') = ''"
 """Whatever the column's type is: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
-SUCCEEDED = is_status("Succeeded")
+HAS_SUCCEEDED = is_status(names.SUCCEEDED)
 UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"
 RECORDED = "COALESCE(l.recording_url, '') <> ''"
 HAS_RECORDING_ID = "COALESCE(l.call_task_id, '') <> ''"
@@ -193,7 +193,7 @@ def _retry(alias: str, step: str) -> str:
 CALL_RETRIES = _retry("c", "conversation") + _retry("o", "outcome") + " AND o.error_code <> ''"
 TRANSCRIPT_EXPECTED = (
     f"({is_final()} AND {silent()} AND {UNLINKED} AND (o.list_id IS NOT NULL"
-    f" OR IF(c.list_id IS NULL, {SUCCEEDED}, c.retry_at < c.since + INTERVAL %s SECOND)))"
+    f" OR IF(c.list_id IS NULL, {HAS_SUCCEEDED}, c.retry_at < c.since + INTERVAL %s SECOND)))"
 )
 """What is not there yet is asked for while its next try lies within its grace (seconds). The grace of whoever has
 spoken begins in the transaction that saves the outcome; of a row that others wrote the status alone tells it. A
@@ -251,7 +251,7 @@ FOLLOW_UP = Need(
 """A row that has a follow-up and no judgement lacks the judgement alone."""
 RECORDING = Need(
     condition=(
-        f"({SUCCEEDED} AND {HAS_RECORDING_ID} AND NOT {RECORDED}"
+        f"({HAS_SUCCEEDED} AND {HAS_RECORDING_ID} AND NOT {RECORDED}"
         " AND (r.list_id IS NULL OR r.retry_at < r.since + INTERVAL %s SECOND))"
     ),
     parameters=("recording_grace",),

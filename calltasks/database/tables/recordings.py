@@ -10,13 +10,13 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, derived, flat, marks, unchanged
 from calltasks.database.tables.analyses import CALLED_AT
-from calltasks.database.tables.needs import CALL_TIMES, CALLED, HAS_RECORDING_ID, SUCCEEDED
+from calltasks.database.tables.needs import CALL_TIMES, CALLED, HAS_RECORDING_ID, HAS_SUCCEEDED
 
 PRUNED = "pruned"
 """``call_retries.error_code`` of a recording that was deleted for its age: nothing fetches it again."""
 _LONG_AGO, _NEVER = datetime(2000, 1, 1), datetime(9999, 12, 31)
 _IN_ARCHIVE = "LEFT(CONVERT(COALESCE(l.recording_url, '') USING utf8mb4), CHAR_LENGTH(%s)) = %s"
-_CONNECTED = f"{SUCCEEDED} AND {CALLED} AND {HAS_RECORDING_ID}"
+_CONNECTED = f"{HAS_SUCCEEDED} AND {CALLED} AND {HAS_RECORDING_ID}"
 _UNARCHIVED = (
     " FROM leads_task_list l JOIN call_tasks c ON c.id = l.task_id"
     " LEFT JOIN call_retries r ON r.list_id = l.id AND r.step = 'recording'"

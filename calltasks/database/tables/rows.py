@@ -23,6 +23,7 @@ from calltasks.database.tables.needs import (
     silent,
 )
 from calltasks.database.tables.retries import Retry
+from calltasks.names import SUCCEEDED
 from calltasks.rules.row_ranges import Ranges
 
 
@@ -193,7 +194,7 @@ _SET_ATTEMPT = (
     " t.calling_number = v.number, t.updated_time = v.updated, " + unchanged(["call_time"])
 )
 _WITH_NO_LESS = (
-    f" WHERE NOT ({is_status('Succeeded', 't')} AND v.is_succeeded = 0)"
+    f" WHERE NOT ({is_status(SUCCEEDED, 't')} AND v.is_succeeded = 0)"
     f" AND NOT ({is_final('t')} AND v.is_final = 0)"
     f" AND NOT ({is_final('t')} AND NOT {silent('t')} AND v.has_text = 0)"
 )
@@ -246,7 +247,7 @@ def _outcome_values(outcome: Outcome) -> tuple[Any, ...]:
         outcome.calling_number,
         outcome.updated_time,
         int(bool(outcome.call_status)),
-        int(needs.final_status(outcome.call_status) == "Succeeded"),
+        int(needs.final_status(outcome.call_status) == SUCCEEDED),
         int(outcome.transcribed),
     )
 

@@ -8,6 +8,7 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks, unchanged
 from calltasks.database.tables.needs import CALL_TIMES
+from calltasks.names import CANCELLED
 
 NO_NUMBER = "no_number"
 """What the row has for a phone number is none."""
@@ -18,7 +19,7 @@ def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reas
     for part in bulks([(row_id, task_id, leads_id[:191], reason) for row_id, leads_id in rows]):
         ids = [row[0] for row in part]
         cursor.execute(
-            f"UPDATE leads_task_list t SET t.call_status = 'Cancelled', {unchanged(CALL_TIMES)}"
+            f"UPDATE leads_task_list t SET t.call_status = '{CANCELLED}', {unchanged(CALL_TIMES)}"
             f" WHERE t.id IN ({marks(len(ids))}) AND COALESCE(t.call_job_id, '') = ''",
             ids,
         )
@@ -36,8 +37,9 @@ def count(cursor: Cursor, task_id: int) -> dict[str, int]:
     """How many rows of the task are left out, by reason."""
     cursor.execute(
         "SELECT s.reason, COUNT(*) FROM call_suppressions s JOIN leads_task_list l ON l.id = s.list_id"
-        " WHERE s.task_id = %s AND l.task_id = %s AND COALESCE(l.call_job_id, '') = '' AND l.call_status = 'Cancelled'"
-        " AND CAST(l.leads_id AS BINARY) = CAST(s.leads_id AS BINARY) GROUP BY s.reason",
+        " WHERE s.task_id = %s AND l.task_id = %s AND COALESCE(l.call_job_id, '') = ''"
+        f" AND l.call_status = '{CANCELLED}' AND CAST(l.leads_id AS BINARY) = CAST(s.leads_id AS BINARY)"
+        " GROUP BY s.reason",
         (task_id, task_id),
     )
     return {str(reason): int(number) for reason, number in cursor.fetchall()}

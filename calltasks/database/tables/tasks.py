@@ -12,7 +12,6 @@ from pymysql.cursors import Cursor
 from calltasks.database.columns import Table
 from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
 from calltasks.database.crm import NUMBERS
-from calltasks.database.schema import SchemaError
 from calltasks.database.tables.ledger import OF_TASK
 from calltasks.database.tables.needs import (
     CALL_TIMES,
@@ -26,23 +25,8 @@ from calltasks.database.tables.needs import (
     folded_sql,
     is_final,
 )
-
-
-class UnknownLeadsError(Exception):
-    """Leads that were named do not exist in the organisation. ``leads`` are the first of their ids."""
-
-    def __init__(self, leads: Sequence[int | str]) -> None:
-        self.leads = list(leads)
-        named = ", ".join(str(lead) for lead in leads[:20])
-        super().__init__(f"unknown leads of this organisation: {named}" if leads else "the organisation has no leads")
-
-
-class NoLeadIdError(UnknownLeadsError):
-    """What was named cannot be the id of a lead: in this CRM they are numbers."""
-
-    def __init__(self, leads: Sequence[str]) -> None:
-        super().__init__(leads)
-        self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
+from calltasks.errors import NoLeadIdError, SchemaError, UnknownLeadsError
+from calltasks.names import CANCELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +234,7 @@ def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tup
     """
     for first, last in (*unsent, (after + 1, None)):
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = 'Cancelled', {unchanged(CALL_TIMES, 'l')}"
+            f"UPDATE leads_task_list l SET l.call_status = '{CANCELLED}', {unchanged(CALL_TIMES, 'l')}"
             " WHERE l.task_id = %s AND l.id >= %s"
             + ("" if last is None else " AND l.id <= %s")
             + f" AND NOT ({CALLED}) AND NOT {is_final()}",

@@ -1,4 +1,4 @@
-"""OutboundBot's door: signature, limits, faults, the envelope of every answer."""
+"""OutboundBot's gateway: signature, limits, faults, the envelope of every answer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _WRONG_SHAPES = (
 )
 
 
-class Platform:
+class Gateway:
     """Answers the HTTP requests of OutboundBot's clients."""
 
-    def __init__(self, options: SimulatorOptions, bot: OutboundBot, faults: Faults, stats: Stats) -> None:
+    def __init__(self, options: SimulatorOptions, outbound_bot: OutboundBot, faults: Faults, stats: Stats) -> None:
         self._options = options
-        self._bot = bot
+        self._outbound_bot = outbound_bot
         self._faults = faults
         self._stats = stats
         self._check = SignatureCheck(ACCESS_KEY_ID, ACCESS_KEY_SECRET, options.date_skew)
@@ -44,7 +44,7 @@ class Platform:
         arrived = time.monotonic()
         self._stats.arrived(model=False, moment=arrived)
         action = request.headers.get("x-acs-action", "")
-        name = action if action in self._bot.actions else "unknown"
+        name = action if action in self._outbound_bot.actions else "unknown"
         request_id = f"{next(self._numbers):08X}-0000-5000-8000-{int(arrived * 1000) & 0xFFFFFFFFFFFF:012X}"
         body = await request.read() if request.body_exists else b""
         if self._options.latency[1] > 0:
@@ -58,7 +58,7 @@ class Platform:
                 return answer
             if not self._limiter.passes(time.monotonic()):
                 raise ApiError(400, "Throttling.User", "Request was denied due to user flow control.")
-            members = self._bot.call(action, _parameters(request.raw_path, body), fault, request.host)
+            members = self._outbound_bot.call(action, _parameters(request.raw_path, body), fault, request.host)
         except ApiError as error:
             self._stats.ended(name, error.code)
             return self._refusal(request_id, error)

@@ -1,0 +1,69 @@
+"""Settings → clients, for every door, the worker and the benchmarks: each is wired here and nowhere else."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calltasks.database.connection import Database
+from calltasks.limiter import shared
+from calltasks.names import ANALYSIS, OUTBOUND_BOT
+from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
+
+if TYPE_CHECKING:
+    from calltasks.model.analysis import AnalysisModel
+    from calltasks.platform.outbound_bot import OutboundBot
+    from calltasks.recordings.archive import Archive
+
+
+class Clients(AsyncExitStack):
+    """What the environment names. Each client is made when it is first asked for, which raises SettingsError where its
+    settings are missing or wrong and loads the vendor's SDK (seconds), and is closed at the end of the ``async with``.
+    Temporal's (``calltasks.temporal.connection.connect``) has nothing to be closed."""
+
+    @cached_property
+    def database(self) -> Database:
+        """The CRM's database."""
+        database = Database(load(DatabaseSettings))
+        self.callback(database.close)
+        return database
+
+    @cached_property
+    def platform(self) -> OutboundBot:
+        """The platform, within the rate limit that all processes share."""
+        from calltasks.platform.outbound_bot import THREADS, OutboundBot
+
+        settings = load(PlatformSettings)
+        platform = OutboundBot(settings, shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS))
+        self.callback(platform.close)
+        return platform
+
+    @cached_property
+    def model(self) -> AnalysisModel:
+        """The model, within the rate limit that all processes share."""
+        from calltasks.model.analysis import AnalysisModel
+
+        settings = load(AnalysisSettings)
+        limiter = shared(self.database, ANALYSIS, settings.analysis_qpm, settings.analysis_concurrency, window=60)
+        model = AnalysisModel(settings, limiter)
+        self.push_async_callback(model.close)
+        return model
+
+    async def archive(self, *, check: bool = True) -> Archive | None:
+        """Where recordings are copied, or None; ``check``: known to be writable."""
+        archive = self._archive
+        if archive and check:
+            await archive.check()
+        return archive
+
+    @cached_property
+    def _archive(self) -> Archive | None:
+        settings = load(ArchiveSettings)
+        if not settings.recording_archive:
+            return None
+        from calltasks.recordings.archive import Archive
+
+        archive = Archive(settings)
+        self.push_async_callback(archive.close)
+        return archive

@@ -1,4 +1,4 @@
-"""Who is sent next: transactions that read what decides about it, and write down what is about to leave (SPEC 2)."""
+"""Who is sent next: transactions that read what decides about it, and write down what is about to leave (rule 2.5)."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def _next(cursor: Cursor, task_id: int, group_id: str, started: int, holding: Ho
 
 
 def _with_number(cursor: Cursor, task_id: int, rows: Sequence[Undialled], result: Claimed) -> list[Undialled]:
-    """The rows that have a phone number; the others are left out (SPEC 11)."""
+    """The rows that have a phone number; the others are left out (rule 11.1)."""
     without = [(row.id, row.leads_id) for row in rows if not row.number]
     suppressions.suppress(cursor, task_id, without, suppressions.NO_NUMBER)
     result.suppressed += len(without)

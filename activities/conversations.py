@@ -1,4 +1,4 @@
-"""Outcomes and transcripts of calls (SPEC 4). Task queue ``outbound-bot``."""
+"""Outcomes and transcripts of calls (rule 4). Task queue ``outbound-bot``."""
 
 from __future__ import annotations
 

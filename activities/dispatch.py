@@ -1,4 +1,4 @@
-"""Hand the leads over, each exactly once (SPEC 2). Task queue ``outbound-bot``.
+"""Hand the leads over, each exactly once (rule 2). Task queue ``outbound-bot``.
 
 The API takes no client token, so every request that makes the platform dial is written down in ``call_dispatches``
 before it leaves. If its answer is lost, nothing is sent again until the platform has had its time to list what it

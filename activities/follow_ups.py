@@ -1,4 +1,4 @@
-"""Judge calls and write their follow-ups (SPEC 6, 7). Task queue ``analysis``.
+"""Judge calls and write their follow-ups (rules 6, 7). Task queue ``analysis``.
 
 The model is asked outside of any transaction (:mod:`calltasks.judging`). What it said goes into our ledger at once,
 readable or not, and from there into the CRM (:mod:`activities.portions`); whoever comes after takes it from the ledger.

@@ -1,4 +1,4 @@
-"""What the platform has of a task: a whole reading of its job group, and whose calls these are (SPEC 2)."""
+"""What the platform has of a task: a whole reading of its job group, and whose calls these are (rule 2.6)."""
 
 from __future__ import annotations
 

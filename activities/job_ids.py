@@ -1,4 +1,4 @@
-"""Which job belongs to which lead (SPEC 3). Task queue ``outbound-bot``."""
+"""Which job belongs to which lead (rule 3). Task queue ``outbound-bot``."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Reading:
 
     @property
     def complete(self) -> bool:
-        """Whether every job of the group was seen: pages shift while jobs change (VENDOR_FACTS)."""
+        """Whether every job of the group was seen: pages shift while jobs change (docs/vendors.md V7)."""
         return self.row_count is not None and not self.failed and len(self.jobs) >= self.row_count
 
 
@@ -257,7 +257,7 @@ def _told(job: Job) -> IdentifiedJob:
 def match_by_reference(
     cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob], *, whole: bool = True
 ) -> tuple[list[tuple[int, str]], int]:
-    """SPEC 3.1 and 3.2, outside a transaction.
+    """Rules 3.1 and 3.2, outside a transaction.
 
     Args:
         cursor: outside a transaction.
@@ -273,7 +273,7 @@ def match_by_reference(
 
 
 def match_all(cursor: Cursor, task_id: int, jobs: Sequence[IdentifiedJob]) -> tuple[Pairing, list[tuple[int, str]]]:
-    """SPEC 3 for all jobs of a group, by phone number too, outside a transaction.
+    """Rule 3 for all jobs of a group, by phone number too, outside a transaction.
 
     Returns:
         What was decided, and what of it was saved: not a job that went to a row of another task meanwhile.

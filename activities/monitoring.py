@@ -1,4 +1,4 @@
-"""Take up again what nothing is working on (SPEC 9). Task queue ``call-tasks``."""
+"""Take up again what nothing is working on (rule 9). Task queue ``call-tasks``."""
 
 from __future__ import annotations
 

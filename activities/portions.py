@@ -1,4 +1,4 @@
-"""What becomes of judgements: first our ledger, then the CRM, in portions; what it refuses is set aside (SPEC 6, 7).
+"""What becomes of judgements: first our ledger, then the CRM, in portions; what it refuses is set aside (rule 6.7).
 
 An answer of the model is in the ledger, by itself, before the CRM is written. So a CRM that refuses, a worker that dies
 and an activity that is run again cost no second question. A row that the CRM refuses for good stands alone: it is tried
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from activities.follow_ups import FollowedUp, FollowUpRequest
 
 TRIES = 3
-"""Before the model has failed for good (SPEC 6)."""
+"""Before the model has failed for good (rule 6.5)."""
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
 TOGETHER_SECONDS = 0.1

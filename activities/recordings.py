@@ -1,4 +1,4 @@
-"""Recordings of connected calls (SPEC 5). Task queue ``outbound-bot``."""
+"""Recordings of connected calls (rule 5). Task queue ``outbound-bot``."""
 
 from __future__ import annotations
 

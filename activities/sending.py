@@ -1,4 +1,4 @@
-"""One request that makes the platform dial, and what its answer says (SPEC 2)."""
+"""One request that makes the platform dial, and what its answer says (rule 2.5)."""
 
 from __future__ import annotations
 

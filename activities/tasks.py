@@ -1,4 +1,4 @@
-"""The task as a whole: open it, see how it stands, move its ``task_type`` on (SPEC 8). Task queue ``call-tasks``."""
+"""The task as a whole: open it, see how it stands, move its ``task_type`` on (rule 8). Task queue ``call-tasks``."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
     name = dispatches.group_name(row.task_id, row.create_time)
     ours = dispatches.ours(cursor, row.task_id, row.job_group_id, name)
     if row.job_group_id:
-        # A group that we did not make ourselves is adopted as it is (SPEC 2); one of ours may be half dispatched.
+        # A group that we did not make ourselves is adopted as it is (rule 2.3); one of ours may be half dispatched.
         return row.task_type >= 2 or not ours
     # Calls that another program has made prove a group that the task no longer names: who is in it is not known.
     return row.task_type >= 2 and not ours and bool(dispatches.held_jobs(cursor, row.task_id))

@@ -55,7 +55,7 @@ OPTIONS = Options(
     retry_interval=3,
     recording_grace=20,
 )
-"""`late_lag` is 100 simulated seconds, 5 real ones: well within the grace, as VENDOR_FACTS has it for the real one."""
+"""`late_lag` is 100 simulated seconds, 5 real ones: well within the grace, like the real one (docs/vendors.md V12)."""
 PLATFORM = (
     *("status_500", "status_503", "html", "empty", "reset", "hang", "success_false", "wrong_shape"),
     *("throttle", "throttle_plain", "lost_answer", "stale", "shuffle", "missing", "vanish", "flip"),

@@ -81,7 +81,7 @@ class CallTasks:
             calls._client = await connect() if temporal else None
             yield calls
 
-    # --- SPEC 1, 2 --------------------------------------------------------------------------------------------------
+    # --- rules 1, 2 -------------------------------------------------------------------------------------------------
 
     async def init_db(self) -> list[str]:
         """Create missing tables and indexes; returns what was created."""
@@ -152,7 +152,7 @@ class CallTasks:
     # --- watching ---------------------------------------------------------------------------------------------------
 
     async def progress(self, task_id: int) -> dict[str, Any]:
-        """The progress object (CONTRACT, Temporal), also of a run that is over.
+        """The progress object (rule 17.4), also of a run that is over.
 
         Of one that did not come to its end ``phase`` is ``failed``, ``terminated``, ``canceled`` or ``timed_out``, and
         ``last_error`` says why, if it failed.
@@ -188,7 +188,7 @@ class CallTasks:
             described = await run.describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
 
-    # --- SPEC 7, 10 and signals -------------------------------------------------------------------------------------
+    # --- rules 7, 10 and signals ------------------------------------------------------------------------------------
 
     async def force_analyze(
         self, task_id: int, request: Reanalysis | None = None, *, every: bool = False, **fields: Any
@@ -255,7 +255,7 @@ class CallTasks:
         skip_recording: bool = True,
         apply_update: bool = True,
     ) -> ExecutionPage:
-        """One page of the task's calls, fresh from the platform (SPEC 10).
+        """One page of the task's calls, fresh from the platform (rule 10).
 
         Raises:
             UnknownTaskError: there is no such task.

@@ -1,4 +1,4 @@
-"""Query execution (SPEC 10): one page of a task's calls, fresh from the platform. Runs in the caller's process: what
+"""Query execution (rule 10): one page of a task's calls, fresh from the platform. Runs in the caller's process: what
 it returns holds transcripts, which must not pass through a workflow's history."""
 
 from __future__ import annotations

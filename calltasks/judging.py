@@ -1,4 +1,4 @@
-"""One call, one follow-up (SPEC 6): the model is asked, its answer read, the follow-up built. Nothing is written here.
+"""One call, one follow-up (rule 6): the model is asked, its answer read, the follow-up built. Nothing is written here.
 
 The activity writes what comes out (:mod:`activities.follow_ups`), a trial only shows it (:mod:`calltasks.trial`).
 """
@@ -185,7 +185,7 @@ def _basic(call: FinishedCall, outcome: str, remark: str) -> FollowUp:
 
 
 def without_conversation(call: FinishedCall) -> FollowUp:
-    """The follow-up of a call without transcript (SPEC 6)."""
+    """The follow-up of a call without transcript (rule 6.4)."""
     return _basic(call, "default", default_remark(call.call_status))
 
 

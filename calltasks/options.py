@@ -43,7 +43,7 @@ Pause = Annotated[float, Field(gt=0, le=LONGEST)]
 
 
 class Options(BaseModel):
-    """How patient a task is, in seconds (CONTRACT, Temporal), and what it may cost. They stay with the task: what a
+    """How patient a task is, in seconds (rule 17.2), and what it may cost. They stay with the task: what a
     start does not give is as it was given before.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What the platform answered of calls, as the rows shall hold it (SPEC 4)."""
+"""What the platform answered of calls, as the rows shall hold it (rule 4)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def refusal(operation: str, refused: Sequence[Refused[Any]]) -> str:
 
 def expects_transcript(row: CallRow, job: Job, outcome: Outcome) -> bool:
     """Whether somebody spoke in a call that is over, as far as its status, its attempt or an earlier answer says
-    (SPEC 4), and what was said is not there yet."""
+    (rule 4.8), and what was said is not there yet."""
     if not row.silent or outcome.conversation or row.followed:
         return False
     succeeded = final_status(outcome.call_status or row.call_status) == SUCCEEDED
@@ -101,7 +101,7 @@ async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> Answers:
 
 
 def match_answers(rows: Sequence[CallRow], jobs: Iterable[Job]) -> list[tuple[CallRow, Job]]:
-    """Answers to rows: by job id; an unknown id by reference id and phone number together (SPEC 4)."""
+    """Answers to rows: by job id; an unknown id by reference id and phone number together (rule 4.7)."""
     by_id: dict[str, list[CallRow]] = defaultdict(list)
     by_reference: dict[str, list[CallRow]] = defaultdict(list)
     for row in rows:
@@ -136,7 +136,7 @@ def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Out
     """What the row shall hold after this answer; never less than it holds already.
 
     A status that is not final is left unwritten, and so is the transcript of a call that is not over: a later attempt
-    may replace it (SPEC 4).
+    may replace it (rule 4.3).
     """
     status = job.call_status
     known = final_status(row.call_status)

@@ -124,7 +124,7 @@ class _Group(BaseSettings):
 
 
 class DatabaseSettings(_Group):
-    """Where the CRM's tables are and in which zone its wall-clock columns are kept (SPEC, Tables)."""
+    """Where the CRM's tables are and in which zone its wall-clock columns are kept (rule 15.2)."""
 
     database_url: Annotated[SecretStr, AfterValidator(_mysql_url)]
     time_zone: Annotated[str, AfterValidator(_zone)] = "Asia/Shanghai"

@@ -1,4 +1,4 @@
-"""Transcripts as the CRM's column can hold them (SPEC 4): always JSON, a list of turns.
+"""Transcripts as the CRM's column can hold them (rules 4.2, 4.9): always JSON, a list of turns.
 
 A transcript that is too long for its column loses turns from its middle, where a turn with ``Omitted`` says how many:
 who is called stands at the beginning, what was agreed at the end. What the column's character set lacks is escaped, as

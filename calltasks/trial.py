@@ -1,4 +1,4 @@
-"""A re-analysis tried out: what it would change, in the caller's process, nothing being written (SPEC 7)."""
+"""A re-analysis tried out: what it would change, in the caller's process, nothing being written (rule 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of models as people report them: what is read, what is refused, and that nothing is made up (SPEC 6)."""
+"""Answers of models as people report them: what is read, what is refused, and that nothing is made up (rule 6.2)."""
 
 import json
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Outcomes, transcripts and recordings (SPEC 4, 5): what is taken from the platform's answers, and what is not."""
+"""Outcomes, transcripts and recordings (rules 4, 5): what is taken from the platform's answers, and what is not."""
 
 from collections import Counter
 from datetime import UTC, datetime

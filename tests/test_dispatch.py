@@ -1,4 +1,4 @@
-"""Dispatch (SPEC 2): everybody is dialled once, whatever answer is lost and however often it is started."""
+"""Dispatch (rule 2): everybody is dialled once, whatever answer is lost and however often it is started."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What may be sent again, and what must not (SPEC 2): readings that lack something, contacts that are never taken,
+"""What may be sent again, and what must not (rule 2.7): readings that lack something, contacts that are never taken,
 refusals, ids that came again. Every reason not to send is shown, and what changes nothing waits ever longer."""
 
 from __future__ import annotations

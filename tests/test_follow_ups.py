@@ -1,4 +1,4 @@
-"""Judgements and follow-ups (SPEC 6): what of the model's answers is believed, and exactly one follow-up a row."""
+"""Judgements and follow-ups (rule 6): what of the model's answers is believed, and exactly one follow-up a row."""
 
 import asyncio
 import json

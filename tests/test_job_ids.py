@@ -1,4 +1,4 @@
-"""Which job belongs to which lead (SPEC 3), whatever the platform lists, and when."""
+"""Which job belongs to which lead (rule 3), whatever the platform lists, and when."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,5 +1,5 @@
 """The ledger of judgements: what was paid for is kept, one row never stops the others, a person's word stands, and an
-entry counts for its own call only (SPEC 6, 7)."""
+entry counts for its own call only (rules 6.6, 7)."""
 
 from typing import Any
 

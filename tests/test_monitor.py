@@ -1,4 +1,4 @@
-"""The monitor (SPEC 9): many open tasks, overlapping checks, and what it leaves alone."""
+"""The monitor (rule 9): many open tasks, overlapping checks, and what it leaves alone."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Force re-analysis (SPEC 7): while a task runs, after it has finished, and by the official command line alone."""
+"""Force re-analysis (rule 7): while a task runs, after it has finished, and by the official command line alone."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The archive alone: a server that misbehaves, buckets, names, settings (SPEC 5)."""
+"""The archive alone: a server that misbehaves, buckets, names, settings (rule 5)."""
 
 import asyncio
 import os

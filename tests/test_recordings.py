@@ -1,4 +1,4 @@
-"""The archive of recordings (SPEC 5): whole files under lasting names, whatever goes wrong on the way."""
+"""The archive of recordings (rule 5): whole files under lasting names, whatever goes wrong on the way."""
 
 import asyncio
 import errno

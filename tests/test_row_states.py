@@ -1,4 +1,4 @@
-"""Every state that any writer can leave a row in comes to its end, or to rest, in few activities (SPEC, Always)."""
+"""Every state that any writer can leave a row in comes to its end, or to rest, in few activities (rule 14.6)."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""A request that makes the platform dial does not leave after its time, not even one that is half-way out (SPEC 2)."""
+"""A request that makes the platform dial does not leave after its time, not even one that is half-way out (rule 2)."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""``CallTaskWorkflow``: one durable run per call task (SPEC 2 to 8).
+"""``CallTaskWorkflow``: one durable run per call task (rules 2 to 8).
 
 The database is the list of work and the truth; this history holds ids, counts and cursors. A *review* of the database
 says how the task stands and finds again whatever was set aside; between reviews the run waits for a change at the
@@ -43,7 +43,7 @@ class CallTaskWorkflow(Requests):
         """Run the task to its end.
 
         Args:
-            input: ``{"task_id": 42, "options": {…}}`` (CONTRACT, Temporal).
+            input: ``{"task_id": 42, "options": {…}}`` (rule 17.2).
 
         Returns:
             The progress object, with ``outcome``: ``complete``, ``nothing_called`` or ``cancelled``.
@@ -114,7 +114,7 @@ class CallTaskWorkflow(Requests):
             await steps.run(KEEP, Keep(task_id=task.task_id, options=self._options.kept()))
 
     async def _only_reanalyse(self, pipeline: Pipeline, steps: Steps) -> str:
-        """What is over, or not dialled, changes only where it is asked to (SPEC 7); ``""``: a start-call has come."""
+        """What is over, or not dialled, changes only where it is asked to (rule 7.1); ``""``: a start-call has come."""
         assert self._task is not None
 
         def idle() -> bool:

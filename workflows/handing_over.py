@@ -1,4 +1,4 @@
-"""Dispatch: the job group, then every lead, each once (SPEC 2), beside everything else that a run does."""
+"""Dispatch: the job group, then every lead, each once (rule 2), beside everything else that a run does."""
 
 from __future__ import annotations
 

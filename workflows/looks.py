@@ -1,4 +1,4 @@
-"""When a run looks at all of its calls: the platform's counters move, somebody asks, or a grace is over (SPEC 3, 4)."""
+"""When a run looks at all of its calls: the counters move, somebody asks, or a grace is over (rules 3, 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``MonitorWorkflow``: one check of the Schedule ``call-task-monitor`` (SPEC 9)."""
+"""``MonitorWorkflow``: one check of the Schedule ``call-task-monitor`` (rule 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that changed nothing waits before it is done again, longer each time, whatever the reason (SPEC, Always)."""
+"""Work that changed nothing waits before it is done again, longer each time, whatever the reason (rule 14.6)."""
 
 from __future__ import annotations
 

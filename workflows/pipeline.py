@@ -1,4 +1,4 @@
-"""The steps of one task, each in a lane of its own: what one yields goes on to the next at once (SPEC 3 to 7).
+"""The steps of one task, each in a lane of its own: what one yields goes on to the next at once (rules 3 to 7).
 
 Rows are handed on by exact ids, so pieces that come from a step never overlap. What a review of the database finds is
 handed out only while nothing else runs in that step; then it cannot overlap either.
@@ -156,7 +156,7 @@ class Pipeline:
         delay = self._options.retry_interval * workflow.random().uniform(1, 2)
         self.again_at = min(self.again_at or float("inf"), workflow.time() + delay)
 
-    # --- job ids (SPEC 3) ------------------------------------------------------------------------------------
+    # --- job ids (rule 3) ------------------------------------------------------------------------------------
 
     async def _read_pages(self, *, may_fail: bool, whole: bool) -> None:
         """Read pages in parallel; then, where it takes all of them together, settle what they left open."""

@@ -1,4 +1,4 @@
-"""Force re-analysis (SPEC 7)."""
+"""Force re-analysis (rule 7)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Tally:
         self.under_way.update(done.under_way)
 
     def progress(self, task_id: int | None, phase: str, review: Review | None) -> dict[str, Any]:
-        """The progress object (CONTRACT, Temporal)."""
+        """The progress object (rule 17.4)."""
         rows = review.rows if review else NO_ROWS
         suppressed = dict(review.suppressed) if review else {}
         counts = {name: getattr(rows, name) for name in COUNTED}

@@ -1,4 +1,4 @@
-"""The endpoints (CONTRACT, HTTP). Each looks its task up within the caller's organisation before anything else."""
+"""The endpoints (rule 19.1). Each looks its task up within the caller's organisation before anything else."""
 
 from __future__ import annotations
 

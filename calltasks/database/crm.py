@@ -93,7 +93,7 @@ NEEDS: dict[str, dict[str, Need]] = {
         "next_follow_time": Need(kinds=TIMES, worker=True, empties=True),
     },
 }
-"""The CRM's tables as SPEC names them; none of them is ever altered."""
+"""The CRM's tables as rule 15 names them; none of them is ever altered."""
 _INSERTED_BY_WORKER = "dcc_leads_follow"
 _ROW_BY_ROW = ({"id"}, {"call_job_id"}, {"reference_id"}, {"leads_follow_id"}, {"task_id", "leads_id"})
 """Columns of ``leads_task_list`` whose values differ from row to row."""

@@ -1,4 +1,4 @@
-"""Whether the server behind ``DATABASE_URL`` answers for itself (SPEC 2).
+"""Whether the server behind ``DATABASE_URL`` answers for itself (rule 2.11).
 
 Addresses of clusters split reads from writes and answer from copies that may be late. What decides about dialling is
 read in transactions that have locked a row, which such an address must not split; where it does, nobody may be called.

@@ -1,4 +1,4 @@
-"""Rows that the database refuses for good: one of them never stops the others (SPEC, Always)."""
+"""Rows that the database refuses for good: one of them never stops the others (rule 14.5)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ YEARS_AHEAD = 10
 
 
 def moment(text: str | bytes) -> datetime | None:
-    """A DATETIME or TIMESTAMP; MySQL's zero dates, whole or in part, are none (SPEC, Tables)."""
+    """A DATETIME or TIMESTAMP; MySQL's zero dates, whole or in part, are none (rule 15.3)."""
     value = convert_datetime(text)
     return value if isinstance(value, datetime) else None
 

@@ -59,7 +59,7 @@ class Labelled(BaseModel):
         return self.next_follow_time and self.next_follow_time.replace(tzinfo=self.called_at.tzinfo)
 
     def conversation(self) -> str:
-        """The turns as the CRM stores a platform's conversation (SPEC 4)."""
+        """The turns as the CRM stores a platform's conversation (rule 4.2)."""
         return json.dumps([{"Speaker": turn.speaker, "Script": turn.text} for turn in self.turns], ensure_ascii=False)
 
 

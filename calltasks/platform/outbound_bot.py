@@ -1,7 +1,7 @@
 """Alibaba Cloud OutboundBot through its SDK: synchronous client, in threads, no SDK retries.
 
 Bodies are taken from the SDK as plain data and read by the models of :mod:`calltasks.platform.session`: the SDK's own
-model objects cost twice the CPU and swallow a body of the wrong shape, which here is an error (SPEC, Always).
+model objects cost twice the CPU and swallow a body of the wrong shape, which here is an error (rule 14.4).
 """
 
 from __future__ import annotations

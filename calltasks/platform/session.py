@@ -88,12 +88,12 @@ class Attempt(Body):
 
     @property
     def connected(self) -> bool:
-        """Whether somebody answered (VENDOR_FACTS: ``Succeeded`` and every name that begins with it)."""
+        """Whether somebody answered (docs/vendors.md V11: ``Succeeded`` and every name that begins with it)."""
         return self.status.startswith("Succeeded")
 
     @property
     def spoken(self) -> bool:
-        """Whether there is something that a transcript can tell, whatever became of the job (SPEC 4)."""
+        """Whether there is something that a transcript can tell, whatever became of the job (rule 4.8)."""
         return self.connected or self.duration > 0
 
 
@@ -109,7 +109,7 @@ class Job(Body):
 
     @property
     def attempt(self) -> Attempt | None:
-        """The attempt that counts: the last; of a job that succeeded the last connected one (SPEC 4)."""
+        """The attempt that counts: the last; of a job that succeeded the last connected one (rule 4.5)."""
         if final_status(self.status) == SUCCEEDED:
             for attempt in reversed(self.tasks):
                 if attempt.connected:
@@ -118,7 +118,7 @@ class Job(Body):
 
     @property
     def call_status(self) -> str:
-        """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (SPEC 4)."""
+        """The job's status; lacking it the attempt's, of which only ``Executing`` is not final (rule 4.4)."""
         attempt = self.attempt
         if self.status or attempt is None:
             return final_status(self.status) or self.status
@@ -281,7 +281,7 @@ class PlatformSession:
         except (PermanentError, DeclinedError) as error:
             if error.service != SERVICE or isinstance(error, AccessRefusedError):
                 raise
-            # How the platform says that there is no recording (yet) is not documented (VENDOR_FACTS).
+            # How the platform says that there is no recording (yet) is not documented (docs/vendors.md V9).
             return ""
         return "" if params is None else read("DownloadRecording", _DownloadParams, params).signature_url
 

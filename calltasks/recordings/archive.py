@@ -1,4 +1,4 @@
-"""Where recordings are kept for good (SPEC 5): one fsspec URL, ``RECORDING_ARCHIVE``.
+"""Where recordings are kept for good (rule 5.3): one fsspec URL, ``RECORDING_ARCHIVE``.
 
 Audio is streamed from the vendor's signed URL into a spool file, whose size is compared with what was announced, and
 only then put under its lasting name, in one step: renamed (``file``), or sent as one object (``oss``, ``s3``). So what

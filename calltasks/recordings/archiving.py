@@ -1,4 +1,4 @@
-"""The archive of recordings as a whole: what older campaigns still lack, and what is too old to be kept (SPEC 5).
+"""The archive of recordings as a whole: what older campaigns still lack, and what is too old to be kept (rule 5).
 Runs in the caller's process, on request."""
 
 from __future__ import annotations

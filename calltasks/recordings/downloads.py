@@ -1,4 +1,4 @@
-"""Audio from the vendor's signed URLs, streamed (SPEC 5)."""
+"""Audio from the vendor's signed URLs, streamed (rule 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings of calls: where they are, and the URLs to save (SPEC 5)."""
+"""Recordings of calls: where they are, and the URLs to save (rule 5)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calltasks.recordings.archive import Archive
 
 BATCH = 50
-"""Recordings asked for at once (SPEC 5)."""
+"""Recordings asked for at once (rule 5.1)."""
 FAILED_TRIES = 10
 """Requests that may fail before the time runs in which a recording may come late."""
 BROKEN_TRIES = 5

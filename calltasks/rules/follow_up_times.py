@@ -1,4 +1,4 @@
-"""The time of the next follow-up, as a model or a customer worded it, on the clock of the configured zone (SPEC 6).
+"""The time of the next follow-up, as a model or a customer worded it, on the clock of the configured zone (rule 6.3).
 
 English and variants are first put into plain Chinese words; what remains is a stamp ("2026年11月22日15:00:00"), a span
 ("半小时后"), or a day and a time of day ("下周一上午"). A range means its beginning. A text has to fit as a whole, and
@@ -95,7 +95,7 @@ _CLOCKS = [
 
 
 def resolve(text: str | None, *, call_time: datetime) -> datetime | None:
-    """The moment that `text` means when said at `call_time`, from which relative times count (SPEC 6).
+    """The moment that `text` means when said at `call_time`, from which relative times count (rule 6.3).
 
     `call_time` is aware; the result is in its zone, in whole seconds, after it by at most `YEARS_AHEAD` years. None for
     everything else: no text, nonsense, past times, impossible dates, more than `LONGEST` characters. Never raises for
@@ -138,7 +138,7 @@ def _moments(words: str, call_time: datetime, zone: tzinfo | None) -> Iterator[d
 
 
 def _is_ahead(moment: datetime, call_time: datetime) -> bool:
-    """After the call, and not too far (SPEC 6). Compared in UTC: within one zone Python compares wall clocks."""
+    """After the call, and not too far (rule 6.3). Compared in UTC: within one zone Python compares wall clocks."""
     reach = (moment.year - YEARS_AHEAD, *moment.timetuple()[1:6])
     return moment.astimezone(UTC) > call_time.astimezone(UTC) and reach <= call_time.timetuple()[:6]
 
@@ -227,7 +227,7 @@ def _stamp(match: re.Match[str]) -> datetime:
 
 
 def _time_of_day(words: str) -> timedelta | None:
-    """The time since midnight. A bare hour from 1 to 6 is one of the afternoon, unless written "03" (SPEC 6)."""
+    """The time since midnight. A bare hour from 1 to 6 is one of the afternoon, unless written "03" (rule 6.3)."""
     said = next((match.groupdict() for form in _CLOCKS if (match := form.fullmatch(words))), {})
     part = said.get("part") or said.get("part_after")
     if not said.get("hour"):

@@ -1,4 +1,4 @@
-"""What the model is asked and what of its answer is believed (SPEC 6).
+"""What the model is asked and what of its answer is believed (rule 6.2).
 
 The prompt is ``prompts/judgement.zh.md``; its first line is its version, which the ledger keeps with every answer.
 """

@@ -1,4 +1,4 @@
-"""Which job is which row's: the rule of SPEC 3, as a function of what the platform lists and what the CRM stores."""
+"""Which job is which row's: rule 3, as a function of what the platform lists and what the CRM stores."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pairing:
 
 
 def reference(own: str, task_id: int, leads_id: str) -> str:
-    """The reference that a row's job carries: its own, or, lacking one, that of the old form (SPEC 3.2)."""
+    """The reference that a row's job carries: its own, or, lacking one, that of the old form (rule 3.2)."""
     return own or f"task_{task_id}_lead_{leads_id}"
 
 

@@ -1,4 +1,4 @@
-"""Phone numbers as people store them, as one number each (SPEC 3, 11)."""
+"""Phone numbers as people store them, as one number each (rules 3.3, 11.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one request to judge calls again, and what it came to (SPEC 7).
+"""The one request to judge calls again, and what it came to (rule 7).
 
 Every door builds it, the signal ``force_analyze`` carries it as JSON, the workflow does it portion by portion, the
 database finds its rows, and a trial shows what it would do.

@@ -1,4 +1,4 @@
-"""The Schedule ``call-task-monitor``: start, stop, check and status (SPEC 9)."""
+"""The Schedule ``call-task-monitor``: start, stop, check and status (rule 9.3)."""
 
 from __future__ import annotations
 

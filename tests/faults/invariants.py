@@ -399,7 +399,7 @@ def private_texts(connection: pymysql.Connection[DictCursor], rows: Sequence[Row
             if isinstance(turn, dict) and len(str(turn.get("Script") or "")) >= SPOKEN:
                 texts.add(str(turn["Script"]))
     for follow_up in select(connection, "SELECT leads_remark FROM dcc_leads_follow"):
-        # Fixed remarks of SPEC 6 say nothing about anybody.
+        # Fixed remarks of rule 6.4 say nothing about anybody.
         if follow_up["leads_remark"] and not follow_up["leads_remark"].endswith("；"):
             texts.add(follow_up["leads_remark"])
     return {text for text in texts if len(text) >= 2 and text != "None"}

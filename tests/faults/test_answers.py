@@ -1,4 +1,4 @@
-"""The platform and the model answer wrongly, late, out of order, or not at all (issue 4, faults 5, 7, 8)."""
+"""The platform and the model answer wrongly, late, out of order, or not at all."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A new version is deployed in the middle of a run (issue 4, fault 11)."""
+"""A new version is deployed in the middle of a run."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Nobody is dialled twice, whatever becomes of the requests that make the platform dial (issue 4, faults 2, 6, 7)."""
+"""Nobody is dialled twice, whatever becomes of the requests that make the platform dial."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""People, clocks, zones and odd text (issue 4, faults 9, 10, 12)."""
+"""People, clocks, zones and odd text."""
 
 import asyncio
 import os

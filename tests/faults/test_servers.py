@@ -1,4 +1,4 @@
-"""Temporal and MariaDB die, restart, refuse, and are cut off (issue 4, faults 3 and 4)."""
+"""Temporal and MariaDB die, restart, refuse, and are cut off."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Worker `kill -9` at every boundary of every activity, and at random (issue 4, fault 1)."""
+"""Worker `kill -9` at every boundary of every activity, and at random."""
 
 import random
 from pathlib import Path

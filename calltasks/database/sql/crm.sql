@@ -1,4 +1,4 @@
--- The CRM's own tables (SPEC, Tables), for an empty database. Where a table exists it is left as it is.
+-- The CRM's own tables (rule 15), for an empty database. Where a table exists it is left as it is.
 
 CREATE TABLE IF NOT EXISTS call_tasks (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,

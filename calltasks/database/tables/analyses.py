@@ -1,4 +1,4 @@
-"""Our ledger of judgements, ``call_analyses``, and what became of a row's follow-up since we wrote it (SPEC 6, 7)."""
+"""Our ledger of judgements, ``call_analyses``, and what became of a row's follow-up since we wrote it (rules 6, 7)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FollowUp:
 
 
 def default_remark(call_status: str) -> str:
-    """What the follow-up of a call without transcript says (SPEC 6)."""
+    """What the follow-up of a call without transcript says (rule 6.4)."""
     remarks = {FAILED: "呼叫失败；", SUCCEEDED: "外呼已完成，但暂无通话内容；"}
     status = final_status(call_status) or call_status
     return remarks.get(status, f"外呼状态：{status}；")

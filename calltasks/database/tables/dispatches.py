@@ -1,4 +1,4 @@
-"""``call_dispatches``: what was handed to the platform, or may have been (SPEC 2).
+"""``call_dispatches``: what was handed to the platform, or may have been (rule 2).
 
 What decides about dialling is read within the transaction that claims it, after the task's row was locked in it
 (``tasks.load(…, lock=True)``): whoever splits reads from writes may answer from a copy that is late before, not after.
@@ -389,7 +389,7 @@ def without_repeated(cursor: Cursor, task_id: int, rows: Sequence[Undialled]) ->
 
 
 def fail(cursor: Cursor, ids: Sequence[int]) -> None:
-    """Rows that the platform does not take: ``Failed``, like those for which it lists no job (SPEC 3)."""
+    """Rows that the platform does not take: ``Failed``, like those for which it lists no job (rule 3.7)."""
     for part in bulks([(row_id,) for row_id in ids]):
         cursor.execute(
             f"UPDATE leads_task_list l SET l.call_status = '{FAILED}', {unchanged(CALL_TIMES, 'l')}"

@@ -1,4 +1,4 @@
-"""``dcc_leads_follow`` and our ledger of it: exactly one follow-up a row (SPEC 6, 7)."""
+"""``dcc_leads_follow`` and our ledger of it: exactly one follow-up a row (rules 6.6, 7)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def to_follow_up(
 def to_analyse_again(
     cursor: Cursor, task_id: int, ranges: Ranges, request_id: str, *, conversation_grace: float
 ) -> list[FinishedCall]:
-    """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (SPEC 4)."""
+    """Of these rows those that this request has not judged yet; those that wait for a transcript wait on (rule 4.8)."""
     condition, parameters = ids_in(ranges)
     cursor.execute(
         f"{_CALLS} FROM leads_task_list l{FOLLOW_UP.joins} WHERE l.task_id = %s AND {CALLED} AND {is_final()}"
@@ -261,7 +261,7 @@ def update(
     override: bool = False,
     start: str = "",
 ) -> tuple[int, set[int]]:
-    """Write re-analyses (SPEC 7), inside a transaction: update where there is a follow-up, else create.
+    """Write re-analyses (rule 7.2), inside a transaction: update where there is a follow-up, else create.
 
     Rows that this request has judged already are left out, so that it counts once however often it is run. A follow-up
     that a person has edited or deleted since is left as it is, and the judgement goes into the ledger as ``kept``;

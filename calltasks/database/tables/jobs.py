@@ -1,4 +1,4 @@
-"""``leads_task_list``: which job is whose (SPEC 3)."""
+"""``leads_task_list``: which job is whose (rule 3)."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def any_to_fail(cursor: Cursor, task_id: int) -> bool:
 
 
 def fail_unmatched(cursor: Cursor, task_id: int) -> int:
-    """Rows that could have had a job and got none have failed (SPEC 3). Returns how many."""
+    """Rows that could have had a job and got none have failed (rule 3.7). Returns how many."""
     cursor.execute(
         f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
         (task_id,),

@@ -1,4 +1,4 @@
-"""``call_follow_ups``: which follow-up a call was given, and what the CRM held after we wrote it (SPEC 6, 7).
+"""``call_follow_ups``: which follow-up a call was given, and what the CRM held after we wrote it (rules 6, 7).
 
 Ids of rows come again where a CRM is restored or emptied beside our tables. So an entry carries the call's job id and
 counts only for a row that has it: the platform gives no id twice, and nobody edits it. It counts no longer where its

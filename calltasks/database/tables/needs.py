@@ -1,4 +1,4 @@
-"""How a row stands and what it lacks, said once (SPEC 3 to 8): the review hands out by these conditions, and the
+"""How a row stands and what it lacks, said once (rules 3 to 8): the review hands out by these conditions, and the
 activities take by them, so they cannot disagree about a row.
 
 All conditions are on ``leads_task_list l``. Our retries of a row stand beside it: ``c`` of a transcript that is not
@@ -15,7 +15,6 @@ from datetime import datetime
 from pymysql.cursors import Cursor
 
 from calltasks import names
-from calltasks.names import FINAL
 from calltasks.rules.row_ranges import Ranges
 
 # --- statuses ---------------------------------------------------------------------------------------------------
@@ -73,7 +72,7 @@ def silent(alias: str = "l") -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """How many rows of a task stand alike. Empty text stands for NULL; final statuses as SPEC 4 spells them."""
+    """How many rows of a task stand alike. Empty text stands for NULL; final statuses as rule 4.3 spells them."""
 
     called: bool
     matchable: bool
@@ -87,7 +86,7 @@ class RowGroup:
     @property
     def over(self) -> bool:
         """The rows have their outcome."""
-        return self.status in FINAL
+        return self.status in names.FINAL
 
     @property
     def judged(self) -> bool:
@@ -97,7 +96,7 @@ class RowGroup:
     @property
     def unrecorded(self) -> bool:
         """The calls were recorded, and it is not known where."""
-        return self.status == "Succeeded" and self.has_recording_id and not self.recorded
+        return self.status == names.SUCCEEDED and self.has_recording_id and not self.recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +134,7 @@ class Standing:
         return self.calls_over and not self.unjudged
 
     def reached(self, task_type: int) -> int:
-        """The ``task_type`` that is due (SPEC 8): it only rises."""
+        """The ``task_type`` that is due (rule 8): it only rises."""
         if task_type < 2 or not self.called or not self.calls_over:
             return task_type
         return max(task_type, 4 if self.judged else 3)
@@ -183,7 +182,7 @@ MATCHABLE_SQL = (
     "(COALESCE(reference_id, '') <> '' OR CONVERT(COALESCE(leads_phone, '') USING utf8mb4) REGEXP '[0-9０-９]')"
 )
 """Rows that a job can be found for: what has no reference and no digit in its phone field (``无``, a line break) waits
-for nothing (SPEC 3)."""
+for nothing (rule 3.7)."""
 
 
 def _retry(alias: str, step: str) -> str:

@@ -1,4 +1,4 @@
-"""``leads_task_list``: outcomes and transcripts, recordings (SPEC 4, 5)."""
+"""``leads_task_list``: outcomes and transcripts, recordings (rules 4, 5)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ON_REQUEST = 100 * 365 * 86_400.0
 """A grace within which everything lies that was not given up for good."""
 
 
-# --- conversations (SPEC 4) -------------------------------------------------------------------------------------
+# --- conversations (rule 4) -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ def without_recording(
 
 
 def call_page(cursor: Cursor, task_id: int, *, page: int, page_size: int) -> tuple[int, list[CallRow]]:
-    """How many called rows the task has, and one page of them in order of id (SPEC 10)."""
+    """How many called rows the task has, and one page of them in order of id (rule 10)."""
     cursor.execute(
         "SELECT COUNT(*) FROM leads_task_list WHERE task_id = %s AND COALESCE(call_job_id, '') <> ''", (task_id,)
     )
@@ -252,7 +252,7 @@ def _outcome_values(outcome: Outcome) -> tuple[Any, ...]:
     )
 
 
-# --- recordings (SPEC 5) ----------------------------------------------------------------------------------------
+# --- recordings (rule 5) ----------------------------------------------------------------------------------------
 
 
 def save_recordings(cursor: Cursor, urls: Sequence[tuple[int, str]]) -> int:

@@ -1,4 +1,4 @@
-"""``call_suppressions``: who is left out of a campaign, and why (SPEC 11)."""
+"""``call_suppressions``: who is left out of a campaign, and why (rule 11.1)."""
 
 from __future__ import annotations
 

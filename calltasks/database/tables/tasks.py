@@ -1,4 +1,4 @@
-"""``call_tasks``, and the standing of a whole task (SPEC 1, 8)."""
+"""``call_tasks``, and the standing of a whole task (rules 1, 8)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def create(
     leads: Sequence[int | str] | None,
     now: datetime,
 ) -> tuple[int, int]:
-    """Insert a task and its rows (SPEC 1), inside a transaction.
+    """Insert a task and its rows (rule 1), inside a transaction.
 
     Args:
         cursor: inside a transaction.
@@ -191,7 +191,7 @@ def save_group(cursor: Cursor, task_id: int, group_id: str) -> None:
 
 
 def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
-    """Raise ``task_type``: it never falls (SPEC 8)."""
+    """Raise ``task_type``: it never falls (rule 8.2)."""
     lower = ["", *map(str, range(task_type))]
     cursor.execute(
         # As texts: for an ENUM a number would be the place of its label.
@@ -202,7 +202,7 @@ def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
 
 
 def open_tasks(cursor: Cursor) -> dict[int, bool]:
-    """Tasks that are dialling or being followed up (SPEC 9): whether a look at them is due, or they are at rest."""
+    """Tasks that are dialling or being followed up (rule 9): whether a look at them is due, or they are at rest."""
     cursor.execute(
         "SELECT t.id, COALESCE(o.look_after <= UTC_TIMESTAMP(6), 1) FROM call_tasks t LEFT JOIN call_task_options o"
         " ON o.task_id = t.id AND o.create_time <=> t.create_time AND t.task_type = '2'"

@@ -265,7 +265,9 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     for higher in range(row.task_type, task_type):
         table.raise_type(cursor, row.task_id, higher + 1)
     called = [group for group in groups if group.called]
-    lacking = {step.name: step.need for step in steps if any(map(step.need.may, called))}
+    # A worker of another version may know other steps than the one that runs the workflow.
+    asked = [step for step in steps if step.name in request.rows]
+    lacking = {step.name: step.need for step in asked if any(map(step.need.may, called))}
     work, next_due = needs.work(cursor, request.task_id, lacking, now=now, sizes=request.rows, values=request.values)
     counts: dict[str, int] = {}
     for step in steps:

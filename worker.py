@@ -57,7 +57,7 @@ ACTIVITIES_AT_ONCE = 100
 SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
         "activities",
-        "calltasks.database.tables.needs",
+        "calltasks.database.tables",
         "calltasks.names",
         "calltasks.options",
         "calltasks.progress",

@@ -11,6 +11,7 @@ from calltasks.database.connection import bulks, derived, flat, look_up, marks, 
 from calltasks.database.refusals import write_each_here
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables.needs import CALL_TIMES, MATCHABLE_SQL, is_final, is_status
+from calltasks.names import FAILED
 
 PORTION_ROWS = 10_000
 """Rows that one statement reads of a whole task."""
@@ -163,7 +164,7 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
     if free:
         cursor.execute(
             f"UPDATE ({derived(('id', 'job'), len(free))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            f" SET t.call_status = IF({is_status('Failed', 't')}, DEFAULT(t.call_status), t.call_status),"
+            f" SET t.call_status = IF({is_status(FAILED, 't')}, DEFAULT(t.call_status), t.call_status),"
             f" t.call_job_id = v.job, {unchanged(CALL_TIMES)}",
             flat(free),
         )
@@ -188,7 +189,7 @@ def any_to_fail(cursor: Cursor, task_id: int) -> bool:
 def fail_unmatched(cursor: Cursor, task_id: int) -> int:
     """Rows that could have had a job and got none have failed (rule 3.7). Returns how many."""
     cursor.execute(
-        f"UPDATE leads_task_list l SET l.call_status = 'Failed', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
+        f"UPDATE leads_task_list l SET l.call_status = '{FAILED}', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
         (task_id,),
     )
     return int(cursor.rowcount)

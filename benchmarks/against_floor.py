@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.figures import ANSWERED, WARM_UP, Figure, Sizes, at_least, at_most
-from benchmarks.site import FloorProcess, Ran, Site
+from benchmarks.site import Bench, FloorProcess, Ran
 from calltasks.rules.judgement import SYSTEM, question
 from devstack.processes import Child
 from devstack.stack import SIMULATED_ACCOUNT
@@ -23,7 +23,7 @@ PAGE, BATCH = 100, 99
 
 async def tax(sizes: Sizes) -> list[Figure]:
     """Durability tax, CPU, history, statements and vendor calls of a finished task; model and vendor latency 0."""
-    async with Site.open(*ANSWERED) as site:
+    async with Bench.open(*ANSWERED) as site:
         rates = await _against_floor(site, sizes, two=True)
         figures = [
             at_least("one worker against the floor", rates.ratio("one"), 0.8, "times", **rates.details("one")),
@@ -48,7 +48,7 @@ async def tax(sizes: Sizes) -> list[Figure]:
 
 async def latency(sizes: Sizes) -> list[Figure]:
     """Durability tax with a model that takes 300 ms."""
-    async with Site.open(*ANSWERED, "--model-latency", "0.3") as site:
+    async with Bench.open(*ANSWERED, "--model-latency", "0.3") as site:
         rates = await _against_floor(site, sizes, two=False)
         return [
             at_least(
@@ -80,7 +80,7 @@ class _Rates:
         }
 
 
-async def _against_floor(site: Site, sizes: Sizes, *, two: bool) -> _Rates:
+async def _against_floor(site: Bench, sizes: Sizes, *, two: bool) -> _Rates:
     """Interleaved, so that whatever else the machine does meets all of them alike."""
     names = ("bare", "floor", "one", *(["two"] if two else []))
     rates = _Rates({name: [] for name in names})
@@ -104,7 +104,7 @@ async def _against_floor(site: Site, sizes: Sizes, *, two: bool) -> _Rates:
     return rates
 
 
-async def _counts(site: Site, worker: Child, leads: int, events: int, statements: int) -> list[Figure]:
+async def _counts(site: Bench, worker: Child, leads: int, events: int, statements: int) -> list[Figure]:
     task_id = await site.task(leads)
     site.simulators("reset_stats", {})
     with site.questions() as questions:
@@ -141,7 +141,7 @@ async def _counts(site: Site, worker: Child, leads: int, events: int, statements
     ]
 
 
-async def _headroom(site: Site, ran: Ran) -> Figure:
+async def _headroom(site: Bench, ran: Ran) -> Figure:
     """How busy the simulators were, and how fast they answer when nothing but them is asked."""
     rate = await _bare_rate(site)
     asked = 0.4 * ran.rate
@@ -158,7 +158,7 @@ async def _headroom(site: Site, ran: Ran) -> Figure:
     )
 
 
-async def _bare_rate(site: Site, calls: int = 3_000, at_once: int = 32) -> float:
+async def _bare_rate(site: Bench, calls: int = 3_000, at_once: int = 32) -> float:
     """Model answers a second to a client that does nothing else."""
     said = "机器人：您好，请问您最近有购车打算吗？\n客户：想了解一下价格。\n" * 8
     body = {

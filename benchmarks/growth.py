@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from benchmarks.figures import ANSWERED, WARM_UP, Figure, Sizes, at_least, at_most
-from benchmarks.site import UNLIMITED, Site
+from benchmarks.site import UNLIMITED, Bench
 from devstack.processes import Child
 
 
@@ -16,7 +16,7 @@ async def memory(sizes: Sizes) -> list[Figure]:
     """Peak memory of a fresh worker that runs one task."""
     peaks: dict[int, float] = {}
     runs: dict[int, dict[str, Any]] = {}
-    async with Site.open(*ANSWERED) as site:
+    async with Bench.open(*ANSWERED) as site:
         for leads in (sizes.leads, sizes.large):
             task_id = await site.task(leads)
             worker = await site.worker()
@@ -41,7 +41,7 @@ async def memory(sizes: Sizes) -> list[Figure]:
 async def closing(sizes: Sizes) -> list[Figure]:
     """From the end of the last call to type 4, with 10 s polls and a model that takes 1 s."""
     arguments = ("--time-scale", "20", "--concurrency", "100", "--model-latency", "1.0")
-    async with Site.open(*ANSWERED, *arguments, settings={"ANALYSIS_QPM": "6000000"}) as site:
+    async with Bench.open(*ANSWERED, *arguments, settings={"ANALYSIS_QPM": "6000000"}) as site:
         await site.worker()
         task_id = await site.task(sizes.small, over=False)
         handle = await site.start(task_id, {"poll_min": 10, "poll_max": 10})
@@ -57,7 +57,7 @@ async def closing(sizes: Sizes) -> list[Figure]:
 async def idle(sizes: Sizes) -> list[Figure]:
     """What a task costs whose calls are under way while nothing changes: 20 seconds, polls from one a second on."""
     arguments = ("--seconds-per-call", "3600", "--concurrency", str(sizes.small))
-    async with Site.open(*arguments) as site:
+    async with Bench.open(*arguments) as site:
         worker = await site.worker()
         task_id = await site.task(sizes.small, over=False)
         handle = await site.start(task_id, {"poll_min": 1, "poll_max": 60})
@@ -85,7 +85,7 @@ async def waiting(sizes: Sizes) -> list[Figure]:
     """Two workers against one where waiting dominates: model 2 s, 50 calls in flight a worker."""
     leads = sizes.leads
     settings = {**UNLIMITED, "ANALYSIS_CONCURRENCY": "50"}
-    async with Site.open(*ANSWERED, "--model-latency", "2.0", settings=settings) as site:
+    async with Bench.open(*ANSWERED, "--model-latency", "2.0", settings=settings) as site:
         first = await site.worker()
         await site.run(await site.task(WARM_UP), WARM_UP, first)
         one = await site.run(await site.task(leads), leads, first)
@@ -101,7 +101,7 @@ async def trickle(sizes: Sizes) -> list[Figure]:
     scale = 120.0
     arguments = ("--time-scale", str(scale), "--concurrency", "600", "--seconds-per-call", "60")
     options = {"poll_min": 10 / scale * 5, "poll_max": 300 / scale * 5}
-    async with Site.open(*ANSWERED, *arguments) as site:
+    async with Bench.open(*ANSWERED, *arguments) as site:
         worker = await site.worker()
         task_id = await site.task(sizes.large, over=False)
         began = monotonic()

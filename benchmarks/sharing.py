@@ -7,7 +7,7 @@ from statistics import mean, median
 from time import time
 
 from benchmarks.figures import ANSWERED, Figure, Sizes, at_least, at_most
-from benchmarks.site import UNLIMITED, Site
+from benchmarks.site import UNLIMITED, Bench
 
 TRIES = 5
 """Small tasks alone, and beside the big one; their medians count."""
@@ -21,7 +21,7 @@ async def fairness(sizes: Sizes) -> list[Figure]:
 
 async def _beside(sizes: Sizes, how: str, settings: Mapping[str, str]) -> list[Figure]:
     big = sizes.large // 2
-    async with Site.open(*ANSWERED, settings=settings) as site:
+    async with Bench.open(*ANSWERED, settings=settings) as site:
         worker = await site.worker()
         await site.run(await site.task(20), 20, worker)
 
@@ -57,7 +57,7 @@ async def _beside(sizes: Sizes, how: str, settings: Mapping[str, str]) -> list[F
 async def limits(sizes: Sizes) -> list[Figure]:
     """Peaks and use of both limits, three workers together, default settings (50 a second, 1,200 a minute)."""
     leads = 4 * sizes.small
-    async with Site.open(*ANSWERED, settings={}) as site:
+    async with Bench.open(*ANSWERED, settings={}) as site:
         workers = [await site.worker() for _ in range(3)]
         task_id = await site.task(leads)
         site.simulators("reset_stats", {})

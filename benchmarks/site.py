@@ -45,7 +45,7 @@ class Ran:
         return self.leads / self.seconds
 
 
-class Site:
+class Bench:
     """A running stack without workers; use :meth:`open`."""
 
     def __init__(self, stack: Stack, client: Client) -> None:
@@ -264,7 +264,7 @@ def _beats(event: HistoryEvent) -> bool:
 class FloorProcess:
     """``python -m benchmarks.floor`` (``sdk`` or ``bare``), as long-lived as a worker; use as a context manager."""
 
-    def __init__(self, site: Site, how: str = "sdk") -> None:
+    def __init__(self, site: Bench, how: str = "sdk") -> None:
         self._site = site
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.floor", how],

@@ -104,7 +104,7 @@ def _archive(value: str) -> str:
     url = urlsplit(value)
     if not value:
         return value
-    if url.scheme not in ("file", "oss", "s3", "memory"):
+    if url.scheme not in ("file", "oss", "s3"):
         raise ValueError("must be file:///directory, oss://bucket/prefix or s3://bucket/prefix")
     if "@" in url.netloc or url.query or url.fragment:
         raise ValueError("must hold no password and no ? or #: it is part of every link that is stored")

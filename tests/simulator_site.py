@@ -31,7 +31,7 @@ EMPTY_HASH = Utils.hash(b"", "ACS3-HMAC-SHA256").hex()
 http = httpx.Client()  # one for all tests: a client takes 20 ms to make
 
 
-class Site:
+class SimulatorSite:
     """Running simulators, the platform's SDK pointed at them, and the control interface."""
 
     def __init__(self, simulators: Simulators) -> None:
@@ -106,7 +106,7 @@ def refused(call: Callable[[], Any]) -> AlibabaCloudException:
     return caught.value
 
 
-def signed(site: Site, query: dict[str, str], **changed: str) -> tuple[str, dict[str, str]]:
+def signed(site: SimulatorSite, query: dict[str, str], **changed: str) -> tuple[str, dict[str, str]]:
     """A signed request as the SDK makes it: its URL and headers; `changed` replaces headers before signing."""
     request = Utils.__class__("Request", (), {})()
     request.method, request.pathname, request.query = "POST", "/", query
@@ -155,7 +155,7 @@ def prompt_of(turns: list[tuple[str, str]], called: datetime = CALLED) -> str:
 
 
 def ask(
-    site: Site, prompt: str, *, app: bool = False, key: str = DASHSCOPE_API_KEY, timeout: float = 5
+    site: SimulatorSite, prompt: str, *, app: bool = False, key: str = DASHSCOPE_API_KEY, timeout: float = 5
 ) -> tuple[str, Any]:
     """The model's text and its usage, through the SDK."""
 

@@ -13,7 +13,7 @@ from simulators import (
     SimulatorOptions,
     running_in_thread,
 )
-from tests.simulator_site import Site, check_job, http, refused, signed
+from tests.simulator_site import SimulatorSite, check_job, http, refused, signed
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def options() -> SimulatorOptions:
 
 
 @pytest.fixture
-def site(options: SimulatorOptions) -> Iterator[Site]:
+def site(options: SimulatorOptions) -> Iterator[SimulatorSite]:
     with running_in_thread(options) as simulators:
-        yield Site(simulators)
+        yield SimulatorSite(simulators)
 
 
 def with_options(**fields: Any) -> pytest.MarkDecorator:
@@ -37,7 +37,7 @@ def with_options(**fields: Any) -> pytest.MarkDecorator:
 GROUPS_QUERY = {"InstanceId": INSTANCE_ID, "PageNumber": "1", "PageSize": "10", "SearchText": "甲 乙~*+&="}
 
 
-def test_signature_of_the_sdk_is_accepted_and_any_change_to_the_request_is_not(site: Site) -> None:
+def test_signature_of_the_sdk_is_accepted_and_any_change_to_the_request_is_not(site: SimulatorSite) -> None:
     url, headers = signed(site, GROUPS_QUERY)
     assert http.post(url, headers=headers).status_code == 200
     url, headers = signed(site, GROUPS_QUERY)
@@ -53,14 +53,14 @@ def test_signature_of_the_sdk_is_accepted_and_any_change_to_the_request_is_not(s
     assert http.post(url, headers=headers).status_code == 200  # untouched, it is still good
 
 
-def test_a_request_encoded_otherwise_is_judged_by_its_meaning(site: Site) -> None:
+def test_a_request_encoded_otherwise_is_judged_by_its_meaning(site: SimulatorSite) -> None:
     url, headers = signed(site, GROUPS_QUERY)
     recoded = url.replace("PageSize", "%50ageSize").replace("+", "%20", 1)
     assert recoded != url
     assert http.post(recoded, headers=headers).status_code == 200
 
 
-def test_old_dates_used_nonces_foreign_keys_and_missing_headers_are_refused(site: Site) -> None:
+def test_old_dates_used_nonces_foreign_keys_and_missing_headers_are_refused(site: SimulatorSite) -> None:
     url, headers = signed(site, GROUPS_QUERY, x_acs_date="2020-01-01T00:00:00Z")
     assert http.post(url, headers=headers).json()["Code"] == "InvalidTimeStamp.Expired"
     url, headers = signed(site, GROUPS_QUERY)
@@ -81,7 +81,7 @@ def test_old_dates_used_nonces_foreign_keys_and_missing_headers_are_refused(site
 # Limits and errors
 
 
-def test_limits_and_unknown_things_are_refused_as_by_the_platform(site: Site) -> None:
+def test_limits_and_unknown_things_are_refused_as_by_the_platform(site: SimulatorSite) -> None:
     group = site.group()
     ids = site.assign(group, 99)
     assert len(ids) == len(set(ids)) == 99
@@ -108,7 +108,7 @@ def test_limits_and_unknown_things_are_refused_as_by_the_platform(site: Site) ->
         assert error.request_id
 
 
-def test_batches_of_long_contacts_fit_into_a_url(site: Site) -> None:
+def test_batches_of_long_contacts_fit_into_a_url(site: SimulatorSite) -> None:
     contact = {"phoneNumber": "13900000001", "name": "长" * 300, "referenceId": "r"}
     jobs = [json.dumps({"contacts": [{**contact, "referenceId": f"r{n}"}]}, ensure_ascii=False) for n in range(99)]
     request = models.AssignJobsRequest(instance_id=INSTANCE_ID, job_group_id=site.group(), jobs_json=jobs)
@@ -118,7 +118,7 @@ def test_batches_of_long_contacts_fit_into_a_url(site: Site) -> None:
 @pytest.mark.parametrize("wait", [0, 1500])
 def test_calls_above_the_rate_are_throttled_with_or_without_a_wait(wait: int) -> None:
     with running_in_thread(SimulatorOptions(qps=5, retry_after_ms=wait)) as simulators:
-        site = Site(simulators)
+        site = SimulatorSite(simulators)
         request = models.ListJobGroupsRequest(instance_id=INSTANCE_ID, page_number=1, page_size=1)
         thrown = []
         for _ in range(12):
@@ -138,7 +138,7 @@ def test_calls_above_the_rate_are_throttled_with_or_without_a_wait(wait: int) ->
 # Answers
 
 
-def test_answers_say_what_the_truth_says(site: Site) -> None:
+def test_answers_say_what_the_truth_says(site: SimulatorSite) -> None:
     group = site.group()
     for first in range(0, 297, 99):
         site.assign(group, 99, first)
@@ -163,7 +163,7 @@ def test_answers_say_what_the_truth_says(site: Site) -> None:
     assert (progress["TotalJobs"], progress["TotalCompleted"], progress["Failed"]) == (297, 297, 297 - answered)
 
 
-def test_groups_are_found_by_name_and_paged(site: Site) -> None:
+def test_groups_are_found_by_name_and_paged(site: SimulatorSite) -> None:
     made = {site.group(f"call-task-{number}") for number in range(12)}
     request = models.ListJobGroupsRequest(
         instance_id=INSTANCE_ID, page_number=2, page_size=10, search_text="call-task-"
@@ -177,7 +177,7 @@ def test_groups_are_found_by_name_and_paged(site: Site) -> None:
     ]
 
 
-def test_a_listing_obeys_its_filter(site: Site) -> None:
+def test_a_listing_obeys_its_filter(site: SimulatorSite) -> None:
     group = site.group()
     site.assign(group)
     everything = site.query(group).jobs.list

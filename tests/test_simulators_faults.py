@@ -20,7 +20,7 @@ from simulators import (
 )
 from simulators.calls import FINAL
 from simulators.faults import PLATFORM_KINDS
-from tests.simulator_site import Site, http, refused, signed
+from tests.simulator_site import SimulatorSite, http, refused, signed
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def options() -> SimulatorOptions:
 
 
 @pytest.fixture
-def site(options: SimulatorOptions) -> Iterator[Site]:
+def site(options: SimulatorOptions) -> Iterator[SimulatorSite]:
     with running_in_thread(options) as simulators:
-        yield Site(simulators)
+        yield SimulatorSite(simulators)
 
 
 def with_options(**fields: Any) -> pytest.MarkDecorator:
@@ -67,7 +67,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", sorted(BROKEN))
-def test_broken_answers_of_the_platform(site: Site, kind: str) -> None:
+def test_broken_answers_of_the_platform(site: SimulatorSite, kind: str) -> None:
     group = site.group()
     ids = site.assign(group, 5)
     site.control("faults", [{"target": "ListJobs", "kind": kind, "count": 3, "seconds": 2}])
@@ -79,7 +79,7 @@ def test_broken_answers_of_the_platform(site: Site, kind: str) -> None:
     assert stats["calls"]["ListJobs"] == {kind: 3, "ok": 1} and stats["faults"] == {f"ListJobs:{kind}": 3}
 
 
-def test_wrong_shapes_cannot_be_read_as_jobs(site: Site) -> None:
+def test_wrong_shapes_cannot_be_read_as_jobs(site: SimulatorSite) -> None:
     ids = site.assign(site.group(), 5)
     site.control("faults", [{"target": "*", "kind": "wrong_shape"}])
     for _ in range(6):
@@ -88,7 +88,7 @@ def test_wrong_shapes_cannot_be_read_as_jobs(site: Site) -> None:
         assert not (isinstance(jobs, list) and all(isinstance(job, dict) for job in jobs))
 
 
-def test_throttling_tells_its_wait(site: Site) -> None:
+def test_throttling_tells_its_wait(site: SimulatorSite) -> None:
     site.control("faults", [{"target": "*", "kind": "throttle", "seconds": 1.5}])
     error = refused(site.group)
     assert isinstance(error, ThrottlingException) and error.retry_after == 1500
@@ -97,7 +97,7 @@ def test_throttling_tells_its_wait(site: Site) -> None:
 def test_faults_strike_at_their_rate_and_alike_by_seed() -> None:
     def struck(seed: int) -> list[bool]:
         with running_in_thread(SimulatorOptions(seed=seed, calls_over=True)) as simulators:
-            site = Site(simulators)
+            site = SimulatorSite(simulators)
             ids = site.assign(site.group(), 1)
             site.control("faults", [{"target": "*", "kind": "status_500", "rate": 0.3}])
             request = models.ListJobsRequest(instance_id=INSTANCE_ID, job_id=ids)
@@ -108,7 +108,7 @@ def test_faults_strike_at_their_rate_and_alike_by_seed() -> None:
     assert first == struck(3) != struck(4)
 
 
-def test_a_hanging_platform_outlasts_the_clients_patience(site: Site) -> None:
+def test_a_hanging_platform_outlasts_the_clients_patience(site: SimulatorSite) -> None:
     site.control("faults", [{"target": "*", "kind": "hang", "seconds": 20}])
     began = time.monotonic()
     request = models.ListJobGroupsRequest(instance_id=INSTANCE_ID, page_number=1, page_size=1)
@@ -125,7 +125,7 @@ def test_a_hanging_platform_outlasts_the_clients_patience(site: Site) -> None:
     assert 0.15 < time.monotonic() - began < 2
 
 
-def test_what_was_accepted_stays_although_its_answer_is_lost(site: Site) -> None:
+def test_what_was_accepted_stays_although_its_answer_is_lost(site: SimulatorSite) -> None:
     group = site.group()
     site.control("faults", [{"target": "AssignJobs", "kind": "lost_answer", "count": 1}])
     with pytest.raises(Exception, match=r".*"):
@@ -146,13 +146,13 @@ def test_what_was_accepted_stays_although_its_answer_is_lost(site: Site) -> None
     assert site.client.list_job_groups(request).body.job_groups.total_count == 1
 
 
-def test_a_batch_is_accepted_in_part(site: Site) -> None:
+def test_a_batch_is_accepted_in_part(site: SimulatorSite) -> None:
     group = site.group()
     site.control("faults", [{"target": "AssignJobs", "kind": "partial", "count": 1}])
     assert len(site.assign(group, 99)) == 66 == site.query(group).jobs.row_count
 
 
-def test_listings_that_shift_leave_out_and_vanish(site: Site) -> None:
+def test_listings_that_shift_leave_out_and_vanish(site: SimulatorSite) -> None:
     group = site.group()
     ids = site.assign(group, 99)
     site.assign(group, 99, first=99)
@@ -175,7 +175,7 @@ def test_listings_that_shift_leave_out_and_vanish(site: Site) -> None:
 
 
 @with_options(concurrency=99)
-def test_stale_and_changing_statuses(site: Site) -> None:
+def test_stale_and_changing_statuses(site: SimulatorSite) -> None:
     group = site.group()
     ids = site.assign(group)
     site.control("clock", {"advance": 1000})
@@ -193,7 +193,7 @@ def test_stale_and_changing_statuses(site: Site) -> None:
     assert all(job["flips"] == 1 for job in site.truth(group))
 
 
-def test_every_kind_of_fault_can_strike_everything_without_stopping_the_simulators(site: Site) -> None:
+def test_every_kind_of_fault_can_strike_everything_without_stopping_the_simulators(site: SimulatorSite) -> None:
     group = site.group()
     ids = site.assign(group, 5)
     for kind in sorted(PLATFORM_KINDS):

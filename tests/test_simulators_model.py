@@ -18,7 +18,7 @@ from simulators.dialogues import COURSES, INJECTIONS
 from simulators.faults import MODEL_KINDS
 from simulators.judge import call_time, judge, judge_prompt, transcript
 from simulators.spoken_times import find_time
-from tests.simulator_site import CALLED, Site, ask, http, prompt_of
+from tests.simulator_site import CALLED, SimulatorSite, ask, http, prompt_of
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def options() -> SimulatorOptions:
 
 
 @pytest.fixture
-def site(options: SimulatorOptions) -> Iterator[Site]:
+def site(options: SimulatorOptions) -> Iterator[SimulatorSite]:
     with running_in_thread(options) as simulators:
-        yield Site(simulators)
+        yield SimulatorSite(simulators)
 
 
 def with_options(**fields: Any) -> pytest.MarkDecorator:
@@ -40,7 +40,7 @@ REFUSAL = prompt_of([("Robot", "您好，请问您在看车吗？"), ("Contact",
 
 
 @pytest.mark.parametrize("app", [False, True])
-def test_the_model_judges_through_both_endpoints(site: Site, app: bool) -> None:
+def test_the_model_judges_through_both_endpoints(site: SimulatorSite, app: bool) -> None:
     text, usage = ask(site, prompt_of([("Robot", "您好"), ("Contact", "我想试驾，明天下午三点过去看看。")]), app=app)
     answer = json.loads(text)
     assert answer["is_interested"] == 1 and answer["next_follow_time"] == "2026-11-19 15:00:00"
@@ -51,7 +51,7 @@ def test_the_model_judges_through_both_endpoints(site: Site, app: bool) -> None:
     assert stats["model_peak_1s"] == stats["model_peak_60s"] == stats["calls"]["model"]["ok"] == 1
 
 
-def test_the_model_refuses_wrong_keys_and_json_mode_without_the_word(site: Site) -> None:
+def test_the_model_refuses_wrong_keys_and_json_mode_without_the_word(site: SimulatorSite) -> None:
     with pytest.raises(errors.AuthenticationError) as unknown:
         ask(site, REFUSAL, key="wrong")
     assert (unknown.value.code, unknown.value.status_code) == ("InvalidApiKey", 401)
@@ -65,7 +65,7 @@ def test_the_model_refuses_wrong_keys_and_json_mode_without_the_word(site: Site)
 
 
 @with_options(qpm=3)
-def test_the_models_rate_is_limited(site: Site) -> None:
+def test_the_models_rate_is_limited(site: SimulatorSite) -> None:
     for _ in range(3):
         ask(site, REFUSAL)
     with pytest.raises(errors.RateLimitError) as limited:
@@ -91,7 +91,7 @@ MODEL_ERRORS: dict[str, type[Exception]] = {
 
 
 @pytest.mark.parametrize("kind", sorted(MODEL_KINDS))
-def test_faults_of_the_model(site: Site, kind: str) -> None:
+def test_faults_of_the_model(site: SimulatorSite, kind: str) -> None:
     code = "<think>…</think>{answer}" if kind == "wrapped" else ""
     site.control("faults", [{"target": "model", "kind": kind, "seconds": 3, "count": 1, "code": code}])
     if kind in MODEL_ERRORS:
@@ -126,7 +126,7 @@ def check_spoiled(kind: str, text: str) -> None:
         assert not (valid_interest and isinstance(answer.get("leads_remark"), str) and answer["leads_remark"])
 
 
-def test_wrong_types_come_in_many_forms(site: Site) -> None:
+def test_wrong_types_come_in_many_forms(site: SimulatorSite) -> None:
     site.control("faults", [{"target": "model", "kind": "wrong_type"}])
     answers = [ask(site, REFUSAL)[0] for _ in range(12)]
     for answer in answers:
@@ -134,12 +134,12 @@ def test_wrong_types_come_in_many_forms(site: Site) -> None:
     assert len(set(answers)) > 5
 
 
-def test_a_fickle_model_judges_one_call_differently_each_time(site: Site) -> None:
+def test_a_fickle_model_judges_one_call_differently_each_time(site: SimulatorSite) -> None:
     site.control("faults", [{"target": "model", "kind": "fickle"}])
     assert len({json.loads(ask(site, REFUSAL)[0])["is_interested"] for _ in range(8)}) > 1
 
 
-def test_the_model_can_be_down_for_good(site: Site) -> None:
+def test_the_model_can_be_down_for_good(site: SimulatorSite) -> None:
     site.control("model", {"down": True})
     for _ in range(3):
         with pytest.raises(errors.ServiceUnavailableError):

@@ -24,7 +24,7 @@ from simulators import (
 )
 from simulators.calls import FINAL, Job
 from simulators.world import World
-from tests.simulator_site import Site, check_job, http, refused
+from tests.simulator_site import SimulatorSite, check_job, http, refused
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def options() -> SimulatorOptions:
 
 
 @pytest.fixture
-def site(options: SimulatorOptions) -> Iterator[Site]:
+def site(options: SimulatorOptions) -> Iterator[SimulatorSite]:
     with running_in_thread(options) as simulators:
-        yield Site(simulators)
+        yield SimulatorSite(simulators)
 
 
 def with_options(**fields: Any) -> pytest.MarkDecorator:
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_calls_and_another_seed_others() -> None:
 
 
 @with_options(concurrency=10, seconds_per_call=40, retry_rate=0.3)
-def test_calls_progress_with_the_clock(site: Site, options: SimulatorOptions) -> None:
+def test_calls_progress_with_the_clock(site: SimulatorSite, options: SimulatorOptions) -> None:
     group = site.group()
     ids = site.assign(group)
     assert site.progress(group)["Scheduling"] == 99
@@ -105,7 +105,7 @@ def test_what_is_listed_by_status_is_what_each_job_says_at_every_moment() -> Non
 
 
 @with_options(concurrency=5)
-def test_suspend_resume_cancel(site: Site) -> None:
+def test_suspend_resume_cancel(site: SimulatorSite) -> None:
     group = site.group()
     site.assign(group)
     site.control("clock", {"advance": 50})
@@ -136,7 +136,7 @@ def test_suspend_resume_cancel(site: Site) -> None:
     recording_lag=100,
     recording_never=0.3,
 )
-def test_transcripts_and_recordings_lag(site: Site) -> None:
+def test_transcripts_and_recordings_lag(site: SimulatorSite) -> None:
     group = site.group()
     ids = site.assign(group)
 
@@ -168,7 +168,7 @@ def recording_form(body: Any) -> str:
 
 
 @with_options(calls_over=True, listing_lag=10, late_rate=0.1, late_lag=500)
-def test_jobs_are_listed_late(site: Site) -> None:
+def test_jobs_are_listed_late(site: SimulatorSite) -> None:
     group = site.group()
     ids = site.assign(group)
     assert site.query(group).jobs.row_count == 0 and site.progress(group)["TotalJobs"] == 0
@@ -182,7 +182,7 @@ def test_jobs_are_listed_late(site: Site) -> None:
 
 def test_scaled_time_shows_real_times() -> None:
     with running_in_thread(SimulatorOptions(time_scale=36_000, concurrency=50)) as simulators:
-        site = Site(simulators)
+        site = SimulatorSite(simulators)
         group = site.group()
         site.assign(group)
         deadline = time.monotonic() + 10
@@ -195,7 +195,7 @@ def test_scaled_time_shows_real_times() -> None:
 # Recordings
 
 
-def test_a_recording_is_audio_until_its_url_expires(site: Site) -> None:
+def test_a_recording_is_audio_until_its_url_expires(site: SimulatorSite) -> None:
     group = site.group()
     site.assign(group)
     task = next(job["task_id"] for job in site.truth(group) if job["status"] == "Succeeded")
@@ -212,7 +212,7 @@ def test_a_recording_is_audio_until_its_url_expires(site: Site) -> None:
     assert http.get(site.recording(task).download_params.signature_url).content == answer.content
 
 
-def test_downloads_of_recordings_fail_on_request(site: Site) -> None:
+def test_downloads_of_recordings_fail_on_request(site: SimulatorSite) -> None:
     group = site.group()
     site.assign(group)
     task = next(job["task_id"] for job in site.truth(group) if job["status"] == "Succeeded")
@@ -234,7 +234,7 @@ def test_downloads_of_recordings_fail_on_request(site: Site) -> None:
 # Groups that others made, the truth, the statistics
 
 
-def test_groups_of_others_are_preloaded(site: Site) -> None:
+def test_groups_of_others_are_preloaded(site: SimulatorSite) -> None:
     contacts = [
         {"phone": "13900000001", "reference": "task_5_lead_1"},
         {"phone": "13900000002", "course": "angry", "outcome": "Succeeded"},
@@ -259,7 +259,7 @@ def test_groups_of_others_are_preloaded(site: Site) -> None:
     assert refused(lambda: site.query(made["id"])).code == "NotExist.JobGroup"
 
 
-def test_whoever_is_dialled_twice_is_counted(site: Site) -> None:
+def test_whoever_is_dialled_twice_is_counted(site: SimulatorSite) -> None:
     group = site.group()
     site.assign(group, 10)
     assert site.control("stats")["dialled_twice"] == []
@@ -275,7 +275,7 @@ def test_whoever_is_dialled_twice_is_counted(site: Site) -> None:
     assert site.control("stats")["platform_calls"] == 0
 
 
-def test_text_that_utf8_cannot_hold_passes_through_as_json_escapes(site: Site) -> None:
+def test_text_that_utf8_cannot_hold_passes_through_as_json_escapes(site: SimulatorSite) -> None:
     turns = [{"speaker": "Contact", "text": "\ud800\x00<b>'; DROP"}]
     contacts = [{"phone": "13900000001", "name": "\udfff", "reference": "\x00", "outcome": "Succeeded", "turns": turns}]
     body = json.dumps({"name": "odd", "contacts": contacts})
@@ -296,7 +296,7 @@ def test_other_transcripts_come_from_a_file(tmp_path: Path) -> None:
     assert world.truth(group)[0]["transcript"] == turns and world.truth(group)[0]["course"] == "77"
 
 
-def test_control_refuses_what_it_cannot_use(site: Site) -> None:
+def test_control_refuses_what_it_cannot_use(site: SimulatorSite) -> None:
     for path, body in (
         ("faults", [{"target": "*", "kind": "nonsense"}]),
         ("faults", [{"target": "model", "kind": "stale"}]),

@@ -69,6 +69,8 @@ def _zone(value: str) -> str:
 def _base_url(value: str) -> str:
     if value and urlsplit(value).scheme not in ("http", "https"):
         raise ValueError("must begin with http:// or https://")
+    if value and not urlsplit(value).hostname:
+        raise ValueError("must name a host, as https://example.com does")
     return value
 
 

@@ -219,6 +219,22 @@ async def test_an_interest_that_was_said_before_the_first_follow_up_is_kept(site
     assert set(kept) == {2}
 
 
+async def test_a_follow_up_that_a_person_moved_to_another_lead_is_kept_unless_told(sites: Sites) -> None:
+    site, task_id, rows = await judged_task(sites)
+    site.sql("UPDATE dcc_leads_follow SET leads_id = leads_id + 500 WHERE id = %s", rows[0]["leads_follow_id"])
+    site.sql(
+        "UPDATE dcc_leads_follow SET leads_id = leads_id + 500, leads_remark = '客户已到店' WHERE id = %s",
+        rows[1]["leads_follow_id"],
+    )
+    before = site.follow_ups()
+    done = await judge(site, task_id, "request-1")
+    assert (done.written, done.kept_edits) == (len(rows) - 2, 2)
+    for row in rows[:2]:
+        assert follow_up(site, row) == before[row["leads_follow_id"]]
+    assert (await judge(site, task_id, "request-2", override=True)).written == len(rows)
+    assert follow_up(site, rows[1])["leads_remark"] != "客户已到店" and len(site.follow_ups()) == len(rows)
+
+
 async def fresh_interests(site: Site) -> list[int]:
     """What the model says of MANY, seen on another task of the same calls."""
     other = task_of(site, MANY)

@@ -69,7 +69,7 @@ class Present:
         call_job_id: of the row's call.
         follow_id: 0 if the row never had a follow-up.
         linked: whether the row points to it; a lost link is in our ledger still.
-        change: what a person did since we wrote it: ``edited`` (remark, next time or interest, or moved to another lead),
+        change: what a person did since we wrote it: ``edited`` (remark, next time, interest, or its lead),
             ``deleted``, or ``""``.
     """
 
@@ -121,7 +121,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
     for row in rows:
         id_, interest = int(row[0]), None if row[2] in (None, "") else int(row[2])
         follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
-        owner, remark, next_time = follow_up or ("", "", None)
+        _, remark, next_time = follow_up or ("", "", None)
         known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None
         found[id_] = Present(
             list_id=id_,

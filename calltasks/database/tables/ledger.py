@@ -2,8 +2,8 @@
 
 Ids of rows come again where a CRM is restored or emptied beside our tables. So an entry carries the call's job id and
 counts only for a row that has it: the platform gives no id twice, and nobody edits it. Once the row has lost its link,
-it counts no longer where its follow-up is now another lead's, or another row's. A row whose lead was merged into another
-one keeps its entry.
+it counts no longer where its follow-up is now another lead's, or another row's. A row whose lead was merged into
+another one keeps its entry.
 """
 
 from __future__ import annotations

@@ -66,6 +66,22 @@ async def test_a_row_that_the_crm_refuses_stands_alone_and_is_taken_up_without_a
     assert all(linked(site, task_id)) and asked(site) == questions
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("ALTER TABLE dcc_leads_follow ADD UNIQUE (leads_id)", "1062"),
+        ("ALTER TABLE leads_task_list ADD CHECK (leads_id <> 2 OR is_interested IS NULL)", ""),
+    ],
+    ids=["unique", "check"],
+)
+async def test_a_rule_of_the_crm_that_one_row_breaks_stops_no_other(sites: Sites, change: str, code: str) -> None:
+    site, task_id = await fresh(sites, change)
+    site.insert("dcc_leads_follow", [{"leads_id": 2, "leads_remark": "别人的", "follow_time": "2020-01-01"}])
+    done = await judge(site, task_id)
+    assert (done.written, done.set_aside) == (len(MANY) - 1, 1) and code in done.error
+    assert [one["leads_remark"] for one in site.follow_ups().values() if one["leads_id"] == 2] == ["别人的"]
+
+
 async def test_a_crm_that_refuses_every_row_alike_is_asked_once_and_written_from_the_ledger(sites: Sites) -> None:
     site, task_id = await fresh(sites, "ALTER TABLE dcc_leads_follow CHANGE new_follow_time other DATETIME NULL")
     for _ in range(3):

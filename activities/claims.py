@@ -240,14 +240,18 @@ def _next(cursor: Cursor, task_id: int, group_id: str, started: int, holding: Ho
     result.more = len(found) == limit
     result.unread = result.more and any(row_id > found[-1].id for row_id in holding.rows)
     rows = _with_number(cursor, task_id, found, result)
+    if result.more and not rows:
+        # Where the database refuses to leave them out, they would be found again for ever.
+        for id_ in table.insert(cursor, task_id, group_id, [Span(first=found[0], last_id=found[-1].id)]):
+            table.close(cursor, id_)
     _write_down(cursor, task_id, group_id, _parts(rows, holding, CONTACTS_A_CALL), holding, result, tries=0)
 
 
 def _with_number(cursor: Cursor, task_id: int, rows: Sequence[Undialled], result: Claimed) -> list[Undialled]:
     """The rows that have a phone number; the others are left out (rule 11.1)."""
     without = [(row.id, row.leads_id) for row in rows if not row.number]
-    suppressions.suppress(cursor, task_id, without, suppressions.NO_NUMBER)
-    result.suppressed += len(without)
+    refused = suppressions.suppress(cursor, task_id, without, suppressions.NO_NUMBER)
+    result.suppressed += len(without) - len(refused)
     return [row for row in rows if row.number]
 
 

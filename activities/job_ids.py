@@ -130,7 +130,9 @@ class JobIds:
                 matched += await self._match_by_other_contacts(session, settlement, reading, left_over)
             telemetry.metrics.wrote("job_ids", "matched", len(matched))
             if settlement.may_fail and reading.complete:
-                failed = await self._database.run(table.fail_unmatched, task_id)
+                failed, refused = await self._database.run(table.fail_unmatched, task_id)
+                if refused:
+                    reading.error = f"the database refuses to set {refused} rows without a job to Failed"
                 telemetry.metrics.wrote("job_ids", "failed", failed)
                 activity.logger.info("task %d: %d rows have no job and failed", task_id, failed)
         return _result(reading, matched, session)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import pymysql
 from pymysql.cursors import Cursor
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
@@ -16,13 +17,14 @@ from temporalio.exceptions import ApplicationError
 
 from activities.liveness import heartbeating
 from activities.steps import STEPS
-from calltasks.database.connection import Database
+from calltasks.database.connection import Database, translate
 from calltasks.database.tables import dispatches, needs, suppressions, task_options
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.needs import Standing, Work
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import TaskRow
+from calltasks.errors import PermanentError
 from calltasks.names import START_CALL
 from calltasks.rules.reanalysis import Reanalysis
 from calltasks.rules.row_ranges import pack
@@ -94,6 +96,7 @@ class Review:
         suppressed: rows that are left out, by reason.
         next_due: seconds until a row that was set aside is due; None if none is.
         work: by step.
+        error: why the database does not let ``task_type`` move on; ``""``: it does.
     """
 
     task_type: int
@@ -102,6 +105,7 @@ class Review:
     next_due: float | None
     suppressed: dict[str, int] = field(default_factory=dict)
     work: dict[str, list[Work]] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def idle(self) -> bool:
@@ -118,6 +122,10 @@ class Selection:
     after: int
     limit: int
     size: int
+
+
+TASK_TYPE_AGAIN = 30.0
+"""Seconds until a ``task_type`` that the database refused is tried again."""
 
 
 class Tasks:
@@ -262,8 +270,15 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     groups = table.standing(cursor, request.task_id)
     rows = needs.standing(groups, in_group=bool(row.job_group_id))
     task_type = rows.reached(row.task_type)
-    for higher in range(row.task_type, task_type):
-        table.raise_type(cursor, row.task_id, higher + 1)
+    error = ""
+    try:
+        for higher in range(row.task_type, task_type):
+            table.raise_type(cursor, row.task_id, higher + 1)
+    except pymysql.MySQLError as reason:
+        failure = translate(reason, "task_type")
+        if not isinstance(failure, PermanentError):
+            raise
+        error = str(failure)
     called = [group for group in groups if group.called]
     # A worker of another version may know other steps than the one that runs the workflow.
     asked = [step for step in steps if step.name in request.rows]
@@ -276,7 +291,12 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
         task_type=task_type,
         rows=rows,
         counts=counts,
-        next_due=None if next_due is None else max(0.0, (next_due - now).total_seconds()),
+        next_due=_seconds(next_due, now, TASK_TYPE_AGAIN if error else None),
         suppressed=suppressions.count(cursor, request.task_id),
         work=work,
+        error=error,
     )
+
+
+def _seconds(due: datetime | None, now: datetime, otherwise: float | None) -> float | None:
+    return otherwise if due is None else max(0.0, (due - now).total_seconds())

@@ -66,6 +66,22 @@ async def test_a_row_that_the_crm_refuses_stands_alone_and_is_taken_up_without_a
     assert all(linked(site, task_id)) and asked(site) == questions
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("ALTER TABLE dcc_leads_follow ADD UNIQUE (leads_id)", "1062"),
+        ("ALTER TABLE leads_task_list ADD CHECK (leads_id <> 2 OR is_interested IS NULL)", ""),
+    ],
+    ids=["unique", "check"],
+)
+async def test_a_rule_of_the_crm_that_one_row_breaks_stops_no_other(sites: Sites, change: str, code: str) -> None:
+    site, task_id = await fresh(sites, change)
+    site.insert("dcc_leads_follow", [{"leads_id": 2, "leads_remark": "别人的", "follow_time": "2020-01-01"}])
+    done = await judge(site, task_id)
+    assert (done.written, done.set_aside) == (len(MANY) - 1, 1) and code in done.error
+    assert [one["leads_remark"] for one in site.follow_ups().values() if one["leads_id"] == 2] == ["别人的"]
+
+
 async def test_a_crm_that_refuses_every_row_alike_is_asked_once_and_written_from_the_ledger(sites: Sites) -> None:
     site, task_id = await fresh(sites, "ALTER TABLE dcc_leads_follow CHANGE new_follow_time other DATETIME NULL")
     for _ in range(3):
@@ -217,6 +233,22 @@ async def test_an_interest_that_was_said_before_the_first_follow_up_is_kept(site
     assert done.kept_edits == len([one for one in judged if one != 2]) > 0
     kept = [row["is_interested"] for row, one in zip(site.rows(task_id), judged, strict=True) if one != 2]
     assert set(kept) == {2}
+
+
+async def test_a_follow_up_that_a_person_moved_to_another_lead_is_kept_unless_told(sites: Sites) -> None:
+    site, task_id, rows = await judged_task(sites)
+    site.sql("UPDATE dcc_leads_follow SET leads_id = leads_id + 500 WHERE id = %s", rows[0]["leads_follow_id"])
+    site.sql(
+        "UPDATE dcc_leads_follow SET leads_id = leads_id + 500, leads_remark = '客户已到店' WHERE id = %s",
+        rows[1]["leads_follow_id"],
+    )
+    before = site.follow_ups()
+    done = await judge(site, task_id, "request-1")
+    assert (done.written, done.kept_edits) == (len(rows) - 2, 2)
+    for row in rows[:2]:
+        assert follow_up(site, row) == before[row["leads_follow_id"]]
+    assert (await judge(site, task_id, "request-2", override=True)).written == len(rows)
+    assert follow_up(site, rows[1])["leads_remark"] != "客户已到店" and len(site.follow_ups()) == len(rows)
 
 
 async def fresh_interests(site: Site) -> list[int]:

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from activities import tasks
+from calltasks.call_tasks import CallTasks
+from calltasks.database.tables import jobs
 from calltasks.database.tables.ledger import digest
 from calltasks.database.tables.needs import final_status, is_final, is_status
 from calltasks.names import FINAL, workflow_id
@@ -352,3 +355,67 @@ async def test_zero_dates_are_none(sites: Sites) -> None:
     async with site.working():
         result = await site.run(task_id)
     assert (result["outcome"], result["analysed"]) == ("complete", 10)
+
+
+async def test_a_status_that_the_database_does_not_take_stops_no_dispatch_and_no_run(sites: Sites) -> None:
+    """Of two rows without a number one is refused: it is nobody's call, and taken up when the database takes it."""
+    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
+    site.add_leads(20)
+    site.sql("UPDATE dcc_leads SET leads_user_phone = '' WHERE leads_id IN (7, 8)")
+    task_id = await site.create_task()
+    site.sql(
+        "CREATE TRIGGER picky BEFORE UPDATE ON leads_task_list FOR EACH ROW BEGIN"
+        " IF NEW.leads_id = 7 AND NEW.call_status <> '' THEN SIGNAL SQLSTATE '45000'; END IF; END"
+    )
+    async with site.working():
+        async with site.calls() as calls:
+            assert await calls.start_call(task_id, QUICK)
+        await site.until(task_id, follow_ups=18, suppressed=1)
+        statuses = {row["leads_id"]: row["call_status"] for row in site.rows(task_id)}
+        assert (statuses[7], statuses[8]) == (None, "Cancelled")
+
+        async def told() -> bool:
+            return "refuses to set 1 rows" in (await site.progress(task_id))["last_error"]
+
+        await eventually(told)
+        site.sql("DROP TRIGGER picky")
+        result = await site.result(task_id)
+    assert (result["outcome"], result["follow_ups"], result["unmatched"]) == ("complete", 18, 2)
+
+
+async def test_rows_without_a_job_fail_beside_one_that_the_database_keeps(sites: Sites) -> None:
+    site = await sites()
+    site.add_leads(6)
+    task_id = await site.create_task()
+    site.sql(
+        "CREATE TRIGGER picky BEFORE UPDATE ON leads_task_list FOR EACH ROW BEGIN"
+        " IF NEW.leads_id = 3 THEN SIGNAL SQLSTATE '45000'; END IF; END"
+    )
+    async with CallTasks.connect(temporal=False) as calls:
+        assert await calls.database.run(jobs.fail_unmatched, task_id) == (5, 1)
+        assert await calls.database.run(jobs.fail_unmatched, task_id) == (0, 1)
+    assert [row["call_status"] for row in site.rows(task_id)] == ["Failed"] * 2 + [None] + ["Failed"] * 3
+
+
+async def test_a_task_type_that_the_database_does_not_take_is_told_and_tried_again(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "TASK_TYPE_AGAIN", 1.0)
+    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
+    site.add_leads(5)
+    task_id = await site.create_task()
+    site.sql(
+        "CREATE TRIGGER picky BEFORE UPDATE ON call_tasks FOR EACH ROW BEGIN"
+        " IF NEW.task_type = 4 THEN SIGNAL SQLSTATE '45000'; END IF; END"
+    )
+    async with site.working():
+        async with site.calls() as calls:
+            assert await calls.start_call(task_id, QUICK)
+
+        async def told() -> bool:
+            return "1644" in (await site.progress(task_id))["last_error"]
+
+        await eventually(told)
+        site.sql("DROP TRIGGER picky")
+        result = await site.result(task_id)
+    assert (result["outcome"], result["task_type"], result["last_error"]) == ("complete", 4, "")

@@ -59,8 +59,11 @@ async def write_each(write: Callable[[Sequence[T]], Awaitable[object]], items: S
     return refused
 
 
-def write_each_here(cursor: Cursor, write: Callable[[Sequence[T]], object], items: Sequence[T]) -> list[Refused[T]]:
-    """As :func:`write_each`, in the thread of a cursor on which ``write`` makes transactions of its own."""
+def write_each_here(
+    cursor: Cursor, write: Callable[[Sequence[T]], object], items: Sequence[T], *, undo: str = "ROLLBACK"
+) -> list[Refused[T]]:
+    """As :func:`write_each`, in the thread of a cursor on which ``write`` makes transactions of its own; or, with no
+    ``undo``, is one statement."""
     refused: list[Refused[T]] = []
     portions = [items] if items else []
     while portions:
@@ -71,7 +74,8 @@ def write_each_here(cursor: Cursor, write: Callable[[Sequence[T]], object], item
             error = translate(reason, "write_each_here")
             if not isinstance(error, PermanentError):
                 raise
-            cursor.execute("ROLLBACK")
+            if undo:
+                cursor.execute(undo)
             _halve(portion, error, portions, refused)
     return refused
 

@@ -69,7 +69,8 @@ class Present:
         call_job_id: of the row's call.
         follow_id: 0 if the row never had a follow-up.
         linked: whether the row points to it; a lost link is in our ledger still.
-        change: what a person did since we wrote it: ``edited`` (remark, next time or interest), ``deleted``, or ``""``.
+        change: what a person did since we wrote it: ``edited`` (remark, next time, interest, or its lead),
+            ``deleted``, or ``""``.
     """
 
     list_id: int
@@ -120,7 +121,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
     for row in rows:
         id_, interest = int(row[0]), None if row[2] in (None, "") else int(row[2])
         follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
-        remark, next_time = follow_up or ("", None)
+        _, remark, next_time = follow_up or ("", "", None)
         known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None
         found[id_] = Present(
             list_id=id_,
@@ -131,7 +132,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
             linked=bool(row[3]),
             leads_remark=remark,
             next_follow_time=next_time,
-            change=_change(follow_up, interest, known) if follow_ids[id_] else "",
+            change=_change(follow_up, str(row[1]), interest, known) if follow_ids[id_] else "",
         )
     return found
 
@@ -143,24 +144,25 @@ def _follow_id(row: tuple[Any, ...], ledger: dict[int, Entry]) -> int:
     return entry.follow_id if entry else 0
 
 
-def _follow_ups(cursor: Cursor, ids: Sequence[int], update: str) -> dict[int, tuple[str, Any]]:
+def _follow_ups(cursor: Cursor, ids: Sequence[int], update: str) -> dict[int, tuple[str, str, Any]]:
     if not ids:
         return {}
     cursor.execute(
-        "SELECT id, leads_remark, next_follow_time FROM dcc_leads_follow"
+        "SELECT id, leads_id, leads_remark, next_follow_time FROM dcc_leads_follow"
         f" WHERE id IN ({marks(len(ids))}) ORDER BY id{update}",
         ids,
     )
-    return {int(row[0]): (str(row[1] or ""), row[2]) for row in cursor.fetchall()}
+    return {int(row[0]): (str(row[1]), str(row[2] or ""), row[3]) for row in cursor.fetchall()}
 
 
-def _change(there: tuple[str, Any] | None, interest: int | None, written: Entry | None) -> str:
+def _change(there: tuple[str, str, Any] | None, lead: str, interest: int | None, written: Entry | None) -> str:
     if there is None:
         return "deleted"
     if written is None:
         return ""
     # An interest that is gone is a lost one, not a person's word.
-    same = interest in (None, written.is_interested) and digest(*there) == written.stored
+    owner, *said = there
+    same = owner == lead and interest in (None, written.is_interested) and digest(*said) == written.stored
     return "" if same else "edited"
 
 

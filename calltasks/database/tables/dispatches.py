@@ -12,9 +12,10 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
+from calltasks.database.connection import bulks, flat, look_up, marks
 from calltasks.database.tables import tasks
-from calltasks.database.tables.needs import CALL_TIMES, CALLED, is_final
+from calltasks.database.tables.needs import CALLED, is_final
+from calltasks.database.tables.rows import give_status
 from calltasks.errors import CallTasksError
 from calltasks.names import CANCELLED, FAILED, workflow_id
 from calltasks.rules.phones import dialled
@@ -390,9 +391,4 @@ def without_repeated(cursor: Cursor, task_id: int, rows: Sequence[Undialled]) ->
 
 def fail(cursor: Cursor, ids: Sequence[int]) -> None:
     """Rows that the platform does not take: ``Failed``, like those for which it lists no job (rule 3.7)."""
-    for part in bulks([(row_id,) for row_id in ids]):
-        cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = '{FAILED}', {unchanged(CALL_TIMES, 'l')}"
-            f" WHERE l.id IN ({marks(len(part))}) AND NOT ({CALLED}) AND NOT {is_final()}",
-            flat(part),
-        )
+    give_status(cursor, ids, FAILED, f"NOT ({CALLED}) AND NOT {is_final()}")

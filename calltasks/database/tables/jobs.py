@@ -10,7 +10,8 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.refusals import write_each_here
 from calltasks.database.tables import retries as retry_table
-from calltasks.database.tables.needs import CALL_TIMES, MATCHABLE_SQL, is_final, is_status
+from calltasks.database.tables.needs import CALL_TIMES, CALLED, MATCHABLE_SQL, is_final, is_status
+from calltasks.database.tables.rows import give_status
 from calltasks.names import FAILED
 
 PORTION_ROWS = 10_000
@@ -186,10 +187,13 @@ def any_to_fail(cursor: Cursor, task_id: int) -> bool:
     return cursor.fetchone() is not None
 
 
-def fail_unmatched(cursor: Cursor, task_id: int) -> int:
-    """Rows that could have had a job and got none have failed (rule 3.7). Returns how many."""
-    cursor.execute(
-        f"UPDATE leads_task_list l SET l.call_status = '{FAILED}', {unchanged(CALL_TIMES, 'l')} WHERE {_TO_FAIL}",
-        (task_id,),
-    )
-    return int(cursor.rowcount)
+def fail_unmatched(cursor: Cursor, task_id: int) -> tuple[int, int]:
+    """Rows that could have had a job and got none have failed (rule 3.7).
+
+    Returns:
+        How many did, and how many the database refuses to call so.
+    """
+    cursor.execute(f"SELECT l.id FROM leads_task_list l WHERE {_TO_FAIL}", (task_id,))
+    ids = [int(row[0]) for row in cursor.fetchall()]
+    refused = give_status(cursor, ids, FAILED, f"NOT ({CALLED}) AND NOT {is_final()}")
+    return len(ids) - len(refused), len(refused)

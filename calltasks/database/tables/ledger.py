@@ -1,8 +1,9 @@
 """``call_follow_ups``: which follow-up a call was given, and what the CRM held after we wrote it (rules 6, 7).
 
 Ids of rows come again where a CRM is restored or emptied beside our tables. So an entry carries the call's job id and
-counts only for a row that has it: the platform gives no id twice, and nobody edits it. It counts no longer where its
-follow-up is now another lead's, or another row's. A row whose lead was merged into another one keeps its entry.
+counts only for a row that has it: the platform gives no id twice, and nobody edits it. Once the row has lost its link,
+it counts no longer where its follow-up is now another lead's, or another row's. A row whose lead was merged into
+another one keeps its entry.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ def digest(remark: Any, next_time: Any) -> str:
 def entries(cursor: Cursor, ids: Sequence[int]) -> dict[int, Entry]:
     """The entries that count, by row."""
     cursor.execute(
-        "SELECT k.list_id, k.follow_id, k.is_interested, k.outcome, k.stored_hash, l.leads_id, f.leads_id"
+        "SELECT k.list_id, k.follow_id, k.is_interested, k.outcome, k.stored_hash, l.leads_id, f.leads_id,"
+        " CAST(l.leads_follow_id AS CHAR) = CAST(k.follow_id AS CHAR)"
         f" FROM call_follow_ups k JOIN leads_task_list l ON l.id = k.list_id AND {SAME_CALL.format('k')}"
         f" LEFT JOIN dcc_leads_follow f ON f.id = k.follow_id WHERE k.list_id IN ({marks(len(ids))})",
         ids,
     )
-    known = [row for row in cursor.fetchall() if row[6] is None or str(row[6]) == str(row[5])]
+    known = [row for row in cursor.fetchall() if row[7] or row[6] is None or str(row[6]) == str(row[5])]
     if not known:
         return {}
     # As text: an index serves, whether the column holds numbers or texts.

@@ -10,6 +10,7 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, derived, flat, marks, unchanged
+from calltasks.database.refusals import write_each_here
 from calltasks.database.tables import needs
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables.needs import (
@@ -35,6 +36,25 @@ def ids_in(ranges: Ranges) -> tuple[str, list[int]]:
     if singles:
         parts.append(f"l.id IN ({marks(len(singles))})")
     return "(" + (" OR ".join(parts) or "FALSE") + ")", [*flat(spans), *singles]
+
+
+def give_status(cursor: Cursor, ids: Iterable[int], status: str, condition: str) -> set[int]:
+    """Give rows a status without a call, where ``condition`` (on ``l``) holds; inside a transaction or outside.
+
+    Returns:
+        Rows that the database refuses: they stay as they are, and stop no other.
+    """
+
+    def write(part: Sequence[Sequence[int]]) -> None:
+        cursor.execute(
+            f"UPDATE leads_task_list l SET l.call_status = '{status}', {unchanged(CALL_TIMES, 'l')}"
+            f" WHERE l.id IN ({marks(len(part))}) AND {condition}",
+            flat(part),
+        )
+
+    # One statement: what of it was done is undone with it, and the transaction goes on.
+    parts = bulks([(id_,) for id_ in ids])
+    return {one.item[0] for part in parts for one in write_each_here(cursor, write, part, undo="")}
 
 
 ON_REQUEST = 100 * 365 * 86_400.0

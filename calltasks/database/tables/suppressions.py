@@ -6,23 +6,24 @@ from collections.abc import Sequence
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, marks, unchanged
-from calltasks.database.tables.needs import CALL_TIMES
+from calltasks.database.connection import bulks, flat
+from calltasks.database.tables.needs import CALLED
+from calltasks.database.tables.rows import give_status
 from calltasks.names import CANCELLED
 
 NO_NUMBER = "no_number"
 """What the row has for a phone number is none."""
 
 
-def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reason: str) -> None:
-    """Leave rows (id and lead) out: ``Cancelled``, with the reason; inside the transaction that would claim them."""
-    for part in bulks([(row_id, task_id, leads_id[:191], reason) for row_id, leads_id in rows]):
-        ids = [row[0] for row in part]
-        cursor.execute(
-            f"UPDATE leads_task_list t SET t.call_status = '{CANCELLED}', {unchanged(CALL_TIMES)}"
-            f" WHERE t.id IN ({marks(len(ids))}) AND COALESCE(t.call_job_id, '') = ''",
-            ids,
-        )
+def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reason: str) -> set[int]:
+    """Leave rows (id and lead) out: ``Cancelled``, with the reason; inside the transaction that would claim them.
+
+    Returns:
+        Rows that the database refuses to call so.
+    """
+    refused = give_status(cursor, [id_ for id_, _ in rows], CANCELLED, f"NOT ({CALLED})")
+    out = [(row_id, task_id, leads_id[:191], reason) for row_id, leads_id in rows if row_id not in refused]
+    for part in bulks(out):
         # The row of an earlier task may have had the same id.
         cursor.execute(
             "INSERT INTO call_suppressions (list_id, task_id, leads_id, reason, created_at) VALUES "
@@ -31,6 +32,7 @@ def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reas
             " reason = VALUES(reason), created_at = VALUES(created_at)",
             flat(part),
         )
+    return refused
 
 
 def count(cursor: Cursor, task_id: int) -> dict[str, int]:

@@ -14,7 +14,6 @@ from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
 from calltasks.database.crm import NUMBERS
 from calltasks.database.tables.ledger import OF_TASK
 from calltasks.database.tables.needs import (
-    CALL_TIMES,
     CALLED,
     HAS_RECORDING_ID,
     MATCHABLE_SQL,
@@ -25,6 +24,7 @@ from calltasks.database.tables.needs import (
     folded_sql,
     is_final,
 )
+from calltasks.database.tables.rows import give_status
 from calltasks.errors import NoLeadIdError, SchemaError, UnknownLeadsError
 from calltasks.names import CANCELLED
 
@@ -232,14 +232,15 @@ def cancel_unsent(cursor: Cursor, task_id: int, after: int, unsent: Sequence[tup
         after: the last row that was part of a batch.
         unsent: first and last rows of batches whose request did not leave.
     """
+    waiting = f"NOT ({CALLED}) AND NOT {is_final()}"
     for first, last in (*unsent, (after + 1, None)):
         cursor.execute(
-            f"UPDATE leads_task_list l SET l.call_status = '{CANCELLED}', {unchanged(CALL_TIMES, 'l')}"
-            " WHERE l.task_id = %s AND l.id >= %s"
+            "SELECT l.id FROM leads_task_list l WHERE l.task_id = %s AND l.id >= %s"
             + ("" if last is None else " AND l.id <= %s")
-            + f" AND NOT ({CALLED}) AND NOT {is_final()}",
+            + f" AND {waiting}",
             (task_id, first) if last is None else (task_id, first, last),
         )
+        give_status(cursor, [int(row[0]) for row in cursor.fetchall()], CANCELLED, waiting)
 
 
 _OLDEST_UNFINISHED = (

@@ -82,6 +82,9 @@ REFUSED = {
     LIST + "MODIFY recording_url VARCHAR(20)": (
         "leads_task_list.recording_url is VARCHAR(20), too short for what is written; it must hold 64 characters"
     ),
+    LIST + "MODIFY leads_follow_id VARCHAR(4)": (
+        "leads_task_list.leads_follow_id is VARCHAR(4), too short for what is written; it must hold 10 characters"
+    ),
     LIST + "MODIFY updated_time DATE": "leads_task_list.updated_time is DATE; it must be DATETIME or TIMESTAMP",
     LIST + "MODIFY call_time VARCHAR(20)": "leads_task_list.call_time is VARCHAR(20); it must be DATETIME or TIMESTAMP",
     FOLLOW + "MODIFY next_follow_time DATETIME NOT NULL": (
@@ -265,7 +268,7 @@ FITTING = {
     "utf16": ["ALTER TABLE {} CONVERT TO CHARACTER SET utf16"],
     "ucs2": ["ALTER TABLE {} CONVERT TO CHARACTER SET ucs2"],
     "before triggers": [
-        "CREATE TRIGGER trimmed BEFORE UPDATE ON leads_task_list FOR EACH ROW SET NEW.leads_name = TRIM(NEW.leads_name)",
+        "CREATE TRIGGER tr BEFORE UPDATE ON leads_task_list FOR EACH ROW SET NEW.leads_name = TRIM(NEW.leads_name)",
         "CREATE TRIGGER said BEFORE INSERT ON dcc_leads_follow FOR EACH ROW SET NEW.leads_id = NEW.leads_id",
     ],
     "Chinese ids in gbk": [

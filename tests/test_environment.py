@@ -16,6 +16,7 @@ from calltasks.errors import PassingError, SettingsError
 from calltasks.limiter import RateLimiter
 from calltasks.platform.outbound_bot import OutboundBot
 from calltasks.proxies import proxy_for
+from calltasks.recordings.downloads import Downloads
 from calltasks.settings import PlatformSettings, load
 from devstack.processes import free_port
 from devstack.temporal import EmbeddedTemporal
@@ -188,3 +189,56 @@ def test_another_address_s_proxy_is_no_matter_of_ours(monkeypatch: pytest.Monkey
     monkeypatch.setenv("NO_PROXY", "*")
     assert proxy_for("http://platform.example/") is None
     assert os.environ["ALL_PROXY"]
+
+
+@pytest.mark.parametrize(
+    "direct",
+    [
+        *(" * ", "other.example, *", "*.example", "[2001:db8::1]", "2001:db8::1", "2001:db8::/32", "192.0.2.1:8080"),
+        *("[2001:db8::1]:8080", "192.0.2.0/24", "a.example 192.0.2.1", "PLATFORM.Example.", ".example"),
+        "platform.example:8080",
+    ],
+)
+def test_no_proxy_is_read_as_people_write_it(monkeypatch: pytest.MonkeyPatch, direct: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    addresses = ["http://platform.example:8080/", "http://192.0.2.1:8080/", "http://[2001:db8::1]:8080/"]
+    monkeypatch.setenv("NO_PROXY", direct)
+    assert None in [proxy_for(url) for url in addresses]
+    monkeypatch.setenv("NO_PROXY", "platform.example:80,ample,192.0.2.1:1,192.0.3.0/24,/8,[::1],[,:,192.0.2.0/99,*x")
+    assert [proxy_for(url) for url in addresses] == ["http://proxy.example:3128"] * 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["http://p x:1", "http://p\x01:1", f"http://{'a' * 300}:1", "http://a..b:1", "http://u:p#s@p:1", "http://:1"],
+)
+def test_what_is_no_proxy_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", wrong)
+    with pytest.raises(SettingsError, match="HTTP_PROXY"):
+        proxy_for("http://platform.example/")
+
+
+def test_blanks_around_a_proxy_are_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", " http://proxy.example:3128\n")
+    assert proxy_for("http://platform.example/") == "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+async def test_recordings_are_fetched_through_the_same_proxy(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulators, name: str
+) -> None:
+    async def write(_piece: bytes) -> None: ...
+
+    monkeypatch.setenv(name, f"127.0.0.1:{free_port()}")
+    downloads = Downloads()
+    try:
+        for direct, expected in (("", "ClientProxyConnectionError"), ("127.0.0.0/8", "Http404")):
+            monkeypatch.setenv("NO_PROXY", direct)
+            with pytest.raises(PassingError, match=expected):
+                await downloads.stream(f"{simulator.url}/no-such-recording", write)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv(name, "socks5://127.0.0.1:1")
+        with pytest.raises(PassingError, match="WrongProxy"):
+            await downloads.stream(f"{simulator.url}/no-such-recording", write)
+    finally:
+        await downloads.close()

@@ -79,7 +79,7 @@ NEEDS: dict[str, dict[str, Need]] = {
         "call_task_id": Need(kinds=WORDS, least=36, worker=True),
         "calling_number": Need(kinds=WORDS, least=11, worker=True),
         "recording_url": Need(kinds=WORDS, least=64, worker=True),
-        "leads_follow_id": Need(kinds=NAMES, worker=True),
+        "leads_follow_id": Need(kinds=NAMES, least=10, worker=True),
         "is_interested": Need(kinds=FLAGS, labels=("0", "1", "2"), worker=True),
         "updated_time": _TIME,
     },

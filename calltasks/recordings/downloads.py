@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 from yarl import URL
 
-from calltasks.errors import PassingError
+from calltasks.errors import PassingError, SettingsError
+from calltasks.proxies import proxy_for
 
 DOWNLOADS = 16
 """Recordings that one process fetches at once."""
@@ -45,7 +46,9 @@ class Downloads:
         """
         size, held = 0, bytearray()
         try:
-            async with self._session().get(_http_url(signed), max_redirects=REDIRECTS) as answer:
+            url = _http_url(signed)
+            # A redirect is followed through the same proxy, or directly too.
+            async with self._session().get(url, max_redirects=REDIRECTS, proxy=proxy_for(signed)) as answer:
                 if answer.status == 403:
                     raise ExpiredError
                 if answer.status != 200:
@@ -61,6 +64,8 @@ class Downloads:
                     if len(held) >= CHUNK:
                         await write(bytes(held))
                         held.clear()
+        except SettingsError:
+            raise _failure("WrongProxy") from None
         except aiohttp.ClientPayloadError:
             raise _failure("Truncated") from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -85,7 +90,6 @@ class Downloads:
                 auto_decompress=False,
                 headers={"Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
             )
         return self._http
 

@@ -179,7 +179,8 @@ def known_group(cursor: Cursor, task_id: int, name: str) -> str:
     if row:
         return str(row[0])
     cursor.execute(
-        "SELECT DISTINCT d.job_group_id, CAST(d.first_lead AS BINARY) = CAST(l.leads_id AS BINARY),"
+        "SELECT DISTINCT d.job_group_id,"
+        " CAST(d.first_lead AS BINARY) = CAST(CONVERT(l.leads_id USING utf8mb4) AS BINARY),"
         " d.first_call_time = l.call_time FROM call_dispatches d JOIN leads_task_list l ON l.id = d.first_id"
         " WHERE d.task_id = %s AND l.task_id = %s AND d.last_id > 0 AND d.job_group_id IS NOT NULL",
         (task_id, task_id),
@@ -317,7 +318,7 @@ def replaced(cursor: Cursor, task_id: int, group_id: str) -> bool:
     cursor.execute(
         "SELECT 1 FROM call_dispatches d JOIN leads_task_list l ON l.id = d.first_id"
         " WHERE d.task_id = %s AND l.task_id = %s AND d.job_group_id = %s AND d.first_call_time <> l.call_time"
-        " AND CAST(d.first_lead AS BINARY) <> CAST(l.leads_id AS BINARY) LIMIT 1",
+        " AND CAST(d.first_lead AS BINARY) <> CAST(CONVERT(l.leads_id USING utf8mb4) AS BINARY) LIMIT 1",
         (task_id, task_id, group_id),
     )
     return cursor.fetchone() is not None

@@ -21,11 +21,12 @@ from calltasks.database.connection import flat, marks
 if TYPE_CHECKING:
     from calltasks.database.tables.analyses import FollowUp
 
-SAME_CALL = "CAST({0}.call_job_id AS BINARY) = CAST(l.call_job_id AS BINARY)"
-"""An entry is of the row ``l``. As bytes: the tables may have different collations."""
+SAME_CALL = "CAST({0}.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY)"
+"""An entry is of the row ``l``. As bytes in one character set: the CRM's have any, ours utf8mb4."""
 OF_TASK = (
     "{0}.task_id = %s AND ({0}.job_group_id IS NULL OR CAST({0}.job_group_id AS BINARY) ="
-    " (SELECT CAST(COALESCE(g.job_group_id, '') AS BINARY) FROM call_tasks g WHERE g.id = {0}.task_id))"
+    " (SELECT CAST(CONVERT(COALESCE(g.job_group_id, '') USING utf8mb4) AS BINARY)"
+    " FROM call_tasks g WHERE g.id = {0}.task_id))"
 )
 """An entry is of the task that has this id now, not of one that had it before the CRM was restored or emptied."""
 GROUP = "(SELECT NULLIF(g.job_group_id, '') FROM call_tasks g WHERE g.id = %s)"

@@ -51,7 +51,7 @@ def _is(statuses: tuple[str, ...], column: str) -> str:
     spelled = "".join(f" WHEN '{known}' THEN {known in statuses}" for known in names.FINAL)
     folded = ", ".join(f"'{status.lower()}'" for status in statuses)
     return (
-        f"(CASE COALESCE(CAST({column} AS BINARY), '') WHEN '' THEN FALSE{spelled}"
+        f"(CASE COALESCE(CAST(CONVERT({column} USING utf8mb4) AS BINARY), '') WHEN '' THEN FALSE{spelled}"
         f" ELSE {folded_sql(column)} IN ({folded}) END)"
     )
 

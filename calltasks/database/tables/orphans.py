@@ -64,7 +64,7 @@ def _unlinked(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[str, lis
         " AND f.follow_time = f.frist_follow_time AND f.follow_time = f.new_follow_time"
         " AND NOT EXISTS (SELECT 1 FROM call_dispatches d JOIN call_tasks t ON t.id = d.task_id"
         "  WHERE d.task_id = %s AND (d.job_group_id IS NULL"
-        "  OR CAST(d.job_group_id AS BINARY) = CAST(t.job_group_id AS BINARY)))"
+        "  OR CAST(d.job_group_id AS BINARY) = CAST(CONVERT(t.job_group_id USING utf8mb4) AS BINARY)))"
         " AND NOT EXISTS (SELECT 1 FROM call_follow_ups k WHERE k.follow_id = f.id)",
         (*leads, task_id),
     )

@@ -40,7 +40,8 @@ def count(cursor: Cursor, task_id: int) -> dict[str, int]:
     cursor.execute(
         "SELECT s.reason, COUNT(*) FROM call_suppressions s JOIN leads_task_list l ON l.id = s.list_id"
         " WHERE s.task_id = %s AND l.task_id = %s AND COALESCE(l.call_job_id, '') = ''"
-        f" AND l.call_status = '{CANCELLED}' AND CAST(l.leads_id AS BINARY) = CAST(s.leads_id AS BINARY)"
+        f" AND l.call_status = '{CANCELLED}'"
+        " AND CAST(CONVERT(l.leads_id USING utf8mb4) AS BINARY) = CAST(s.leads_id AS BINARY)"
         " GROUP BY s.reason",
         (task_id, task_id),
     )

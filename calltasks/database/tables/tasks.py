@@ -248,7 +248,7 @@ _OLDEST_UNFINISHED = (
     "SELECT MIN(handed_over), MIN(CASE WHEN handed_over IS NULL THEN call_time END) FROM ("
     " SELECT l.call_time, (SELECT d.attempted_at FROM call_dispatches d JOIN call_tasks g ON g.id = d.task_id"
     "   WHERE d.task_id = l.task_id AND (d.job_group_id IS NULL"
-    "   OR CAST(d.job_group_id AS BINARY) = CAST(g.job_group_id AS BINARY))"
+    "   OR CAST(d.job_group_id AS BINARY) = CAST(CONVERT(g.job_group_id USING utf8mb4) AS BINARY))"
     "   AND d.last_id >= l.id AND d.first_id <= l.id ORDER BY d.last_id LIMIT 1) AS handed_over"
     " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
     f"   AND (NOT {is_final('u')} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"

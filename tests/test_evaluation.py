@@ -144,7 +144,7 @@ class Scripted:
         answer = next(answer for words, answer in self._answers.items() if words in user)
         if isinstance(answer, Exception):
             raise answer
-        return Completion(text=answer, input_tokens=100, output_tokens=10)
+        return Completion(model="qwen-plus", text=answer, input_tokens=100, output_tokens=10)
 
 
 def said(name: str, interest: int, when: str | None) -> Labelled:

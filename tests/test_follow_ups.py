@@ -249,7 +249,12 @@ class OneModel:
         if self._asked >= self._expected:
             self._all.set()
         await self._all.wait()
-        return Completion(text='{"leads_remark": "客户想试驾。", "is_interested": 1}', input_tokens=1, output_tokens=1)
+        return Completion(
+            model="qwen-plus",
+            text='{"leads_remark": "客户想试驾。", "is_interested": 1}',
+            input_tokens=1,
+            output_tokens=1,
+        )
 
 
 async def test_activities_that_judge_the_same_rows_at_once_write_one_follow_up_each(sites: Sites) -> None:

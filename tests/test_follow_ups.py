@@ -238,6 +238,7 @@ class OneModel:
     """Answers when every one of the activities that run at once has asked."""
 
     name = "one"
+    fallback, version, under_way = "", "1", 50
 
     def __init__(self, expected: int) -> None:
         self._asked = 0
@@ -250,7 +251,7 @@ class OneModel:
             self._all.set()
         await self._all.wait()
         return Completion(
-            model="qwen-plus",
+            model=self.name,
             text='{"leads_remark": "客户想试驾。", "is_interested": 1}',
             input_tokens=1,
             output_tokens=1,

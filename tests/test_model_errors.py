@@ -128,7 +128,7 @@ WHOLE = {
 @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in WHOLE.items()])
 async def test_an_answer_is_read_in_every_shape(vendor: Vendor, body: dict[str, Any]) -> None:
     vendor.body = body
-    assert await vendor.ask() == Completion(model="qwen-plus", text="{}", input_tokens=7, output_tokens=9)
+    assert await vendor.ask() == Completion(model=vendor.model.name, text="{}", input_tokens=7, output_tokens=9)
 
 
 OF_NO_USE = {

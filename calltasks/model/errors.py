@@ -62,7 +62,8 @@ _GONE = frozenset(
     | {"invalidparameter", "invalidparametererror", "invalidrequesterror"}
 )
 """Codes, of the kind ``model``, of a model that is not there any more; the wrong parameter was its name then."""
-_FORMAT = re.compile(r"response_format|json_schema", re.IGNORECASE)
+_FORMAT = re.compile(r"(?!.*type 'json_object' is not)(?s:.*)(?:response_format|json_schema)", re.IGNORECASE)
+"""Of the answer; a model without any JSON mode is another matter."""
 _SAMPLING = re.compile(
     r"(?:unknown|unsupported|unrecognized|range of)\W.{0,40}?\b(temperature|max_tokens|seed)\b"
     r"|\b(temperature|max_tokens|seed)\b.{0,40}?(?:not support|unknown|unrecognized|out of range)",
@@ -93,7 +94,7 @@ def refuses_format(error: Exception) -> bool:
     """Whether the model does not know the form in which the answer is wanted."""
     if not isinstance(error, DashScopeError) or error.status_code != 400:
         return False
-    return "invalid" in _plain(str(error.code or "")) and bool(_FORMAT.search(str(error.message or "")))
+    return "invalid" in _plain(str(error.code or "")) and bool(_FORMAT.match(str(error.message or "")))
 
 
 def translate(error: Exception) -> ServiceError:

@@ -37,9 +37,6 @@ from calltasks.token_ceiling import TokenCeiling
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
 
-AT_ONCE = 50
-"""Model calls that one activity has under way."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowUpRequest:
@@ -135,7 +132,7 @@ class FollowUps:
                     # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
                     portions.failure = portions.failure or error
 
-            await for_each(portions.calls.values(), one, at_once=AT_ONCE)
+            await for_each(portions.calls.values(), one, at_once=min(len(portions.calls), self._model.under_way))
             await portions.finish()
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",

@@ -17,7 +17,6 @@ from calltasks.database.tables.follow_ups import KNOWN, FinishedCall
 from calltasks.errors import PermanentError, ServiceError, UnreadableAnswerError
 from calltasks.observing import telemetry
 from calltasks.rules.judgement import (
-    PROMPT_VERSION,
     SYSTEM,
     InvalidAnswerError,
     Judgement,
@@ -71,6 +70,7 @@ async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant
             *("DashScope", "completion", INVALID),
             input_tokens=said.input_tokens,
             output_tokens=said.output_tokens,
+            model=said.model,
         ) from None
 
 
@@ -106,10 +106,12 @@ class Judge:
         base = replace(
             _basic(call, "analysed", ""),
             model=self._model.name[:80],
-            prompt_version=PROMPT_VERSION,
+            prompt_version=self._model.version,
             transcript_hash=fingerprint(call.conversation),
         )
-        said = known.get((call.id, base.transcript_hash, base.prompt_version, base.model))
+        names = (self._model.name, self._model.fallback)
+        answers = (known.get((call.id, base.transcript_hash, base.prompt_version, name[:80])) for name in names if name)
+        said = next(filter(None, answers), None)
         if said is not None and said.call_job_id == call.call_job_id:
             return Judged(follow_up=self._fitted(said, call))
         if self._tries is not None and call.tries >= self._tries:
@@ -122,6 +124,7 @@ class Judge:
         try:
             answer = await self._ask(answer, transcript, self._called_at(call))
         except UnreadableAnswerError as error:
+            answer = replace(answer, model=(error.model or answer.model)[:80])
             answer = replace(answer, input_tokens=error.input_tokens, output_tokens=error.output_tokens)
             self._count("unreadable", answer)
             return _failed(base, error, replace(answer, outcome="unreadable", error_code=error.code))
@@ -142,6 +145,7 @@ class Judge:
         next_time = judgement.next_follow_time
         return replace(
             answer,
+            model=said.model[:80],
             is_interested=judgement.is_interested,
             leads_remark=self._database.fit(LEDGER, "leads_remark", judgement.leads_remark),
             next_follow_time=None if next_time is None else self._database.wall_clock(next_time),
@@ -164,7 +168,7 @@ class Judge:
 
     def _count(self, outcome: str, answer: FollowUp) -> None:
         telemetry.metrics.asked(self._organization_id, outcome)
-        telemetry.metrics.spent(self._organization_id, answer.input_tokens, answer.output_tokens)
+        telemetry.metrics.spent(self._organization_id, outcome, answer.input_tokens, answer.output_tokens)
 
     def _called_at(self, call: FinishedCall) -> datetime:
         """The time of the call, aware; a row without any time was called just now."""

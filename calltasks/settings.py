@@ -152,14 +152,34 @@ class PlatformSettings(_Group):
 
 class AnalysisSettings(_Group):
     """DashScope. ``analysis_qpm`` is calls per minute, all workers together; ``analysis_concurrency`` calls in
-    flight in one worker."""
+    flight in one worker; ``analysis_fallback_model`` answers while the model is not there any more."""
 
     dashscope_api_key: Secret
     dashscope_http_base_url: Annotated[str, AfterValidator(_base_url)] = "https://dashscope.aliyuncs.com/api/v1"
     analysis_model: Text = "qwen-plus"
     analysis_app_id: str = ""
+    analysis_fallback_model: str = ""
+    analysis_response_format: Literal["auto", "json_schema", "json_object"] = "auto"
+    analysis_temperature: Annotated[float, Field(ge=0, lt=2, decimal_places=2)] | None = None
+    analysis_max_tokens: Annotated[int, Field(ge=200, le=8192)] | None = None
+    analysis_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     analysis_qpm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1200
-    analysis_concurrency: Annotated[int, Field(ge=1, le=1000)] = 100
+    analysis_concurrency: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+    @property
+    def under_way(self) -> int:
+        """Calls under way in one worker: as set, or what the limit allows in two seconds, and some room."""
+        return self.analysis_concurrency or int(min(1000, max(20, self.analysis_qpm / 60 * 2 * 1.2)))
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """How the model is to choose its words, as far as it is set; part of a judgement's version."""
+        given = {
+            "temperature": self.analysis_temperature,
+            "max_tokens": self.analysis_max_tokens,
+            "seed": self.analysis_seed,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class ArchiveSettings(_Group):

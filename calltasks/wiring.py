@@ -45,7 +45,7 @@ class Clients(AsyncExitStack):
         from calltasks.model.analysis import AnalysisModel
 
         settings = load(AnalysisSettings)
-        limiter = shared(self.database, ANALYSIS, settings.analysis_qpm, settings.analysis_concurrency, window=60)
+        limiter = shared(self.database, ANALYSIS, settings.analysis_qpm, settings.under_way, window=60)
         model = AnalysisModel(settings, limiter)
         self.push_async_callback(model.close)
         return model

@@ -67,6 +67,7 @@ class Model:
         self._numbers = count(1)
         self._random = random.Random(options.seed)
         self.down = False
+        self.retired: set[str] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._stats.arrived(model=True, moment=time.monotonic())
@@ -109,9 +110,13 @@ class Model:
         if not application:
             if not isinstance(body.get("model"), str):
                 raise Refusal(400, "InvalidParameter", "model must be set.")
+            if body["model"] in self.retired:
+                raise Refusal(404, "ModelNotFound", "The model does not exist or you do not have access to it.")
             wanted = parameters.get("response_format")
             if isinstance(wanted, dict) and wanted.get("type") == "json_object" and "json" not in prompt.lower():
                 raise Refusal(400, "InvalidParameter", "'messages' must contain the word 'json' in some form.")
+            if isinstance(wanted, dict) and wanted.get("type") == "json_schema" and not self._options.json_schema:
+                raise Refusal(400, "InvalidParameter", "'response_format.type' json_schema is not supported.")
         text = _spoil(judge_prompt(prompt), fault, next(self._numbers))
         reason = "length" if fault and fault.kind == "unfinished" else "stop"
         tokens_in, tokens_out = _tokens(prompt), _tokens(text)

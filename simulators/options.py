@@ -55,6 +55,7 @@ class SimulatorOptions:
     # The model.
     qpm: float = 0.0  # calls a minute (sliding window); 0: no limit
     model_latency: tuple[float, float] = (0.0, 0.0)
+    json_schema: bool = True  # whether the model can be held to a schema
 
     # Conversations from a file instead of the project's own.
     dialogues: str = ""

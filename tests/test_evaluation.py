@@ -136,6 +136,7 @@ class Scripted:
     """A model that answers by the words of the customer."""
 
     name = "scripted"
+    fallback, version, under_way = "", "1", 50
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self._answers = answers
@@ -144,7 +145,7 @@ class Scripted:
         answer = next(answer for words, answer in self._answers.items() if words in user)
         if isinstance(answer, Exception):
             raise answer
-        return Completion(text=answer, input_tokens=100, output_tokens=10)
+        return Completion(model=self.name, text=answer, input_tokens=100, output_tokens=10)
 
 
 def said(name: str, interest: int, when: str | None) -> Labelled:
@@ -208,6 +209,7 @@ async def test_every_kind_of_agreement_and_disagreement_is_counted() -> None:
         "note": "",
     }
     assert report["invalid"] == ["broken"]
+    assert report["unreadable"] == {"share": 0.125, "tokens": 110}
     assert report["errors"] == [{"id": "refused", "code": "DataInspectionFailed"}]
     assert (report["calls"], report["input_tokens"], report["output_tokens"]) == (9, 800, 80)
 

@@ -238,6 +238,7 @@ class OneModel:
     """Answers when every one of the activities that run at once has asked."""
 
     name = "one"
+    fallback, version, under_way = "", "1", 50
 
     def __init__(self, expected: int) -> None:
         self._asked = 0
@@ -249,7 +250,12 @@ class OneModel:
         if self._asked >= self._expected:
             self._all.set()
         await self._all.wait()
-        return Completion(text='{"leads_remark": "客户想试驾。", "is_interested": 1}', input_tokens=1, output_tokens=1)
+        return Completion(
+            model=self.name,
+            text='{"leads_remark": "客户想试驾。", "is_interested": 1}',
+            input_tokens=1,
+            output_tokens=1,
+        )
 
 
 async def test_activities_that_judge_the_same_rows_at_once_write_one_follow_up_each(sites: Sites) -> None:

@@ -24,7 +24,7 @@ from calltasks.errors import (
 )
 from calltasks.limiter import RateLimiter
 from calltasks.model.analysis import LONGEST_WAIT, REFUSALS, THROTTLED_TRIES, UNSURE_TRIES, AnalysisModel, Completion
-from calltasks.model.errors import BILL, CALL, CODES, HINTS, KEY, MODEL, PASSING, THROTTLED, translate
+from calltasks.model.errors import BILL, CALL, CODES, HINTS, KEY, MODEL, PASSING, THROTTLED, _kind, translate
 from calltasks.settings import AnalysisSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "judgements.md"
@@ -128,7 +128,7 @@ WHOLE = {
 @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in WHOLE.items()])
 async def test_an_answer_is_read_in_every_shape(vendor: Vendor, body: dict[str, Any]) -> None:
     vendor.body = body
-    assert await vendor.ask() == Completion(text="{}", input_tokens=7, output_tokens=9)
+    assert await vendor.ask() == Completion(model=vendor.model.name, text="{}", input_tokens=7, output_tokens=9)
 
 
 OF_NO_USE = {
@@ -396,3 +396,13 @@ def test_whatever_is_refused_has_one_typed_error(status: int, code: Any, message
     error = translate(APIStatusError(message, code=code, status_code=status, headers={"retry-after": message}))
     assert type(error) in {PassingError, ThrottledError, PermanentError, AccountError}
     assert str(error).isascii() and (len(message) < 9 or code == message or message not in str(error))
+
+
+@pytest.mark.parametrize(("qpm", "under_way"), [(60, 20), (1200, 48), (15_000, 600), (1_000_000, 1000)])
+def test_calls_under_way_follow_the_limit(qpm: float, under_way: int) -> None:
+    assert AnalysisSettings(dashscope_api_key=SecretStr("k"), analysis_qpm=qpm).under_way == under_way
+
+
+def test_a_setting_that_the_model_refuses_is_named() -> None:
+    refusal = _kind(400, "InvalidParameter", "Unknown parameter: seed")
+    assert refusal[:2] == (MODEL, "InvalidParameter.Setting") and "ANALYSIS_SEED" in refusal[2]

@@ -157,7 +157,7 @@ async def test_the_counters_agree_with_the_database(sites: Sites, counted: Any) 
     assert {key: found["follow_ups", f"interest={key}"] for key in ("0", "1", "2")} == result["by_interest"]
     assert found["model_calls", "organization=org7", "outcome=answered"] == result["analysed"]
     for direction in ("input", "output"):
-        tokens = found["model_tokens", f"direction={direction}", "organization=org7"]
+        tokens = found["model_tokens", f"direction={direction}", "organization=org7", "outcome=answered"]
         assert tokens == result[f"{direction}_tokens"]
     calls = site.stats()["calls"]
     for action in ("AssignJobs", "ListJobs", "QueryJobsWithResult", "DownloadRecording"):

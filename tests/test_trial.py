@@ -28,6 +28,7 @@ class Fickle:
     """Judges by the kind of row that is named in the call, and otherwise from the second time on."""
 
     name = "fickle"
+    fallback, version, under_way = "", "1", 50
 
     def __init__(self) -> None:
         self.second = False
@@ -39,7 +40,7 @@ class Fickle:
         changed = self.second and kind != "same"
         said = {"leads_remark": f"{kind}，{'再' if changed else '初'}次判断", "is_interested": 2 if changed else 1}
         text = "no" if self.second and kind in UNREADABLE else json.dumps(said, ensure_ascii=False)
-        return Completion(text=text, input_tokens=100, output_tokens=10)
+        return Completion(model=self.name, text=text, input_tokens=100, output_tokens=10)
 
 
 def rows_of(site: Site) -> tuple[int, dict[str, int]]:

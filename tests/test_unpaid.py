@@ -1,13 +1,16 @@
 """An account that refuses everybody: basic follow-ups that say so at once, few requests, and repair once it is paid."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from calltasks.model.errors import BILL, HINTS, MODE_HINT
+from calltasks.rules.judgement import PROMPT_VERSION
 from simulators import Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, assert_finished, assert_one_follow_up_a_row
-from tests.pipeline import QUICK, Site, Sites
+from tests.pipeline import QUICK, Site, Sites, eventually
 
 PATIENT = QUICK.model_copy(update={"retry_interval": 60})
 TALKATIVE = SimulatorOptions(calls_over=True, answer_rate=1, model_latency=(0.02, 0.05))
@@ -60,3 +63,35 @@ async def test_a_model_that_thinks_aloud_is_asked_once_a_call(sites: Sites) -> N
         result = await site.run(task_id, PATIENT)
     assert (result["analysed"], result["analysis_failed"], site.stats()["model_calls"]) == (CALLS, 0, CALLS)
     assert_finished(site, task_id, result)
+
+
+async def test_a_model_that_is_retired_meanwhile_leaves_no_basic_follow_up(sites: Sites) -> None:
+    site, task_id = await dialled(
+        sites, ANALYSIS_CONCURRENCY="20", ANALYSIS_MODEL="qwen-old", ANALYSIS_FALLBACK_MODEL="qwen-new"
+    )
+
+    async def some() -> bool:
+        return bool(site.stats()["model_calls"] > 50)
+
+    async with site.working():
+        run = asyncio.create_task(site.run(task_id, PATIENT))
+        await eventually(some)
+        site.sim.model.retired.add("qwen-old")
+        result = await run
+    assert (result["analysed"], result["analysis_failed"]) == (CALLS, 0)
+    models = site.sql("SELECT model, COUNT(*) AS n FROM call_analyses GROUP BY model ORDER BY model")
+    assert [row["model"] for row in models] == ["qwen-new", "qwen-old"] and sum(row["n"] for row in models) == CALLS
+    assert site.stats()["calls"]["model"]["ModelNotFound"] <= 40
+    assert_finished(site, task_id, result)
+
+
+async def test_a_model_without_schemas_is_found_out_once(sites: Sites) -> None:
+    site = await sites(replace(TALKATIVE, json_schema=False), ANALYSIS_CONCURRENCY="20", ANALYSIS_SEED="7")
+    site.add_leads(CALLS)
+    task_id = await site.create_task()
+    async with site.working():
+        result = await site.run(task_id, PATIENT)
+    assert (result["analysed"], result["analysis_failed"]) == (CALLS, 0)
+    assert 1 <= site.stats()["calls"]["model"]["InvalidParameter"] <= 20
+    [version] = site.sql("SELECT DISTINCT prompt_version AS v FROM call_analyses")
+    assert version["v"] == f"{PROMPT_VERSION}-s7"

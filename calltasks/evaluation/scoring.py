@@ -14,7 +14,7 @@ from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.errors import ServiceError, UnreadableAnswerError
 from calltasks.evaluation.conversations import Labelled
 from calltasks.judging import AT_ONCE, INVALID, ask
-from calltasks.rules.judgement import PROMPT_VERSION, Judgement, render
+from calltasks.rules.judgement import Judgement, render
 
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
@@ -86,7 +86,7 @@ async def evaluate(
 
     await for_each(conversations, one, at_once=AT_ONCE)
     report = _report([verdicts[labelled.id] for labelled in conversations])
-    return {"model": model.name, "prompt_version": PROMPT_VERSION, **report, "seconds": round(monotonic() - began, 1)}
+    return {"model": model.name, "prompt_version": model.version, **report, "seconds": round(monotonic() - began, 1)}
 
 
 async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
@@ -107,6 +107,7 @@ async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
 def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     answered = [verdict for verdict in verdicts if verdict.got != "error"]
     judged = [verdict for verdict in verdicts if verdict.judgement is not None]
+    unreadable = [verdict for verdict in answered if verdict.judgement is None]
     right = sum(verdict.got == str(verdict.labelled.is_interested) for verdict in answered)
     pairs = Counter((str(verdict.labelled.is_interested), verdict.got) for verdict in verdicts)
     columns = (*INTERESTS, "invalid", "error")
@@ -128,6 +129,10 @@ def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "disagreements": [_disagreement(verdict) for verdict in judged if not verdict.agrees],
         "invalid": [verdict.labelled.id for verdict in verdicts if verdict.got == "invalid"],
         "errors": [{"id": v.labelled.id, "code": v.problem} for v in verdicts if v.got == "error"],
+        "unreadable": {
+            "share": _share(len(unreadable), len(answered)),
+            "tokens": sum(verdict.input_tokens + verdict.output_tokens for verdict in unreadable),
+        },
         "calls": len(verdicts),
         "input_tokens": sum(verdict.input_tokens for verdict in verdicts),
         "output_tokens": sum(verdict.output_tokens for verdict in verdicts),

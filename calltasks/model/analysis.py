@@ -18,12 +18,13 @@ from dashscope import AsyncClient
 from dashscope.v2.errors import check_response
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 
-from calltasks.errors import AccountError, PassingError, ThrottledError, UnreadableAnswerError
+from calltasks.errors import AccountError, PassingError, PermanentError, ThrottledError, UnreadableAnswerError
 from calltasks.limiter import RateLimiter
-from calltasks.model.errors import SERVICE, is_sure, translate
+from calltasks.model.errors import SERVICE, is_gone, is_sure, refuses_format, translate
 from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.proxies import proxy_for
+from calltasks.rules.judgement import SCHEMA, version
 from calltasks.settings import AnalysisSettings
 
 TIMEOUT_SECONDS = 60.0
@@ -39,6 +40,11 @@ LONGEST_WAIT = 120.0
 REFUSALS = 5
 """So many refusals of the account in a row, and nothing is asked for ``REFUSED_SECONDS``: every call gets the same."""
 REFUSED_SECONDS = 10.0
+RETIRED_SECONDS = 600.0
+"""So long the fallback answers before one call asks the model again that was not there."""
+THINKS = re.compile(r"(?:qwen3|deepseek-v3\.|glm-4\.)(?!.*(?:instruct|coder|thinking))", re.IGNORECASE)
+"""Models that think unless they are told not to."""
+STRICT = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
 GENERATION = "/services/aigc/text-generation/generation"
 FINISHED = ("", "null", "stop")
 """Reasons that an answer ended for which it is whole; some services name none."""
@@ -51,6 +57,11 @@ class Completion:
     text: str
     input_tokens: int
     output_tokens: int
+    model: str
+
+
+class _AskOtherwiseError(PermanentError):
+    """The model is not there, or does not know the form of the answer: the same question can be put in another way."""
 
 
 class AnalysisModel:
@@ -58,12 +69,22 @@ class AnalysisModel:
 
     Attributes:
         name: the model's name, or ``app:`` and the application's id.
+        fallback: the model that answers while that one is not there; or ``""``.
+        version: of its judgements.
+        under_way: calls that one worker may have under way.
     """
 
     def __init__(self, settings: AnalysisSettings, limiter: RateLimiter) -> None:
         self._app_id = settings.analysis_app_id
-        self._model = settings.analysis_model
-        self.name = f"app:{self._app_id}" if self._app_id else self._model
+        self.name = f"app:{self._app_id}" if self._app_id else settings.analysis_model
+        fallback = settings.analysis_fallback_model
+        self.fallback = "" if self._app_id or fallback == self.name else fallback
+        self.version, self._sampling = version(settings.sampling), settings.sampling
+        self.under_way = settings.under_way
+        self._format = settings.analysis_response_format
+        self._without_schema: set[str] = set()
+        self._retired_until: float | None = None
+        telemetry.metrics.fell_back(False)
         self.limiter = limiter
         self._refusals = 0
         self._refused_until = 0.0
@@ -72,9 +93,7 @@ class AnalysisModel:
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
         proxy = proxy_for(base_url)
-        limits = httpx.Limits(
-            max_connections=settings.analysis_concurrency, max_keepalive_connections=settings.analysis_concurrency
-        )
+        limits = httpx.Limits(max_connections=self.under_way, max_keepalive_connections=self.under_way)
         # aiohttp carries the same SDK at a third of the CPU; a client of our own must bring the key itself.
         self._http = HttpxAiohttpClient(
             base_url=base_url,
@@ -113,7 +132,14 @@ class AnalysisModel:
 
         self._let_pass()
         turn = Turn.ANALYSES
-        return await self.limiter.ask(request, service=SERVICE, tenant=tenant, priority=turn, patience=_patience)
+        while True:
+            try:
+                return await self.limiter.ask(
+                    request, service=SERVICE, tenant=tenant, priority=turn, patience=_patience
+                )
+            except _AskOtherwiseError:
+                # Each model is refused once and each form once: this ends.
+                continue
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -125,14 +151,43 @@ class AnalysisModel:
             last = self._refusal
             raise AccountError(SERVICE, "completion", last.code, kind=last.kind, hint=last.hint)
 
+    def _turn(self) -> str:
+        """Which model is asked: the fallback while the other is gone; now and then one call tries that again."""
+        if self._retired_until is None:
+            return self.name
+        if monotonic() < self._retired_until:
+            return self.fallback
+        self._retired_until = monotonic() + RETIRED_SECONDS
+        return self.name
+
+    def _refused(self, model: str, strict: bool, error: Exception) -> Exception:
+        """What a refusal is raised as; what it says of model and form is kept for the next calls."""
+        if strict and self._format == "auto" and refuses_format(error):
+            self._without_schema.add(model)
+            return _AskOtherwiseError(SERVICE, "completion", "NoJsonSchema")
+        refusal = translate(error)
+        if self.fallback and model == self.name and isinstance(refusal, AccountError) and is_gone(refusal):
+            self._retired_until = monotonic() + RETIRED_SECONDS
+            telemetry.metrics.fell_back(True)
+            return _AskOtherwiseError(SERVICE, "completion", refusal.code)
+        return refusal
+
+    def _is_strict(self, model: str) -> bool:
+        return not self._app_id and self._format != "json_object" and model not in self._without_schema
+
     async def _ask(self, system: str, user: str) -> Completion:
+        model = self._turn()
+        strict = self._is_strict(model)
         try:
             response = await self._client.transport.request(
-                "POST", self._path, json=self._question(system, user), sdk_module="app" if self._app_id else "aigc"
+                "POST",
+                self._path,
+                json=self._question(model, strict, system, user),
+                sdk_module="app" if self._app_id else "aigc",
             )
             check_response(response)
         except Exception as error:
-            raise translate(error) from None
+            raise self._refused(model, strict, error) from None
         try:
             body = response.json()
         except (ValueError, RecursionError):
@@ -140,16 +195,22 @@ class AnalysisModel:
         if not isinstance(body, dict):
             raise PassingError(SERVICE, "completion", "UnreadableAnswer")
         self._refusals = 0
-        return self._completion(body)
+        if model == self.name and self._retired_until is not None:
+            self._retired_until = None
+            telemetry.metrics.fell_back(False)
+        return self._completion(model, body)
 
-    def _question(self, system: str, user: str) -> dict[str, Any]:
+    def _question(self, model: str, strict: bool, system: str, user: str) -> dict[str, Any]:
         if self._app_id:
             return {"input": {"prompt": f"{system}\n\n{user}"}, "parameters": {}}
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        parameters = {"result_format": "message", "response_format": {"type": "json_object"}}
-        return {"model": self._model, "input": {"messages": messages}, "parameters": parameters}
+        parameters: dict[str, Any] = {"result_format": "message", **self._sampling}
+        parameters["response_format"] = STRICT if strict else {"type": "json_object"}
+        if THINKS.match(model):
+            parameters["enable_thinking"] = False
+        return {"model": model, "input": {"messages": messages}, "parameters": parameters}
 
-    def _completion(self, body: dict[str, Any]) -> Completion:
+    def _completion(self, model: str, body: dict[str, Any]) -> Completion:
         output = _mapping(body.get("output"))
         choices = output.get("choices")
         choice = _mapping(choices[0]) if isinstance(choices, list) and choices else output
@@ -165,10 +226,8 @@ class AnalysisModel:
         problem = problem or ("" if len(text) <= ANSWER_CHARACTERS else "UnreadableAnswer")
         if problem:
             request_id = str(body.get("request_id") or "")
-            raise UnreadableAnswerError(
-                SERVICE, "completion", problem, request_id=request_id, model=self.name, **tokens
-            )
-        return Completion(text=text, **tokens)
+            raise UnreadableAnswerError(SERVICE, "completion", problem, request_id=request_id, model=model, **tokens)
+        return Completion(text=text, model=model, **tokens)
 
 
 def _patience(error: ThrottledError) -> int:

@@ -57,6 +57,19 @@ _WRONG_MODE = re.compile(
     re.IGNORECASE,
 )
 """In a wrong parameter: the model thinks, streams, or is asked elsewhere; what we ask for is always the same."""
+_GONE = frozenset(
+    {"modelnotfound", "modelnotexist", "modelnotsupported", "unsupportedmodel"}
+    | {"invalidparameter", "invalidparametererror", "invalidrequesterror"}
+)
+"""Codes, of the kind ``model``, of a model that is not there any more; the wrong parameter was its name then."""
+_FORMAT = re.compile(r"(?!.*type 'json_object' is not)(?s:.*)(?:response_format|json_schema)", re.IGNORECASE)
+"""Of the answer; a model without any JSON mode is another matter."""
+_SAMPLING = re.compile(
+    r"(?:unknown|unsupported|unrecognized|range of)\W.{0,40}?\b(temperature|max_tokens|seed)\b"
+    r"|\b(temperature|max_tokens|seed)\b.{0,40}?(?:not support|unknown|unrecognized|out of range)",
+    re.IGNORECASE,
+)
+"""In a wrong parameter: one that a setting of ours names."""
 _NO_MODEL = re.compile(r"model\b.{0,80}?(?:not (?:found|exist)|is not supported)", re.IGNORECASE)
 
 
@@ -70,6 +83,18 @@ _KINDS = {_plain(code): kind for kind, codes in CODES.items() for code in codes.
 def is_sure(error: ThrottledError) -> bool:
     """Whether the code is known to mean throttling, or there was none, as gateways do it."""
     return error.code == "HTTP429" or _plain(error.code).startswith("throttling") or _plain(error.code) in _KINDS
+
+
+def is_gone(error: AccountError) -> bool:
+    """Whether the model is not there (any more): another one would answer, with the same key."""
+    return error.kind == MODEL and _plain(error.code) in _GONE
+
+
+def refuses_format(error: Exception) -> bool:
+    """Whether the model does not know the form in which the answer is wanted."""
+    if not isinstance(error, DashScopeError) or error.status_code != 400:
+        return False
+    return "invalid" in _plain(str(error.code or "")) and bool(_FORMAT.match(str(error.message or "")))
 
 
 def translate(error: Exception) -> ServiceError:
@@ -103,6 +128,9 @@ def _kind(status: int, code: str, message: str) -> tuple[str, str, str]:
         return BILL, f"{code}.UsedUp", HINTS[BILL]
     if kind == CALL and "invalid" in plain and _WRONG_MODE.search(message):
         return MODEL, f"{code}.Mode", MODE_HINT
+    if kind == CALL and "invalid" in plain and (found := _SAMPLING.search(message)):
+        name = (found[1] or found[2]).upper()
+        return MODEL, f"{code}.Setting", f"the model does not take ANALYSIS_{name}: set another, or none"
     if kind == CALL and "invalid" in plain and _NO_MODEL.search(message):
         kind = MODEL
     return kind, code, HINTS.get(kind, "")

@@ -78,7 +78,12 @@ class Metrics:
         self._model_calls = _Counts(
             meter, "model_calls", "Questions put to the model, by their outcome.", "organization", "outcome"
         )
-        self._model_tokens = _Counts(meter, "model_tokens", "Tokens of the model.", "organization", "direction")
+        self._model_tokens = _Counts(
+            meter, "model_tokens", "Tokens of the model.", "organization", "direction", "outcome"
+        )
+        self._fallback = meter.create_gauge(
+            PREFIX + "model_fallback", "1 while ANALYSIS_FALLBACK_MODEL answers, because ANALYSIS_MODEL is not there."
+        )
         self._rows = _Counts(meter, "rows", "Rows written, by step and outcome.", "step", "outcome")
         self._interest = _Counts(meter, "follow_ups", "Follow-ups written, by is_interested.", "interest")
         self._open = meter.create_gauge(PREFIX + "open", "Open call tasks at the monitor's last check.")
@@ -106,10 +111,14 @@ class Metrics:
         """The model was asked about one call: ``answered``, ``unreadable``, ``refused`` (for good) or ``failed``."""
         self._model_calls.add(1, organization_id, outcome)
 
-    def spent(self, organization_id: str, input_tokens: int, output_tokens: int) -> None:
-        """The model's answer cost so many tokens."""
-        self._model_tokens.add(input_tokens, organization_id, "input")
-        self._model_tokens.add(output_tokens, organization_id, "output")
+    def spent(self, organization_id: str, outcome: str, input_tokens: int, output_tokens: int) -> None:
+        """The model's answer cost so many tokens; ``outcome`` as in :meth:`asked`."""
+        self._model_tokens.add(input_tokens, organization_id, "input", outcome)
+        self._model_tokens.add(output_tokens, organization_id, "output", outcome)
+
+    def fell_back(self, on: bool) -> None:
+        """The fallback model answers from now on, or no longer."""
+        self._fallback.set(int(on))
 
     def wrote(self, step: str, outcome: str, count: int = 1) -> None:
         """A step wrote so many rows that came out so."""

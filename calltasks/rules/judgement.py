@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,20 @@ TRANSCRIPT_CHARACTERS = 24_000
 REMARK_CHARACTERS = 2_000
 WEEKDAYS = "一二三四五六日"
 REQUIRED = frozenset({"leadsremark", "isinterested"})
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "leads_remark": {"type": "string"},
+        "is_interested": {"type": "integer", "enum": [0, 1, 2]},
+        "next_follow_time": {"type": ["string", "null"]},
+        "evidence": {"type": ["string", "null"]},
+    },
+    "required": ["leads_remark", "is_interested", "next_follow_time", "evidence"],
+    "additionalProperties": False,
+}
+"""What an answer looks like, for a model that can be held to it. Strict schemas require every field."""
 NAMES = REQUIRED | {"nextfollowtime", "evidence"}
+SHORT = {"temperature": "t", "max_tokens": "m", "seed": "s"}
 _NUMERAL = re.compile(r"[012](?:\.0+)?")
 _NO_REMARK = re.compile(
     # Placeholders, errors of programs, excuses of models, words of the prompt: nothing that a salesperson can use.
@@ -37,6 +50,15 @@ _NO_REMARK = re.compile(
     r"|<!?[a-z].*|.*(?:leads_remark|is_interested|next_follow_time|</?think|用一到三句中文概括|不超过 ?200 ?字).*",
     re.DOTALL | re.IGNORECASE,
 )
+
+
+def version(sampling: Mapping[str, float]) -> str:
+    """The version of a judgement: of its prompt, and how the model was to choose its words, where that is set."""
+    how = "".join(
+        f"{SHORT[name]}{value:g}" if name == "temperature" else f"{SHORT[name]}{value}"
+        for name, value in sampling.items()
+    )
+    return f"{PROMPT_VERSION}-{how}" if how else PROMPT_VERSION
 
 
 class InvalidAnswerError(Exception):

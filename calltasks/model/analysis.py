@@ -82,6 +82,7 @@ class AnalysisModel:
         self.version, self._sampling = version(settings.sampling), settings.sampling
         self.under_way = settings.under_way
         self._format = settings.analysis_response_format
+        self._with_schema: set[str] = set()
         self._without_schema: set[str] = set()
         self._retired_until: float | None = None
         telemetry.metrics.fell_back(False)
@@ -162,7 +163,7 @@ class AnalysisModel:
 
     def _refused(self, model: str, strict: bool, error: Exception) -> Exception:
         """What a refusal is raised as; what it says of model and form is kept for the next calls."""
-        if strict and self._format == "auto" and refuses_format(error):
+        if strict and self._format == "auto" and refuses_format(error, known=model in self._with_schema):
             self._without_schema.add(model)
             return _AskOtherwiseError(SERVICE, "completion", "NoJsonSchema")
         refusal = translate(error)
@@ -195,6 +196,8 @@ class AnalysisModel:
         if not isinstance(body, dict):
             raise PassingError(SERVICE, "completion", "UnreadableAnswer")
         self._refusals = 0
+        if strict:
+            self._with_schema.add(model)
         if model == self.name and self._retired_until is not None:
             self._retired_until = None
             telemetry.metrics.fell_back(False)

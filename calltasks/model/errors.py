@@ -90,11 +90,14 @@ def is_gone(error: AccountError) -> bool:
     return error.kind == MODEL and _plain(error.code) in _GONE
 
 
-def refuses_format(error: Exception) -> bool:
-    """Whether the model does not know the form in which the answer is wanted."""
+def refuses_format(error: Exception, *, known: bool) -> bool:
+    """Whether the model does not know the form in which the answer is wanted. Words differ: where it is not ``known``
+    to take it, any invalid parameter may be that one."""
     if not isinstance(error, DashScopeError) or error.status_code != 400:
         return False
-    return "invalid" in _plain(str(error.code or "")) and bool(_FORMAT.match(str(error.message or "")))
+    if "invalid" not in _plain(str(error.code or "")):
+        return False
+    return not known or bool(_FORMAT.match(str(error.message or "")))
 
 
 def translate(error: Exception) -> ServiceError:

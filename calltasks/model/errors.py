@@ -97,7 +97,7 @@ def refuses_format(error: Exception, *, known: bool) -> bool:
         return False
     if "invalid" not in _plain(str(error.code or "")):
         return False
-    return not known or bool(_FORMAT.match(str(error.message or "")))
+    return bool(_FORMAT.match(str(error.message or ""))) or not (known or isinstance(translate(error), AccountError))
 
 
 def translate(error: Exception) -> ServiceError:

@@ -168,8 +168,8 @@ class AnalysisSettings(_Group):
 
     @property
     def under_way(self) -> int:
-        """Calls under way in one worker: as set, or what the limit allows in two seconds, and some room."""
-        return self.analysis_concurrency or int(min(1000, max(20, self.analysis_qpm / 60 * 2 * 1.2)))
+        """Calls under way in one worker: as set, or what the limit allows in two seconds, and some room; answers may take longer."""
+        return self.analysis_concurrency or int(min(1000, max(100, self.analysis_qpm / 60 * 2 * 1.2)))
 
     @property
     def sampling(self) -> dict[str, float]:

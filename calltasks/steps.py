@@ -75,7 +75,7 @@ class ActivityCall(Generic[T, R]):
     priority: int = Turn.CONVERSATIONS
     retry: RetryPolicy = field(default_factory=lambda: options.THREE_TRIES)
     within: timedelta = options.WORK_TIMEOUT
-    heartbeat: timedelta | None = options.HEARTBEAT
+    heartbeat: timedelta | None = field(default_factory=lambda: options.HEARTBEAT)
     whole: bool = False
     errors_of: str = ""
 

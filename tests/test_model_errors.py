@@ -398,7 +398,7 @@ def test_whatever_is_refused_has_one_typed_error(status: int, code: Any, message
     assert str(error).isascii() and (len(message) < 9 or code == message or message not in str(error))
 
 
-@pytest.mark.parametrize(("qpm", "under_way"), [(60, 20), (1200, 48), (15_000, 600), (1_000_000, 1000)])
+@pytest.mark.parametrize(("qpm", "under_way"), [(60, 100), (1200, 100), (15_000, 600), (1_000_000, 1000)])
 def test_calls_under_way_follow_the_limit(qpm: float, under_way: int) -> None:
     assert AnalysisSettings(dashscope_api_key=SecretStr("k"), analysis_qpm=qpm).under_way == under_way
 

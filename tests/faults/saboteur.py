@@ -39,6 +39,8 @@ import calltasks.model.analysis
 import calltasks.platform.outbound_bot
 import calltasks.platform.send_deadline
 import worker
+from activities.follow_ups import ANALYSE_AGAIN
+from activities.steps import STEPS
 from calltasks import options
 from calltasks.database.connection import Database
 from calltasks.names import QUEUES
@@ -236,6 +238,9 @@ def hurry() -> None:
         first = min(policy.initial_interval, timedelta(seconds=0.2))
         hurried = dataclasses.replace(policy, initial_interval=first, maximum_interval=timedelta(seconds=0.5))
         setattr(options, name, hurried)
+    for call in (*STEPS, ANALYSE_AGAIN):  # declared when they were imported; those of workflows are made by each run
+        object.__setattr__(call, "heartbeat", options.HEARTBEAT)
+        object.__setattr__(call, "retry", options.THREE_TRIES)
     activities.liveness.BEAT_SECONDS = 0.4
 
 

@@ -17,7 +17,7 @@ from tests.pipeline import Site, Sites
 
 WORLD = SimulatorOptions(seed=SEED, seconds_per_call=2, time_scale=2, transcript_lag=1, recording_lag=1, answer_rate=1)
 LEADS = 30
-OPENS = "            self._task = task = await open_task(self._input.task_id)\n"
+OPENS = '            self._task = task = await Steps("", self._tally).run(OPEN_TASK, self._input.task_id)\n'
 GUARDED = '            if workflow.patched("a-breath-first"):\n                await workflow.sleep(0.1)\n' + OPENS
 UNGUARDED = "            await workflow.sleep(0.1)\n" + OPENS
 

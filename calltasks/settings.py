@@ -168,7 +168,7 @@ class AnalysisSettings(_Group):
 
     @property
     def under_way(self) -> int:
-        """Calls under way in one worker: as set, or what the limit allows in two seconds, and some room; answers may take longer."""
+        """Calls under way in one worker: as set, or what the limit allows in 2.4 s, but room for slow answers."""
         return self.analysis_concurrency or int(min(1000, max(100, self.analysis_qpm / 60 * 2 * 1.2)))
 
     @property

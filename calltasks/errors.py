@@ -31,6 +31,7 @@
             ├── NotFoundError
             │   ├── NoSuchGroupError
             │   └── NoSuchJobError
+            ├── AskOtherwiseError     (calltasks.model.analysis) caught there: another model or form of answer is asked
             ├── LedgerError           (calltasks.database.tables.follow_ups) it did not do what it was asked to
             └── AccountError          no call of this account can succeed before a person has done something
 

@@ -60,7 +60,7 @@ class Completion:
     model: str
 
 
-class _AskOtherwiseError(PermanentError):
+class AskOtherwiseError(PermanentError):
     """The model is not there, or does not know the form of the answer: the same question can be put in another way."""
 
 
@@ -138,7 +138,7 @@ class AnalysisModel:
                 return await self.limiter.ask(
                     request, service=SERVICE, tenant=tenant, priority=turn, patience=_patience
                 )
-            except _AskOtherwiseError:
+            except AskOtherwiseError:
                 # Each model is refused once and each form once: this ends.
                 continue
 
@@ -165,12 +165,12 @@ class AnalysisModel:
         """What a refusal is raised as; what it says of model and form is kept for the next calls."""
         if strict and self._format == "auto" and refuses_format(error, known=model in self._with_schema):
             self._without_schema.add(model)
-            return _AskOtherwiseError(SERVICE, "completion", "NoJsonSchema")
+            return AskOtherwiseError(SERVICE, "completion", "NoJsonSchema")
         refusal = translate(error)
         if self.fallback and model == self.name and isinstance(refusal, AccountError) and is_gone(refusal):
             self._retired_until = monotonic() + RETIRED_SECONDS
             telemetry.metrics.fell_back(True)
-            return _AskOtherwiseError(SERVICE, "completion", refusal.code)
+            return AskOtherwiseError(SERVICE, "completion", refusal.code)
         return refusal
 
     def _is_strict(self, model: str) -> bool:

@@ -125,20 +125,26 @@ def claim(
     """
     task = _own(cursor, task_id, group_id)
     _same_rows(cursor, task_id, group_id)
-    if table.written(cursor, task_id, group_id).entry < known.entry:
-        _write_down_again(cursor, task_id, group_id, known.last_id)
-        ripe = []
-    result = _claim(cursor, task, ripe=ripe, reading=reading, list_first=list_first)
+    written = table.written(cursor, task_id, group_id)
+    if written.entry < known.entry:
+        _write_down_again(cursor, task_id, group_id, written.last_id + 1, known.last_id)
+        written, ripe = table.written(cursor, task_id, group_id), []
+    result = _claim(cursor, task, written.last_id, ripe=ripe, reading=reading, list_first=list_first)
     result.known = table.written(cursor, task_id, group_id)
     return result
 
 
 def _claim(
-    cursor: Cursor, task: TaskRow, *, ripe: Sequence[int], reading: GroupReading | None, list_first: bool
+    cursor: Cursor,
+    task: TaskRow,
+    started: int,
+    *,
+    ripe: Sequence[int],
+    reading: GroupReading | None,
+    list_first: bool,
 ) -> Claimed:
     task_id, group_id = task.task_id, task.job_group_id
     unresolved = table.unresolved(cursor, task_id, group_id)
-    started = table.written(cursor, task_id, group_id).last_id
     result = Claimed()
     holding = Holding(rows=set(), unclaimed=[])
     if reading is not None:
@@ -158,8 +164,7 @@ def _claim(
     return result
 
 
-def _write_down_again(cursor: Cursor, task_id: int, group_id: str, last: int) -> None:
-    first = table.written(cursor, task_id, group_id).last_id + 1
+def _write_down_again(cursor: Cursor, task_id: int, group_id: str, first: int, last: int) -> None:
     table.in_doubt(cursor, task_id, group_id)
     while rows := table.undialled(cursor, task_id, first=first, last=last, limit=CONTACTS_A_CALL):
         table.insert(cursor, task_id, group_id, [Span(first=rows[0], last_id=rows[-1].id)])

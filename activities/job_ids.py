@@ -174,7 +174,7 @@ async def read_pages(session: PlatformSession, group_id: str, first: int, last: 
     if not await _read_page(session, group_id, first, reading) or reading.row_count is None:
         return reading
     end = max(1, -(-reading.row_count // PAGE_SIZE))
-    numbers = iter(range(first + 1, (end if last is None else min(last, end)) + 1))
+    numbers = range(first + 1, (end if last is None else min(last, end)) + 1)
     at_end = False
 
     async def read(number: int) -> None:

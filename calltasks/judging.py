@@ -124,10 +124,16 @@ class Judge:
         try:
             answer = await self._ask(answer, transcript, self._called_at(call))
         except UnreadableAnswerError as error:
-            answer = replace(answer, model=(error.model or answer.model)[:80])
-            answer = replace(answer, input_tokens=error.input_tokens, output_tokens=error.output_tokens)
+            answer = replace(
+                answer,
+                outcome="unreadable",
+                error_code=error.code,
+                model=(error.model or answer.model)[:80],
+                input_tokens=error.input_tokens,
+                output_tokens=error.output_tokens,
+            )
             self._count("unreadable", answer)
-            return _failed(base, error, replace(answer, outcome="unreadable", error_code=error.code))
+            return _failed(base, error, answer)
         except ServiceError as error:
             if error.service == DATABASE:
                 # The rate limit is kept in the database: when that fails, the model has not.

@@ -6,8 +6,9 @@ them. Only what a task cannot go on without is retried until it is done.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import Priority
@@ -26,27 +27,27 @@ from workflows.tally import Tally
 T = TypeVar("T")
 R = TypeVar("R")
 
-OPEN_TASK = ActivityCall(activity=Tasks.open_task, queue=CALL_TASKS, retry=options.UNTIL_DONE)
-REVIEW = ActivityCall(activity=Tasks.review_task, queue=CALL_TASKS, retry=options.UNTIL_DONE)
-MARK_DISPATCHED = ActivityCall(activity=Tasks.mark_dispatched, queue=CALL_TASKS, retry=options.UNTIL_DONE)
-KEEP = ActivityCall(activity=Tasks.keep, queue=CALL_TASKS, retry=options.UNTIL_DONE)
+
+def _on_task(activity: Callable[[Any, T], Awaitable[R]]) -> ActivityCall[T, R]:
+    return ActivityCall(activity=activity, queue=CALL_TASKS, retry=options.UNTIL_DONE)
+
+
+def _handing_over(activity: Callable[[Any, T], Awaitable[R]]) -> ActivityCall[T, R]:
+    """When it is cancelled, it is over before anything else is done."""
+    return ActivityCall(
+        activity=activity, queue=OUTBOUND_BOT, priority=Turn.DISPATCH, retry=options.UNTIL_DONE, whole=True
+    )
+
+
+OPEN_TASK = _on_task(Tasks.open_task)
+REVIEW = _on_task(Tasks.review_task)
+MARK_DISPATCHED = _on_task(Tasks.mark_dispatched)
+KEEP = _on_task(Tasks.keep)
 KEEP_OR_NOT = replace(KEEP, priority=Turn.CONTROLS, retry=options.THREE_TRIES)
 """Where nobody shall wait for a database that is away."""
-SELECT = ActivityCall(activity=Tasks.select_for_analysis, queue=CALL_TASKS, retry=options.UNTIL_DONE)
-OPEN_JOB_GROUP = ActivityCall(
-    activity=Dispatching.open_job_group,
-    queue=OUTBOUND_BOT,
-    priority=Turn.DISPATCH,
-    retry=options.UNTIL_DONE,
-    whole=True,
-)
-ASSIGN_CONTACTS = ActivityCall(
-    activity=Dispatching.assign_contacts,
-    queue=OUTBOUND_BOT,
-    priority=Turn.DISPATCH,
-    retry=options.UNTIL_DONE,
-    whole=True,
-)
+SELECT = _on_task(Tasks.select_for_analysis)
+OPEN_JOB_GROUP = _handing_over(Dispatching.open_job_group)
+ASSIGN_CONTACTS = _handing_over(Dispatching.assign_contacts)
 WATCH = ActivityCall(
     activity=JobGroups.watch_calls,
     queue=OUTBOUND_BOT,

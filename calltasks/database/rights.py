@@ -37,6 +37,8 @@ WORKER: dict[str, Rights] = {
     "call_dispatches": Rights(insert=True, update=("*",), delete=True),
     "call_retries": _OWN,
     "call_suppressions": _OWN,
+    "call_opt_outs": _OWN,
+    "call_contacts": _OWN,
     "call_follow_ups": _OWN,
     "call_analyses": _OWN,
     "call_task_options": _OWN,
@@ -50,6 +52,8 @@ BACKEND: dict[str, Rights] = {
     "call_rate_limits": _OWN,
     "call_analyses": Rights(),
     "call_follow_ups": Rights(),
+    "call_opt_outs": _OWN,
+    "call_contacts": Rights(),
     "dcc_leads_follow": Rights(),
 }
 

@@ -37,6 +37,43 @@ CREATE TABLE IF NOT EXISTS call_suppressions (
     KEY idx_task (task_id, reason)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
+-- Who said no: numbers (E.164) that no campaign of the organisation calls while standing is 1; it is NULL when lifted, so
+-- that a number stands once. Rows are never deleted but by an erasure. source: call, person or import. evidence: the
+-- customer's sentence, or the reason that a person gave. disputed_at: a later judgement of the call found no refusal.
+-- withdrawn_at: the calls that waited for the number when it was entered are withdrawn, or over.
+CREATE TABLE IF NOT EXISTS call_opt_outs (
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    organization_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    phone           VARCHAR(32)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    standing        TINYINT      NULL DEFAULT 1,
+    source          VARCHAR(16)  NOT NULL,
+    task_id         BIGINT       NULL,
+    list_id         BIGINT       NULL,
+    call_job_id     VARCHAR(191) NULL,
+    evidence        TEXT         NOT NULL,
+    created_by      VARCHAR(191) NOT NULL DEFAULT '',
+    created_at      DATETIME(6)  NOT NULL,
+    disputed_at     DATETIME(6)  NULL,
+    withdrawn_at    DATETIME(6)  NULL,
+    lifted_at       DATETIME(6)  NULL,
+    lifted_by       VARCHAR(191) NULL,
+    lift_reason     TEXT         NULL,
+    UNIQUE KEY uq_standing (organization_id, phone, standing),
+    KEY idx_withdraw (withdrawn_at, organization_id),
+    KEY idx_call (list_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- Who was handed over, by number (E.164): whom the organisation calls, or has called. One row a leads_task_list row.
+CREATE TABLE IF NOT EXISTS call_contacts (
+    list_id         BIGINT       NOT NULL PRIMARY KEY,
+    task_id         BIGINT       NOT NULL,
+    organization_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    phone           VARCHAR(32)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    claimed_at      DATETIME(6)  NOT NULL,
+    KEY idx_phone (organization_id, phone, claimed_at),
+    KEY idx_task (task_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
 -- Work that could not be done yet and when to try again: a transcript, a recording, an analysis that is not there.
 CREATE TABLE IF NOT EXISTS call_retries (
     list_id    BIGINT      NOT NULL,
@@ -70,7 +107,8 @@ CREATE TABLE IF NOT EXISTS call_follow_ups (
 
 -- Every judgement of a call: analysed by the model, default (nothing to analyse), failed, over_ceiling, or unreadable
 -- (an answer that was paid for and is no judgement). What the model answered is here before the CRM is written:
--- settled_at is NULL until the CRM has it, or has kept what a person wrote instead.
+-- settled_at is NULL until the CRM has it, or has kept what a person wrote instead. do_not_call: the customer's own
+-- sentence that refuses further calls; '' if there is none.
 CREATE TABLE IF NOT EXISTS call_analyses (
     id               BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     answer_id        CHAR(32)     NULL UNIQUE,
@@ -84,6 +122,8 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     leads_remark     TEXT         NOT NULL,
     next_follow_time DATETIME     NULL,
     evidence         TEXT         NOT NULL,
+    do_not_call      TEXT         NOT NULL,
+    wrong_number     TINYINT      NOT NULL DEFAULT 0,
     model            VARCHAR(80)  NOT NULL DEFAULT '',
     prompt_version   VARCHAR(32)  NOT NULL DEFAULT '',
     transcript_hash  CHAR(64)     NOT NULL DEFAULT '',

@@ -36,6 +36,8 @@ class FollowUp:
 
     Attributes:
         answer_id: of the answer of the model that it comes from, which is in the ledger already; or empty.
+        do_not_call: the customer's own sentence that refuses further calls, or empty.
+        wrong_number: the number is not the lead's.
     """
 
     list_id: int
@@ -45,6 +47,8 @@ class FollowUp:
     leads_remark: str
     next_follow_time: datetime | None = None
     evidence: str = ""
+    do_not_call: str = ""
+    wrong_number: bool = False
     model: str = ""
     prompt_version: str = ""
     transcript_hash: str = ""
@@ -220,8 +224,8 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
 
 _ENTRY = (
     *("answer_id", "list_id", "task_id", "job_group_id", "call_job_id", "request_id", "outcome", "is_interested"),
-    *("leads_remark", "next_follow_time", "evidence", "model", "prompt_version", "transcript_hash", "input_tokens"),
-    *("output_tokens", "error_code", "created_at", "settled_at"),
+    *("leads_remark", "next_follow_time", "evidence", "do_not_call", "wrong_number", "model"),
+    *("prompt_version", "transcript_hash", "input_tokens", "output_tokens", "error_code", "created_at", "settled_at"),
 )
 
 
@@ -238,15 +242,24 @@ def record(
     rows = [
         (
             *(f.answer_id or None, f.list_id, task_id, task_id, f.call_job_id, request_id, f.outcome),
-            *(f.is_interested, f.leads_remark, f.next_follow_time, f.evidence, f.model, f.prompt_version),
-            *(f.transcript_hash, f.input_tokens, f.output_tokens, f.error_code, now_utc, settled),
+            *(f.is_interested, f.leads_remark, f.next_follow_time, f.evidence, f.do_not_call, f.wrong_number),
+            *(
+                f.model,
+                f.prompt_version,
+                f.transcript_hash,
+                f.input_tokens,
+                f.output_tokens,
+                f.error_code,
+                now_utc,
+                settled,
+            ),
         )
         for f in judgements
     ]
     for part in bulks(rows):
         cursor.execute(
             f"INSERT INTO call_analyses ({', '.join(_ENTRY)}) VALUES "
-            + ", ".join([f"({marks(3)}, {GROUP}, {marks(15)})"] * len(part))
+            + ", ".join([f"({marks(3)}, {GROUP}, {marks(17)})"] * len(part))
             + " ON DUPLICATE KEY UPDATE outcome = outcome",
             flat(part),
         )
@@ -287,7 +300,7 @@ def answers(cursor: Cursor, ids: Sequence[int], request_id: str) -> list[FollowU
         (*ids, request_id),
     )
     found = [FollowUp(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
-    return [replace(one, outcome="analysed") for one in found]
+    return [replace(one, outcome="analysed", wrong_number=bool(one.wrong_number)) for one in found]
 
 
 def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
-from activities.liveness import heartbeating
+from activities.liveness import heartbeating, not_yet
 from calltasks.errors import PermanentError, ServiceError
 from calltasks.names import Turn
 from calltasks.platform.errors import SERVICE
@@ -85,7 +84,7 @@ class JobGroups:
         info = activity.info()
         looks = info.attempt - 1
         if looks == 0 and request.first > 0:
-            raise _not_yet("first look", request.first)
+            raise not_yet("first look", request.first)
         session = self._platform.session(request.organization_id, Turn.CONVERSATIONS)
         try:
             progress = await session.progress(request.job_group_id)
@@ -97,7 +96,7 @@ class JobGroups:
         if counters != request.seen or counters.total < request.called or waited > FULL_LOOK * request.longest:
             return Watched(counters=counters, polls=max(looks, 1))
         pause = min(request.shortest * GROWTH ** min(looks, 50), request.longest)
-        raise _not_yet(f"{counters.over} of {counters.total} calls are over, as before", pause)
+        raise not_yet(f"{counters.over} of {counters.total} calls are over, as before", pause)
 
     @activity.defn
     async def control_calls(self, request: ControlRequest) -> str:
@@ -115,12 +114,3 @@ class JobGroups:
                 raise
             raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None
         return request.action
-
-
-def _not_yet(reason: str, pause: float) -> ApplicationError:
-    return ApplicationError(
-        f"{reason}; next look in {pause:.0f} s",
-        type="NotYet",
-        next_retry_delay=timedelta(seconds=pause),
-        category=ApplicationErrorCategory.BENIGN,
-    )

@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from activities.liveness import heartbeating
 from activities.steps import STEPS
 from calltasks.database.connection import Database, translate
-from calltasks.database.tables import dispatches, needs, suppressions, task_options
+from calltasks.database.tables import dispatches, needs, suppressions, task_options, withdrawals
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.needs import Standing, Work
@@ -92,7 +92,7 @@ class Review:
 
     Attributes:
         rows: how they stand.
-        counts: what the steps count.
+        counts: what the steps count, and calls that were withdrawn.
         suppressed: rows that are left out, by reason.
         next_due: seconds until a row that was set aside is due; None if none is.
         work: by step.
@@ -284,7 +284,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     asked = [step for step in steps if step.name in request.rows]
     lacking = {step.name: step.need for step in asked if any(map(step.need.may, called))}
     work, next_due = needs.work(cursor, request.task_id, lacking, now=now, sizes=request.rows, values=request.values)
-    counts: dict[str, int] = {}
+    counts = withdrawals.count(cursor, request.task_id)
     for step in steps:
         counts |= step.counts(cursor, request.task_id) if step.counts else {}
     return Review(

@@ -34,6 +34,8 @@ THREE_TRIES = RetryPolicy(
 """For a piece of work that is set aside after it and found again in the database."""
 WATCHING = RetryPolicy(initial_interval=timedelta(seconds=10), backoff_coefficient=1)
 """The watch names its own pauses."""
+WITHDRAWING = RetryPolicy(initial_interval=timedelta(seconds=2), backoff_coefficient=1)
+"""It names its own pauses too; a database that is away is asked again soon."""
 
 
 LONGEST = 31_536_000

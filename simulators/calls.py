@@ -161,8 +161,8 @@ class Job:
         self.paused_at = NEVER
 
     def cancel(self, moment: float) -> None:
-        """Takes back what has not begun; a call under way is finished, and counts."""
-        if self.status_at(moment) in FINAL:
+        """Takes back what has not begun. A call under way is not touched, nor what attempts may follow it."""
+        if self.status_at(moment) in FINAL or self.status_at(moment) == "Executing":
             return
         self.attempts = self.attempts[: self.begun_at(moment)]
         self.paused_at = NEVER

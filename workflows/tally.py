@@ -86,6 +86,7 @@ class Tally:
             ("calls over", f"{progress['finished']} of {progress['called']}"),
             ("leads without a job", progress["unmatched"]),
             ("of these left out", _pairs(progress["suppressed_by_reason"])),
+            ("withdrawn", f"{progress['withdrawn']}, dialled before they could be: {progress['too_late']}"),
             ("by status", _pairs(progress["by_status"])),
             ("follow-ups", f"{progress['follow_ups']}, of which {progress['analysed']} judged by the model"),
             ("analyses that failed", progress["analysis_failed"]),

@@ -39,6 +39,7 @@ WORKER: dict[str, Rights] = {
     "call_suppressions": _OWN,
     "call_opt_outs": _OWN,
     "call_contacts": _OWN,
+    "call_withdrawals": _OWN,
     "call_follow_ups": _OWN,
     "call_analyses": _OWN,
     "call_task_options": _OWN,

@@ -93,6 +93,9 @@ class Metrics:
         self._checked = meter.create_gauge_float(
             PREFIX + "checked_timestamp_seconds", "Time of the last check of the monitor that this worker made."
         )
+        self._waits = meter.create_gauge_float(
+            PREFIX + "withdrawal_wait_seconds", "For how long a call waits whose customer has said no; 0: none does."
+        )
         self._codes: set[str] = set()
 
     def called(self, service: str, action: str, seconds: float, error: ServiceError | None) -> None:
@@ -133,6 +136,10 @@ class Metrics:
         self._open.set(open_tasks)
         self._oldest.set(max(0.0, oldest_seconds))
         self._checked.set(time())
+
+    def withdraws(self, seconds: float) -> None:
+        """A look at the opt-outs: for so long the longest of them waits for a call to be withdrawn."""
+        self._waits.set(seconds)
 
     def _code(self, error: ServiceError | None) -> str:
         """The vendor's code, as far as there is room for another label."""

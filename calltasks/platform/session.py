@@ -294,6 +294,11 @@ class PlatformSession:
         """``pause``, ``resume`` or ``cancel`` all calls of the group."""
         await self._ask(CONTROLS[action], {"JobGroupId": group_id, "All": True})
 
+    async def cancel_jobs(self, group_id: str, ids: Sequence[str]) -> None:
+        """Withdraw up to 99 jobs of a group. One that is being dialled goes on, with what attempts are left to it, and
+        one that is over stays so."""
+        await self._ask(CONTROLS[CANCEL], {"JobGroupId": group_id, "All": False, "JobId": list(ids)})
+
     async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""
 

@@ -42,7 +42,7 @@ LOOK_SECONDS = 5.0
 CLAIM_SECONDS = SEND_SECONDS + 5
 """Who claimed a lead without knowing of the opt-out has sent it so soon after it was seen, or never does."""
 UNKNOWN_SECONDS = 600.0
-"""A call of which the platform does not tell is waited for so long. If its row gets a job later, it is looked at again."""
+"""A call of which the platform does not tell is waited for so long; a job that turns up later is looked at again."""
 ORGANISATIONS_AT_ONCE = 8
 REQUESTS_AT_ONCE = 4
 

@@ -9,8 +9,8 @@ from pymysql.cursors import Cursor
 
 from activities.holdings import GroupReading, Holding, Lead, hold
 from activities.tasks import existing
+from calltasks.database.tables import contacts, suppressions
 from calltasks.database.tables import dispatches as table
-from calltasks.database.tables import suppressions
 from calltasks.database.tables.dispatches import NOTHING, Batch, DoubtError, Span, Undialled, Written
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.platform.session import CONTACTS_A_CALL
@@ -127,7 +127,7 @@ def claim(
     _same_rows(cursor, task_id, group_id)
     written = table.written(cursor, task_id, group_id)
     if written.entry < known.entry:
-        _write_down_again(cursor, task_id, group_id, written.last_id + 1, known.last_id)
+        _write_down_again(cursor, task, written.last_id + 1, known.last_id)
         written, ripe = table.written(cursor, task_id, group_id), []
     result = _claim(cursor, task, written.last_id, ripe=ripe, reading=reading, list_first=list_first)
     result.known = table.written(cursor, task_id, group_id)
@@ -161,23 +161,33 @@ def _claim(
     sent_again = {batch.id for batch in again[:BATCHES_AT_ONCE]}
     result.waiting = [batch for batch in unresolved if batch.id not in sent_again]
     _next(cursor, task_id, group_id, started, holding, result)
+    _hand_over(cursor, task, result.claims)
     return result
 
 
-def _write_down_again(cursor: Cursor, task_id: int, group_id: str, first: int, last: int) -> None:
+def _write_down_again(cursor: Cursor, task: TaskRow, first: int, last: int) -> None:
+    task_id, group_id = task.task_id, task.job_group_id
     table.in_doubt(cursor, task_id, group_id)
     while rows := table.undialled(cursor, task_id, first=first, last=last, limit=CONTACTS_A_CALL):
-        table.insert(cursor, task_id, group_id, [Span(first=rows[0], last_id=rows[-1].id)])
+        ids = table.insert(cursor, task_id, group_id, [Span(first=rows[0], last_id=rows[-1].id)])
+        _hand_over(cursor, task, [Claim(id=ids[0], rows=[row for row in rows if row.phone], tries=0)])
         first = rows[-1].id + 1
+
+
+def _hand_over(cursor: Cursor, task: TaskRow, claims: Sequence[Claim]) -> None:
+    rows = [(row.id, row.phone) for claim in claims for row in claim.rows]
+    contacts.hand_over(cursor, task.task_id, task.organization_id, rows)
 
 
 def renew(cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequence[list[Undialled]]) -> list[Claim]:
     """Put batches of these rows in the place of one whose request was refused, inside a transaction."""
-    _own(cursor, task_id, group_id)
+    task = _own(cursor, task_id, group_id)
     table.close(cursor, old.id)
     spans = [Span(first=part[0], last_id=part[-1].id, tries=old.tries) for part in parts]
     ids = table.insert(cursor, task_id, group_id, spans)
-    return [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
+    claims = [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
+    _hand_over(cursor, task, claims)
+    return claims
 
 
 def _own(cursor: Cursor, task_id: int, group_id: str) -> TaskRow:

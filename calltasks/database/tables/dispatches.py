@@ -22,6 +22,7 @@ from calltasks.rules.phones import dialled, e164
 
 NEVER_SENT = "2000-01-01"
 """``attempted_at`` of a batch whose request certainly did not leave, ``accepted_at`` of one that others stand for."""
+UNSENT = f"d.accepted_at IS NULL AND d.attempted_at = '{NEVER_SENT}'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

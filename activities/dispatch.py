@@ -83,7 +83,7 @@ class Assigned:
     Attributes:
         done: nobody is left to be sent, and no batch is without its answer.
         assigned: contacts that the platform took now; ``rejected`` those that it refused, each for itself.
-        suppressed: rows that were left out now, because they have no number.
+        suppressed: rows that were left out now.
         unresolved: batches without an answer.
         handed_over: every row was sent or left out; only batches without an answer are waited for.
         list_first: the group must be read before anything more is assigned.
@@ -298,9 +298,10 @@ class Dispatching:
         send_before = _send_before(request)
         del sent.open[claim.id]
         with suppress(table.TakenOverError):
-            halves = await self._database.transaction(
+            halves, suppressed = await self._database.transaction(
                 claiming.renew, request.task_id, request.job_group_id, claim, parts
             )
+            sent.suppressed += suppressed
             await self._send(request, session, halves, sent, send_before)
 
     async def _release(self, sent: Sent, claims: Sequence[Claim]) -> None:
@@ -341,19 +342,20 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
     retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
     if waits and not (claimed.more and not sent.error):
         retry_in = max(min(waits), retry_in, 1.0)
+    suppressed = claimed.suppressed + sent.suppressed
     activity.logger.info(
-        "task %d: %d contacts assigned, %s refused, %d without a number, %d sent in vain, %d batches without an answer"
+        "task %d: %d contacts assigned, %s refused, %s left out, %d sent in vain, %d batches without an answer"
         " (last error: %s)",
-        *(request.task_id, sent.assigned, dict(sent.rejected) or "none", claimed.suppressed, claimed.failed),
+        *(request.task_id, sent.assigned, dict(sent.rejected) or "none", dict(suppressed) or "none", claimed.failed),
         *(len(waits), sent.error or None),
     )
-    for outcome, count in (("suppressed", claimed.suppressed), ("failed", claimed.failed)):
+    for outcome, count in (*suppressed.items(), ("failed", claimed.failed)):
         telemetry.metrics.wrote("dispatch", outcome, count)
     return Assigned(
         done=not claimed.more and not waits,
         assigned=sent.assigned,
         rejected=sent.rejected.total(),
-        suppressed=claimed.suppressed,
+        suppressed=suppressed.total(),
         unresolved=len(waits),
         handed_over=not claimed.more,
         list_first=claimed.unread or (request.list_first and not claimed.read),

@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from activities.liveness import heartbeating
 from activities.steps import STEPS
 from calltasks.database.connection import Database, translate
-from calltasks.database.tables import dispatches, needs, suppressions, task_options, withdrawals
+from calltasks.database.tables import contacts, dispatches, needs, suppressions, task_options, withdrawals
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.needs import Standing, Work
@@ -158,6 +158,8 @@ class Tasks:
 
         async with heartbeating():
             row, dispatched, kept = await self._database.transaction(read)
+            if row.job_group_id:
+                await self._database.run(contacts.enter, row, dispatched=dispatched)
             asked = dispatched or await self._by_start_call()
         return Task(
             task_id=row.task_id,

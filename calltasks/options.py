@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from temporalio.common import RetryPolicy
 
 from calltasks.rules.reanalysis import Answer, Asked
@@ -42,14 +43,19 @@ LONGEST = 31_536_000
 """A year, in seconds: nobody waits longer, and timers hold it."""
 Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
 Pause = Annotated[float, Field(gt=0, le=LONGEST)]
+MOST_DAYS = 366
+MOST_CALLS = 1000
+Days = Annotated[int, Field(ge=0, le=MOST_DAYS)]
 
 
 class Options(BaseModel):
-    """How patient a task is, in seconds (rule 17.2), and what it may cost. They stay with the task: what a
-    start does not give is as it was given before.
+    """How patient a task is, in seconds (rule 17.2), what it may cost, and how rarely people are called. They stay with
+    the task: what a start does not give is as it was given before.
 
     Attributes:
         token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
+        not_called_within: days in which no other campaign may have called a number; 0 for no such limit.
+        at_most: calls of a number in ``in_days`` days, this one among them; both 0 for no such limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +68,15 @@ class Options(BaseModel):
     retry_interval: Seconds = 60
     recording_grace: Seconds = 600
     token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    not_called_within: Days = 0
+    at_most: int = Field(default=0, ge=0, le=MOST_CALLS)
+    in_days: Days = 0
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if bool(self.at_most) != bool(self.in_days):
+            raise PydanticCustomError("together", "at_most and in_days go together; both 0 for no such limit")
+        return self
 
     def kept(self) -> str:
         """Those that were given, as a JSON object."""

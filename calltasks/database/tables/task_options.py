@@ -6,12 +6,14 @@ this ``create_time`` alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.tables.tasks import TaskRow
+from calltasks.rules.gate import Limits
 
 FIRST_REST, LONGEST_REST = 300, 86_400
 """Seconds between two looks at a task of which nothing was called: twice as long after each that found nothing."""
@@ -42,6 +44,12 @@ def kept(cursor: Cursor, task: TaskRow) -> Kept:
     if row is None:
         return Kept()
     return Kept(options=str(row[0]), paused=bool(row[1]), jobs_at_rest=None if row[2] is None else int(row[2]))
+
+
+def limits(options: str) -> Limits:
+    """How rarely a task's options, a JSON object, want people called."""
+    given = json.loads(options)
+    return Limits(**{field.name: int(given.get(field.name) or 0) for field in fields(Limits)})
 
 
 def keep_options(cursor: Cursor, task: TaskRow, options: str) -> None:

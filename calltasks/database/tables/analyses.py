@@ -210,7 +210,8 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
         f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
         (list_id, call_job_id),
     )
-    analyses = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    found = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    analyses = [replace(one, wrong_number=bool(one.wrong_number)) for one in found]
     return CallHistory(
         call_job_id=call_job_id,
         task_id=int(row[0]),

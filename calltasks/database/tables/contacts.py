@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat
+from calltasks.database.tables import withdrawals
 from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.rules.phones import e164
@@ -46,6 +47,7 @@ def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
             (row_id, task.task_id, task.organization_id, phone, since) for row_id, phone, since in numbers if phone
         ]
         _insert(cursor, "%s", entries)
+        withdrawals.take_up_again(cursor, [int(entry[0]) for entry in entries])
         if len(found) < ROWS_A_STATEMENT:
             return
         last = int(found[-1][0])

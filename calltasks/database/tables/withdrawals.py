@@ -107,13 +107,19 @@ def carried_out(cursor: Cursor, opt_outs: Sequence[int]) -> None:
 
 
 def take_up_again(cursor: Cursor, rows: Sequence[int]) -> None:
-    """Calls of these rows have turned up: who of them has said no is looked at again."""
+    """Calls of these rows, at most 2,500, have turned up: who of them has said no is looked at again."""
+    if not rows:
+        return
     cursor.execute(
-        "UPDATE call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id AND o.phone = c.phone"
-        " AND o.standing = 1 SET o.withdrawn_at = NULL, o.noticed_at = NULL"
-        f" WHERE c.list_id IN ({marks(len(rows))}) AND o.withdrawn_at IS NOT NULL",
+        "SELECT o.id FROM call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id"
+        " AND o.phone = c.phone AND o.standing = 1"
+        f" WHERE c.list_id IN ({marks(len(rows))}) AND o.withdrawn_at IS NOT NULL ORDER BY o.id",
         rows,
     )
+    if found := [row[0] for row in cursor.fetchall()]:
+        cursor.execute(
+            f"UPDATE call_opt_outs SET withdrawn_at = NULL, noticed_at = NULL WHERE id IN ({marks(len(found))})", found
+        )
 
 
 def count(cursor: Cursor, task_id: int) -> dict[str, int]:

@@ -138,10 +138,12 @@ class OptOuts:
     async def _batch(self, session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:
         """Withdraw at most 99 calls of one group: see how they stand, withdraw those that wait, see again."""
         jobs = await _told(session, calls, look)
-        asked = [call for call in calls if (job := jobs.get(call.job_id)) and _waits(call, job)]
+        still = [call for call in calls if (job := jobs.get(call.job_id)) and not _outcome(call, job)]
+        # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
+        await self._database.run(table.write_down, [(call, "") for call in still])
+        # What is being dialled cannot be withdrawn (docs/vendors.md V14), but what would follow it, once it is over.
+        asked = [call for call in still if jobs[call.job_id].status != "Executing"]
         if asked:
-            # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
-            await self._database.run(table.write_down, [(call, "") for call in asked])
             await _cancel(session, asked, look)
             jobs |= await _told(session, asked, look)
         settled = [(call, outcome) for call in calls if (outcome := _outcome(call, jobs.get(call.job_id)))]
@@ -201,11 +203,6 @@ async def _cancel(session: PlatformSession, calls: Sequence[Waiting], look: Look
             half = len(calls) // 2
             await _cancel(session, calls[:half], look)
             await _cancel(session, calls[half:], look)
-
-
-def _waits(call: Waiting, job: Job) -> bool:
-    """Whether the platform may dial the job, and is not doing so: what is under way cannot be withdrawn (V14)."""
-    return not _outcome(call, job) and job.status != "Executing"
 
 
 def _outcome(call: Waiting, job: Job | None) -> str:

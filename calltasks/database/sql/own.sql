@@ -78,15 +78,15 @@ CREATE TABLE IF NOT EXISTS call_contacts (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- Calls that waited for somebody who said no. A row is written before the platform is asked to withdraw the call.
--- outcome, once the call is over: withdrawn, too_late (it was dialled after that), over (before that), or other (the
--- job calls another number).
+-- outcome, once that is known: withdrawn, too_late (it was dialled after that), over (before that), or other (the job
+-- calls another number).
 CREATE TABLE IF NOT EXISTS call_withdrawals (
     list_id     BIGINT       NOT NULL PRIMARY KEY,
     task_id     BIGINT       NOT NULL,
     call_job_id VARCHAR(191) NOT NULL,
     opt_out_id  BIGINT       NOT NULL,
     outcome     VARCHAR(16)  NOT NULL DEFAULT '',
-    asked_at    DATETIME(6)  NOT NULL,
+    noticed_at  DATETIME(6)  NOT NULL,
     settled_at  DATETIME(6)  NULL,
     KEY idx_task (task_id, outcome)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;

@@ -20,7 +20,7 @@ another number, and nobody touches it."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A row that was handed over, whose number is opted out, and of which it is not known that its call is over.
+    """A row that was handed over, whose number is opted out, and of which it is not known what became of its call.
 
     Attributes:
         said_no_at: when the opt-out was entered (UTC, naive).
@@ -54,7 +54,8 @@ def notice(cursor: Cursor) -> dict[int, float]:
 
 
 def waiting(cursor: Cursor) -> list[Waiting]:
-    """Of all open opt-outs that were not lifted: the calls of the organisation that may still be made."""
+    """Of all open opt-outs that were not lifted: the calls of the organisation that may still be made, and those that
+    could when they were looked at before."""
     cursor.execute(
         "SELECT o.id, o.organization_id, o.phone, o.created_at, l.id, t.id, COALESCE(t.job_group_id, ''),"
         " COALESCE(l.call_job_id, '') FROM call_opt_outs o"
@@ -63,8 +64,9 @@ def waiting(cursor: Cursor) -> list[Waiting]:
         # Ids come again where a CRM is restored: the task must still be this organisation's.
         " JOIN call_tasks t ON t.id = c.task_id"
         " AND CAST(CONVERT(t.organization_id USING utf8mb4) AS BINARY) = CAST(o.organization_id AS BINARY)"
-        f" LEFT JOIN call_withdrawals w ON w.list_id = l.id AND w.settled_at IS NOT NULL AND {SAME_CALL.format('w')}"
-        f" WHERE o.withdrawn_at IS NULL AND o.standing = 1 AND w.list_id IS NULL AND NOT {is_final()}"
+        f" LEFT JOIN call_withdrawals w ON w.list_id = l.id AND {SAME_CALL.format('w')}"
+        " WHERE o.withdrawn_at IS NULL AND o.standing = 1 AND w.settled_at IS NULL"
+        f" AND (w.list_id IS NOT NULL OR NOT {is_final()})"
     )
     return [
         Waiting(
@@ -82,14 +84,15 @@ def waiting(cursor: Cursor) -> list[Waiting]:
 
 
 def write_down(cursor: Cursor, calls: Iterable[tuple[Waiting, str]]) -> None:
-    """Write down what the platform is about to be asked (``""``), or what became of calls."""
+    """Write down that calls may still be made (``""``), or what became of them."""
     for part in bulks((call.list_id, call.task_id, call.job_id, call.opt_out_id, outcome) for call, outcome in calls):
         cursor.execute(
-            "INSERT INTO call_withdrawals (list_id, task_id, call_job_id, opt_out_id, outcome, asked_at, settled_at)"
+            "INSERT INTO call_withdrawals (list_id, task_id, call_job_id, opt_out_id, outcome, noticed_at, settled_at)"
             " VALUES "
             + ", ".join(["(%s, %s, %s, %s, %s, UTC_TIMESTAMP(6), IF(%s = '', NULL, UTC_TIMESTAMP(6)))"] * len(part))
             # The row of an earlier task may have had the same id.
-            + " ON DUPLICATE KEY UPDATE asked_at = IF(call_job_id = VALUES(call_job_id), asked_at, VALUES(asked_at)),"
+            + " ON DUPLICATE KEY UPDATE"
+            " noticed_at = IF(call_job_id = VALUES(call_job_id), noticed_at, VALUES(noticed_at)),"
             " task_id = VALUES(task_id), call_job_id = VALUES(call_job_id), opt_out_id = VALUES(opt_out_id),"
             " outcome = VALUES(outcome), settled_at = VALUES(settled_at)",
             flat([(*values, values[-1]) for values in part]),

@@ -173,7 +173,7 @@ def test_a_token_ceiling_of_the_start_is_shown_and_kept(site: ApiSite) -> None:
 
 
 def test_a_dry_run_says_who_would_be_called_and_the_limits_of_a_start_are_kept(site: ApiSite) -> None:
-    site.finished(_started(site, site.create()))
+    site.finished(_started(site, task_id=site.create()))
     task_id = site.create()
     body = {"task_id": task_id, "not_called_within": 7, "at_most": 3.0, "in_days": 30}
     said = site.done("/start-call-task", body | {"dry_run": True})
@@ -182,13 +182,13 @@ def test_a_dry_run_says_who_would_be_called_and_the_limits_of_a_start_are_kept(s
     assert said["limits"] == {"not_called_within": 7, "at_most": 3, "in_days": 30}
     failed(site.ask("POST", "/start-call-task", {"task_id": task_id, "dry_run": True}, token=OTHER_TOKEN), 404)
     assert site.sql("SELECT * FROM call_task_options WHERE task_id = %s", task_id) == []
-    progress = site.finished(_started(site, task_id, **body))
+    progress = site.finished(_started(site, **body))
     assert progress["suppressed_by_reason"] == said["by_reason"] and progress["called"] == 0
 
 
-def _started(site: ApiSite, task_id: int, **body: Any) -> int:
-    assert site.done("/start-call-task", {"task_id": task_id} | body)["started"] is True
-    return task_id
+def _started(site: ApiSite, **body: Any) -> int:
+    assert site.done("/start-call-task", body)["started"] is True
+    return int(body["task_id"])
 
 
 def test_a_run_that_is_over_says_so(site: ApiSite) -> None:

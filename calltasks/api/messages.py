@@ -175,7 +175,8 @@ class StartRequest(TaskRequest):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        self.options()
+        if len({"at_most", "in_days"} & self.model_fields_set) == 1:
+            raise ValueError("at_most and in_days go together")
         return self
 
     def options(self) -> Options | None:

@@ -38,6 +38,7 @@ from calltasks.database import schema
 from calltasks.database.columns import Table
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import CallHistory, history
+from calltasks.dry_run import DryRun, rehearse
 from calltasks.options import Options
 from calltasks.progress import ENDED_BADLY
 from calltasks.rules.reanalysis import Answer, Reanalysis, read
@@ -148,6 +149,21 @@ class CallTasks:
                 with suppress(errors.NotRunningError), self._run(task_id) as run:
                     await run.signal(names.START_CALL, given or None, rpc_timeout=ANSWER_SECONDS)
                     return False
+
+    async def dry_run(self, task_id: int, options: Options | None = None) -> DryRun:
+        """Who would be called if the task were started now, who not, and why (rule 11.9). Nobody is called, nothing is
+        written, and no run begins.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            DoubtError: who was called already cannot be told; a start would call nobody.
+        """
+        row = await self.task(task_id)
+        found = await self.database.run(rehearse, row, options or Options())
+        with suppress(errors.NotRunningError):
+            if await self.is_open(task_id):
+                found = replace(found, phase=(await self.progress(task_id))["phase"])
+        return found
 
     # --- watching ---------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Options(BaseModel):
     Attributes:
         token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
         not_called_within: days in which no other campaign may have called a number; 0 for no such limit.
-        at_most: calls of a number in ``in_days`` days, this one among them; both 0 for no such limit.
+        at_most: calls of a number in ``in_days`` days, this one among them; 0 for no such limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,14 +68,14 @@ class Options(BaseModel):
     retry_interval: Seconds = 60
     recording_grace: Seconds = 600
     token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    not_called_within: Days = 0
-    at_most: int = Field(default=0, ge=0, le=MOST_CALLS)
-    in_days: Days = 0
+    not_called_within: Days | None = None
+    at_most: int | None = Field(default=None, ge=0, le=MOST_CALLS)
+    in_days: Days | None = None
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        if bool(self.at_most) != bool(self.in_days):
-            raise PydanticCustomError("together", "at_most and in_days go together; both 0 for no such limit")
+        if (self.at_most is None) != (self.in_days is None):
+            raise PydanticCustomError("together", "at_most and in_days go together")
         return self
 
     def kept(self) -> str:

@@ -68,7 +68,9 @@ DENIED = {
         "INSERT INTO dcc_leads_follow (leads_id) VALUES (1)",
         "UPDATE dcc_leads_follow SET leads_remark = ''",
         "INSERT INTO call_analyses SELECT * FROM call_analyses",
-        "SELECT * FROM call_dispatches",
+        "UPDATE call_dispatches SET tries = 0",
+        "INSERT INTO call_contacts SELECT * FROM call_contacts",
+        "UPDATE call_suppressions SET reason = ''",
         "UPDATE leads_task_list SET leads_phone = ''",
         "UPDATE leads_task_list SET leads_follow_id = 1",
         "UPDATE call_tasks SET task_type = 4",
@@ -254,6 +256,7 @@ def by_http() -> None:
             return answer.json()["data"]
 
         task_id = int(ask("POST", "/create-autoCall-tasks", task_name="by http", all_leads=True)["task_id"])
+        assert ask("POST", "/start-call-task", task_id=task_id, dry_run=True)["to_call"] == 40
         ask("POST", "/start-call-task", task_id=task_id)
         wait_until(
             lambda: bool(ask("GET", f"/call-tasks/{task_id}/progress")["phase"] == "complete"), PATIENCE, "complete"

@@ -20,7 +20,7 @@ from calltasks.call_tasks import CallTasks
 from calltasks.cli import screens
 from calltasks.errors import NoWorkerError, TemporalError, ending
 from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
-from calltasks.options import MOST_TOKENS, Options
+from calltasks.options import MOST_CALLS, MOST_DAYS, MOST_TOKENS, Options
 from calltasks.progress import ENDED_BADLY
 from calltasks.temporal.monitor_schedule import Action
 
@@ -94,26 +94,52 @@ def start_call(
     token_ceiling: Annotated[
         int | None, typer.Option(min=1, max=MOST_TOKENS, help="Judge calls until so many tokens are spent.")
     ] = None,
+    not_called_within: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST_DAYS, help="Leave out whom another campaign has called in so many days."),
+    ] = None,
+    at_most: Annotated[
+        int | None, typer.Option(min=0, max=MOST_CALLS, help="Leave out whom others have called so often already ...")
+    ] = None,
+    in_days: Annotated[int | None, typer.Option("--in", min=0, max=MOST_DAYS, help="... in so many days.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say who would be called, who not, and why.")] = False,
     as_json: Json = False,
 ) -> None:
     """Start a task's calls, or say that they are running already."""
-    try:
-        chosen = Options.model_validate_json(options) if options else None
-        if token_ceiling is not None:
-            chosen = (chosen or Options()).model_copy(update={"token_ceiling": token_ceiling})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        fail(f"--options: {'.'.join(map(str, first['loc']))}: {first['msg']}", 2)
+    if (at_most is None) != (in_days is None):
+        fail("--at-most N and --in DAYS go together", 2)
+    named = {
+        "token_ceiling": token_ceiling,
+        "not_called_within": not_called_within,
+        "at_most": at_most,
+        "in_days": in_days,
+    }
+    chosen = _options(options, {name: value for name, value in named.items() if value is not None})
+    if dry_run:
+        found = run(lambda calls: calls.dry_run(task_id, chosen))
+        show(dataclasses.asdict(found), as_json, str(found))
+        return
 
     async def use(calls: CallTasks) -> dict[str, Any]:
         started = await calls.start_call(task_id, chosen)
-        running = "is running already" + (", as patient and with the ceiling as it was started" if chosen else "")
+        running = "is running already" + (", with the options that it was started with" if chosen else "")
         messages.print(f"call task {task_id}: " + ("started" if started else running), highlight=False)
         result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": started}
         return result | (await watch(calls, task_id) if wait else {})
 
     result = run(use)
     show(result, as_json, result.get("outcome", result["workflow_id"]))
+
+
+def _options(given: str, named: dict[str, int]) -> Options | None:
+    """Those of ``--options``, and those that have an option of the command."""
+    try:
+        chosen = Options.model_validate_json(given) if given else Options()
+        chosen = Options.model_validate(chosen.model_dump(exclude_unset=True) | named)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        fail(": ".join(["--options", *filter(None, [".".join(map(str, first["loc"]))]), first["msg"]]), 2)
+    return chosen if given or named else None
 
 
 @app.command()

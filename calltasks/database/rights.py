@@ -55,6 +55,9 @@ BACKEND: dict[str, Rights] = {
     "call_follow_ups": Rights(),
     "call_opt_outs": _OWN,
     "call_contacts": Rights(),
+    "call_dispatches": Rights(),
+    "call_suppressions": Rights(),
+    "call_task_options": Rights(),
     "dcc_leads_follow": Rights(),
 }
 

@@ -1,4 +1,5 @@
-"""Who of the rows that are about to be handed over is left out (rules 11.7, 11.8): one statement for all of them."""
+"""Whom a task may call: whether anybody any more, and who of the rows that are about to be handed over is left out
+(rules 11.1, 11.7, 11.8), by one statement for all of them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import look_up, marks
+from calltasks.database.tables import dispatches
 from calltasks.database.tables.analyses import CALLED_AT
 from calltasks.database.tables.dispatches import UNSENT, Undialled
 from calltasks.database.tables.needs import CALLED, is_final, is_status
@@ -89,3 +91,16 @@ class Gate:
                 often=before.often + int(often or 0),
             )
         return known
+
+
+def dispatched(cursor: Cursor, row: TaskRow) -> bool:
+    """Whether nobody is to be dialled any more."""
+    if row.task_type >= 3:
+        return True
+    name = dispatches.group_name(row.task_id, row.create_time)
+    ours = dispatches.ours(cursor, row.task_id, row.job_group_id, name)
+    if row.job_group_id:
+        # A group that we did not make ourselves is adopted as it is (rule 2.3); one of ours may be half dispatched.
+        return row.task_type >= 2 or not ours
+    # Calls that another program has made prove a group that the task no longer names: who is in it is not known.
+    return row.task_type >= 2 and not ours and bool(dispatches.held_jobs(cursor, row.task_id))

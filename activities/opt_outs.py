@@ -43,6 +43,8 @@ CLAIM_SECONDS = SEND_SECONDS + 5
 """Who claimed a lead without knowing of the opt-out has sent it so soon after it was seen, or never does."""
 UNKNOWN_SECONDS = 600.0
 """A call of which the platform does not tell is waited for so long; a job that turns up later is looked at again."""
+EXECUTING = "Executing"
+"""Of a job that is being dialled."""
 ORGANISATIONS_AT_ONCE = 8
 REQUESTS_AT_ONCE = 4
 
@@ -53,7 +55,7 @@ class Look:
 
     Attributes:
         ages: of the open opt-outs, in seconds, since they were first seen.
-        waiting: opt-outs for which a call waits still.
+        waiting: opt-outs of which some call is not over; ``in_danger``: those of whose calls one may be begun yet.
         outcomes: of calls that are over, or were withdrawn.
         unlisted: tasks that have rows without a job id among those that wait.
         error: the last one of the platform; ``""``: none.
@@ -61,14 +63,17 @@ class Look:
 
     ages: Mapping[int, float]
     waiting: set[int] = field(default_factory=set)
+    in_danger: set[int] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     unlisted: set[int] = field(default_factory=set)
     error: str = ""
 
-    def wait_for(self, call: Waiting, *, known: bool) -> None:
-        """A call may still be made; ``known``: the platform tells of it."""
-        if known or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
+    def wait_for(self, call: Waiting, job: Job | None) -> None:
+        """A call is not over; ``job``: as the platform tells of it, if it does."""
+        if job is not None or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
             self.waiting.add(call.opt_out_id)
+            if job is None or job.status != EXECUTING:
+                self.in_danger.add(call.opt_out_id)
 
 
 class OptOuts:
@@ -92,7 +97,7 @@ class OptOuts:
             look = Look(ages)
             if ages:
                 await self._withdraw(look, await self._database.run(table.waiting))
-        telemetry.metrics.withdraws(max((ages[id_] for id_ in look.waiting), default=0.0))
+        telemetry.metrics.looked(max((ages.get(id_, 0.0) for id_ in look.in_danger), default=0.0))
         raise not_yet(f"calls wait for {len(look.waiting)} who said no", LOOK_SECONDS)
 
     async def _withdraw(self, look: Look, calls: Sequence[Waiting]) -> None:
@@ -123,7 +128,7 @@ class OptOuts:
                 by_group[call.job_group_id].append(call)
             else:
                 look.unlisted.add(call.task_id)
-                look.wait_for(call, known=False)
+                look.wait_for(call, None)
         batches = [
             group[start : start + IDS_A_CALL]
             for group in by_group.values()
@@ -142,7 +147,7 @@ class OptOuts:
         # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
         await self._database.run(table.write_down, [(call, "") for call in still])
         # What is being dialled cannot be withdrawn (docs/vendors.md V14), but what would follow it, once it is over.
-        asked = [call for call in still if jobs[call.job_id].status != "Executing"]
+        asked = [call for call in still if jobs[call.job_id].status != EXECUTING]
         if asked:
             await _cancel(session, asked, look)
             jobs |= await _told(session, asked, look)
@@ -154,7 +159,7 @@ class OptOuts:
         over = {call.list_id for call, _ in settled}
         for call in calls:
             if call.list_id not in over:
-                look.wait_for(call, known=call.job_id in jobs)
+                look.wait_for(call, jobs.get(call.job_id))
 
     async def _ask_for_jobs(self, tasks: Iterable[int]) -> None:
         """Have the runs of tasks read what the platform lists: without its job id no call can be withdrawn."""

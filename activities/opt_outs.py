@@ -43,8 +43,6 @@ CLAIM_SECONDS = SEND_SECONDS + 5
 """Who claimed a lead without knowing of the opt-out has sent it so soon after it was seen, or never does."""
 UNKNOWN_SECONDS = 600.0
 """A call of which the platform does not tell is waited for so long; a job that turns up later is looked at again."""
-EXECUTING = "Executing"
-"""Of a job that is being dialled."""
 ORGANISATIONS_AT_ONCE = 8
 REQUESTS_AT_ONCE = 4
 
@@ -72,7 +70,7 @@ class Look:
         """A call is not over; ``job``: as the platform tells of it, if it does."""
         if job is not None or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
             self.waiting.add(call.opt_out_id)
-            if job is None or job.status != EXECUTING:
+            if job is None or not job.dialling:
                 self.in_danger.add(call.opt_out_id)
 
 
@@ -146,8 +144,8 @@ class OptOuts:
         still = [call for call in calls if (job := jobs.get(call.job_id)) and not _outcome(call, job)]
         # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
         await self._database.run(table.write_down, [(call, "") for call in still])
-        # What is being dialled cannot be withdrawn (docs/vendors.md V14), but what would follow it, once it is over.
-        asked = [call for call in still if jobs[call.job_id].status != EXECUTING]
+        # Once it is over, what would follow a call under way is withdrawn too.
+        asked = [call for call in still if not jobs[call.job_id].dialling]
         if asked:
             await _cancel(session, asked, look)
             jobs |= await _told(session, asked, look)

@@ -128,6 +128,11 @@ class Job(Body):
             return attempt.status
         return CANCELLED if attempt.status == "Cancelled" else FAILED
 
+    @property
+    def dialling(self) -> bool:
+        """Whether it is being called: then it cannot be withdrawn (docs/vendors.md V14)."""
+        return self.call_status == "Executing"
+
 
 class LatestTask(Body):
     """The latest attempt, as a page of a job group shows it."""

@@ -231,5 +231,8 @@ def main() -> None:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 
-# Last, because it registers on what is above.
+# Last, because they register on what is above.
 from calltasks.cli import judgements as commands_judgements  # noqa: E402, F401
+from calltasks.cli.opt_outs import opt_outs  # noqa: E402
+
+app.add_typer(opt_outs, name="opt-outs")

@@ -10,7 +10,6 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.routing import Match
 
 from calltasks.errors import UNEXPECTED, CallTasksError
 
@@ -59,10 +58,9 @@ async def handle(request: Request, error: Exception) -> Answer:
     """As :func:`answer_to`, for the kinds that the framework would answer in an envelope of its own."""
     answer = answer_to(error)
     assert answer is not None
-    if answer.status_code == 405:
+    if answer.status_code == 405 and (methods := request.app.openapi()["paths"].get(request.scope["path"])):
         # The framework names those of the path's first endpoint only.
-        there = [route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
-        answer.headers["allow"] = ", ".join(sorted({method for route in there for method in route.methods}))
+        answer.headers["allow"] = ", ".join(sorted(method.upper() for method in methods))
     return answer
 
 

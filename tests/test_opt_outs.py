@@ -3,8 +3,10 @@ lifted by nobody but a person; each organisation's own."""
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -290,6 +292,28 @@ async def test_an_organisation_that_is_a_number_in_the_crm_is_its_text(crm: Crm)
     crm.sql("ALTER TABLE call_tasks MODIFY organization_id INT NULL")
     await crm.first(crm.task(phone(1), organization="7"))
     assert await crm.standing("7") == [number(1)]
+
+
+# Erasure
+
+
+@pytest.mark.parametrize(("block", "stands"), [(0, True), (1, False)], ids=["the refusal stays", "everything goes"])
+async def test_the_statements_of_the_page_erase_what_they_say(crm: Crm, block: int, stands: bool) -> None:
+    page = (Path(__file__).parent.parent / "docs/security.md").read_text("utf-8")
+    page = page.partition("## Erasing a person from the list")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for name in ("org-7", OTHER):
+        await crm.first(crm.task(phone(1), phone(2), organization=name))
+    for statement in blocks[block].replace("crm.", "").split(";")[:-1]:
+        crm.sql(statement)
+    found = {one.phone: one for one in await crm.page(organization="org-7")}
+    assert found[number(2)].evidence == NO and (number(1) in found) == stands
+    assert len(await crm.page(organization=OTHER)) == 2
+    if stands:
+        gone = found[number(1)]
+        assert (gone.evidence, gone.task_id, gone.list_id, gone.call_job_id) == ("", None, None, None)
+        assert crm.sql("SELECT COUNT(*) AS n FROM call_analyses WHERE do_not_call = ''") == [{"n": 1}]
 
 
 # At the same time

@@ -233,6 +233,4 @@ def main() -> None:
 
 # Last, because they register on what is above.
 from calltasks.cli import judgements as commands_judgements  # noqa: E402, F401
-from calltasks.cli.opt_outs import opt_outs  # noqa: E402
-
-app.add_typer(opt_outs, name="opt-outs")
+from calltasks.cli import opt_outs as commands_opt_outs  # noqa: E402, F401

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from calltasks.call_tasks import CallTasks
-from calltasks.cli.commands import Json, fail, messages, run, show
+from calltasks.cli.commands import Json, app, fail, messages, run, show
 from calltasks.database.tables.opt_outs import Kind
 from calltasks.opt_outs import Imported, tell
 
 opt_outs = typer.Typer(help="The numbers that an organisation does not call.", no_args_is_help=True)
+app.add_typer(opt_outs, name="opt-outs")
 
 
 def _user() -> str:

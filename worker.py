@@ -60,6 +60,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "calltasks.database.tables",
         "calltasks.names",
         "calltasks.options",
+        "calltasks.platform.strategy",
         "calltasks.progress",
         "calltasks.rules",
         "calltasks.steps",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from temporalio.common import RetryPolicy
 
+from calltasks.platform.strategy import Strategy
 from calltasks.rules.reanalysis import Answer, Asked
 
 MONITOR_INTERVAL = timedelta(minutes=5)
@@ -48,6 +49,7 @@ class Options(BaseModel):
 
     Attributes:
         token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
+        strategy: when its calls are made (docs/calling-hours.md); it counts until the task has its job group.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +62,7 @@ class Options(BaseModel):
     retry_interval: Seconds = 60
     recording_grace: Seconds = 600
     token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    strategy: Strategy | None = None
 
     def kept(self) -> str:
         """Those that were given, as a JSON object."""

@@ -130,9 +130,9 @@ class Dispatching:
 
     async def _open_group(self, request: DispatchRequest, session: PlatformSession) -> Group:
         plan = await self._database.transaction(claiming.plan_group, request.task_id)
-        settle = (task_options.settle_strategy, request.task_id)
+        settle = task_options.settle_strategy
         if plan.job_group_id:
-            options = await self._database.transaction(*settle, None)
+            options = await self._database.transaction(settle, request.task_id, None)
             return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=0, options=options)
         creating = False
         try:
@@ -140,7 +140,8 @@ class Dispatching:
             waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
             if found is None and any(wait > 0 for wait in waits):
                 return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
-            options = await self._database.transaction(*settle, None if found else self._platform.strategy)
+            own = None if found else self._platform.strategy
+            options = await self._database.transaction(settle, request.task_id, own)
             claim = await self._database.transaction(
                 table.claim_group, request.task_id, plan.name, [one.id for one in plan.tries]
             )

@@ -41,3 +41,4 @@ class Progress:
     analysing_again: int = 0
     suppressed_by_reason: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
+    dialling_begins: str = ""

@@ -139,9 +139,7 @@ class DatabaseSettings(_Group):
 
 
 def _strategy(value: Any) -> strategy.Strategy:
-    if isinstance(value, strategy.Strategy):
-        return value
-    return strategy.read(value)
+    return strategy.read(value) if isinstance(value, str) else value
 
 
 class CallingSettings(_Group):

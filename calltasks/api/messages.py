@@ -18,13 +18,15 @@ from pydantic import (
     StrictInt,
     StrictStr,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from calltasks.errors import ForeignOrganizationError
-from calltasks.options import MOST_TOKENS
+from calltasks.errors import ForeignOrganizationError, WrongUseError
+from calltasks.options import MOST_TOKENS, Options
+from calltasks.platform.strategy import Strategy, complaint
 from calltasks.rules.reanalysis import Day, PromptVersion, Reanalysis, check_which
 
 T = TypeVar("T")
@@ -135,10 +137,16 @@ class TaskRequest(Request):
 
 
 class StartRequest(TaskRequest):
-    """Names the call task to start, and what it may cost."""
+    """Names the call task to start, what it may cost and when its calls are made."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"task_id": 42}, {"task_id": 42, "token_ceiling": 500000}]}
+        json_schema_extra={
+            "examples": [
+                {"task_id": 42},
+                {"task_id": 42, "token_ceiling": 500000},
+                {"task_id": 42, "strategy": {"workingTime": [{"beginTime": "09:00:00", "endTime": "18:00:00"}]}},
+            ]
+        }
     )
 
     token_ceiling: Tokens | None = Field(
@@ -146,6 +154,25 @@ class StartRequest(TaskRequest):
         description="Input and output tokens that the task's judgements may cost; calls beyond get a basic follow-up "
         "that says so. It stays with the task. Without it: as it was given before, or no ceiling.",
     )
+    strategy: dict[str, Any] | None = Field(
+        default=None,
+        description="When the platform dials and how often, in its own words (docs/calling-hours.md). It counts until "
+        "the task has its job group.",
+    )
+
+    def options(self) -> Options | None:
+        """What was given.
+
+        Raises:
+            WrongUseError: the strategy is none.
+        """
+        given: dict[str, Any] = {"token_ceiling": self.token_ceiling} if self.token_ceiling else {}
+        if self.strategy is not None:
+            try:
+                given["strategy"] = Strategy.model_validate(self.strategy)
+            except ValidationError as error:
+                raise WrongUseError(f"strategy: {complaint(error)}") from None
+        return Options(**given) if given else None
 
 
 class QueryRequest(TaskRequest):
@@ -248,11 +275,13 @@ class Created(BaseModel):
 
 
 class Started(BaseModel):
-    """``started`` is false if the task was running already."""
+    """``started`` is false if the task was running already; ``dialling_begins`` is empty if it does now, or as the
+    platform's instance has it."""
 
     task_id: int
     workflow_id: str
     started: bool
+    dialling_begins: str
 
 
 class Requested(BaseModel):

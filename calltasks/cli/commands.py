@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,8 @@ from calltasks.cli import screens
 from calltasks.errors import NoWorkerError, TemporalError, ending
 from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
 from calltasks.options import MOST_TOKENS, Options
+from calltasks.platform.strategy import Strategy
+from calltasks.platform.strategy import read as read_strategy
 from calltasks.progress import ENDED_BADLY
 from calltasks.temporal.monitor_schedule import Action
 
@@ -94,6 +97,9 @@ def start_call(
     token_ceiling: Annotated[
         int | None, typer.Option(min=1, max=MOST_TOKENS, help="Judge calls until so many tokens are spent.")
     ] = None,
+    strategy: Annotated[
+        Path | None, typer.Option(help="JSON file: the platform's calling hours and attempts (docs/calling-hours.md).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a task's calls, or say that they are running already."""
@@ -101,19 +107,32 @@ def start_call(
         chosen = Options.model_validate_json(options) if options else None
         if token_ceiling is not None:
             chosen = (chosen or Options()).model_copy(update={"token_ceiling": token_ceiling})
+        if strategy is not None:
+            chosen = (chosen or Options()).model_copy(update={"strategy": _strategy(strategy)})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         fail(f"--options: {'.'.join(map(str, first['loc']))}: {first['msg']}", 2)
 
     async def use(calls: CallTasks) -> dict[str, Any]:
-        started = await calls.start_call(task_id, chosen)
-        running = "is running already" + (", as patient and with the ceiling as it was started" if chosen else "")
-        messages.print(f"call task {task_id}: " + ("started" if started else running), highlight=False)
-        result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": started}
+        start = await calls.start(task_id, chosen)
+        running = "is running already" + (", as patient, with ceiling and hours as it was started" if chosen else "")
+        said = ["started" if start.started else running, *filter(None, [start.hours.told])]
+        messages.print(f"call task {task_id}: {'; '.join(said)}", highlight=False, soft_wrap=True)
+        result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": start.started}
+        result["dialling_begins"] = start.hours.begins_at
         return result | (await watch(calls, task_id) if wait else {})
 
     result = run(use)
     show(result, as_json, result.get("outcome", result["workflow_id"]))
+
+
+def _strategy(file: Path) -> Strategy:
+    try:
+        return read_strategy(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        fail(f"--strategy: {reason}", 2)
+        raise
 
 
 @app.command()

@@ -22,7 +22,7 @@ class CallingHours:
     Attributes:
         strategy: by which its job group is made, or was; None: none, or one that we do not know.
         begins: when dialling begins, if that is later than now.
-        over: nobody is dialled any more.
+        over: the task has no job group yet, and one of this strategy would dial nobody.
         told: all of it for people, ``""`` where there is nothing to say.
     """
 
@@ -71,6 +71,6 @@ def calling_hours(
     return CallingHours(
         strategy=strategy,
         begins=begins if begins and begins > now and calling else None,
-        over=begins is None and calling,
+        over=begins is None and calling and not task.job_group_id,
         told="; ".join(said if calling else said[:1] if said[:1] == [NOT_CHANGED] else []),
     )

@@ -57,10 +57,12 @@ class Hours:
             return NEVER
         if self._always:
             return wanted
-        at = self._clock.calendar(max(wanted, begun[-1].end + self._gap if begun else wanted))
-        at = self._open(at)
+        earliest = max(wanted, begun[-1].end + self._gap if begun else wanted)
+        at = self._open(self._clock.calendar(earliest))
         while self._a_day and at != NEVER and self._that_day(begun, at) >= self._a_day:
             at = self._open((_day(at) + timedelta(days=1)).timestamp())
+        if at == self._clock.calendar(earliest):
+            return earliest
         return NEVER if at == NEVER else self._clock.on_calendar(at)
 
     def _that_day(self, begun: Sequence[Attempt], at: float) -> int:

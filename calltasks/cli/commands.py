@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -53,7 +53,7 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
         fail("interrupted; what was started goes on", 1)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, and the exit code."""
     print(f"starter: {message}", file=sys.stderr)
     raise typer.Exit(code)
@@ -132,7 +132,6 @@ def _strategy(file: Path) -> Strategy:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         fail(f"--strategy: {reason}", 2)
-        raise
 
 
 @app.command()

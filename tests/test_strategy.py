@@ -4,17 +4,20 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from activities.job_groups import CLOSED_LOOK
+from calltasks.call_tasks import CallTasks
 from calltasks.errors import SettingsError, WrongUseError
+from calltasks.names import STALLED_SINCE
 from calltasks.options import Options
 from calltasks.platform.strategy import SHANGHAI, Strategy, read
 from calltasks.settings import PlatformSettings, load
@@ -27,6 +30,7 @@ from tests.api_site import ApiSite, failed, opening
 from tests.comparison import assert_finished
 from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.programs import Program, own_environment
+from workflows.call_task import STALLED_LOOKS
 
 VENDORS_OWN = {
     "maxAttemptsPerDay": "3",
@@ -59,9 +63,9 @@ def in_shanghai(day: int, hour: int, minute: int = 0) -> datetime:
     return datetime(2026, 12, day, hour, minute, tzinfo=SHANGHAI)
 
 
-def soon(first: timedelta, last: timedelta) -> list[dict[str, str]]:
+def soon(first: timedelta, last: timedelta, zone: tzinfo = SHANGHAI) -> list[dict[str, str]]:
     """Hours from then to then, counted from now; over midnight they are two."""
-    begin, end = (datetime.now(SHANGHAI) + later for later in (first, last))
+    begin, end = (datetime.now(zone) + later for later in (first, last))
     texts = f"{begin:%H:%M:%S}", f"{end:%H:%M:%S}"
     if texts[0] < texts[1]:
         return [{"beginTime": texts[0], "endTime": texts[1]}]
@@ -237,12 +241,23 @@ async def test_a_group_that_is_tried_again_gets_the_strategy_of_the_first_try(si
     assert shown(site) == [(first, {})]
 
 
+async def looked_at(site: Site, calls: CallTasks, task_id: int) -> None:
+    """Have all calls looked at once."""
+    before = site.stats()["calls"].get("ListJobs", 0)
+
+    async def done() -> bool:
+        return bool(site.stats()["calls"].get("ListJobs", 0) > before)
+
+    await calls.signal(task_id, "refresh")
+    await eventually(done)
+
+
 async def test_nobody_is_dialled_before_the_hours_begin_and_the_run_says_when_they_do(sites: Sites) -> None:
     site = await sites(SimulatorOptions(answer_rate=0.5, seconds_per_call=20, retry_rate=0.5, concurrency=5))
     site.add_leads(20)
     task_id = await site.create_task()
-    windows = soon(timedelta(hours=1), timedelta(hours=3))
-    later = strategy(workingTime=windows, minAttemptInterval=5, maxAttemptsPerDay=2)
+    windows = soon(timedelta(hours=1), timedelta(hours=3), ZoneInfo("Asia/Tokyo"))
+    later = strategy(workingTime=windows, timeZone="Asia/Tokyo", minAttemptInterval=5, maxAttemptsPerDay=2)
     async with site.working(), site.calls() as calls:
         start = await calls.start(task_id, QUICK.model_copy(update={"strategy": later}))
         assert start.started and start.hours.begins and start.hours.told.startswith("dialling begins at ")
@@ -250,9 +265,12 @@ async def test_nobody_is_dialled_before_the_hours_begin_and_the_run_says_when_th
         before = await site.progress(task_id)
         assert (before["phase"], before["finished"]) == ("calling", 0)
         assert datetime.fromisoformat(before["dialling_begins"]) == start.hours.begins.replace(microsecond=0)
-        await asyncio.sleep(2 * CLOSED_LOOK * (QUICK.poll_max or 0) / 3)
-        waited = await site.progress(task_id)
-        assert waited["finished"] == 0 and waited["polls"] - before["polls"] <= 2
+        for _ in range(STALLED_LOOKS + 1):
+            await looked_at(site, calls, task_id)
+        assert (await site.handle(task_id).describe()).typed_search_attributes.get(STALLED_SINCE) is None
+        asked = site.stats()["calls"]["DescribeJobGroup"]
+        await asyncio.sleep(CLOSED_LOOK * QUICK.poll_max - 1)
+        assert site.stats()["calls"]["DescribeJobGroup"] - asked <= 1
         details = str(await site.handle(task_id).query("__temporal_workflow_metadata"))
         assert f"dialling begins at {start.hours.begins:%Y-%m-%d %H:%M} (Asia/Shanghai)" in details
         assert [job["status_now"] for job in site.truth(task_id)] == ["Scheduling"] * 20

@@ -63,6 +63,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "calltasks.database.tables",
         "calltasks.names",
         "calltasks.options",
+        "calltasks.platform.strategy",
         "calltasks.progress",
         "calltasks.rules",
         "calltasks.steps",
@@ -130,6 +131,8 @@ async def workers(
 async def _platform_activities(clients: Clients, client: Client) -> list[Callable[..., Any]]:
     await clients.database.open_limit(OUTBOUND_BOT)
     archive, platform, database = await clients.archive(), clients.platform, clients.database
+    if platform.strategy is None:
+        log.info("OUTBOUND_BOT_STRATEGY is not set: new job groups dial in the hours of the platform's instance")
     dispatching, job_ids, job_groups = Dispatching(database, platform), JobIds(database, platform), JobGroups(platform)
     return [
         dispatching.open_job_group,

@@ -21,6 +21,9 @@ GROWTH = 1.5
 FULL_LOOK = 4
 """After this many of the longest pauses the calls are looked at even if the group's counters never move."""
 
+CLOSED_LOOK = 6
+"""While nobody is dialled, so many of the longest pauses lie between two looks: the platform may know other hours."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
@@ -37,6 +40,7 @@ class WatchRequest:
     Attributes:
         called: jobs that we know of; counters that know fewer are not believed.
         first, shortest, longest: seconds before the first look, and between two looks.
+        opens: Unix time before which nobody is dialled; 0: calls are made now, as far as is known.
     """
 
     task_id: int
@@ -47,6 +51,7 @@ class WatchRequest:
     first: float
     shortest: float
     longest: float
+    opens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +98,15 @@ class JobGroups:
         counters = Counters(total=progress.total_jobs, over=progress.over)
         # Both by the server's clock: this worker's may be wrong.
         waited = (info.current_attempt_scheduled_time - info.scheduled_time).total_seconds()
-        if counters != request.seen or counters.total < request.called or waited > FULL_LOOK * request.longest:
+        closed = request.opens - info.current_attempt_scheduled_time.timestamp()
+        full = waited > FULL_LOOK * request.longest and closed <= 0
+        if counters != request.seen or counters.total < request.called or full:
             return Watched(counters=counters, polls=max(looks, 1))
         pause = min(request.shortest * GROWTH ** min(looks, 50), request.longest)
-        raise not_yet(f"{counters.over} of {counters.total} calls are over, as before", pause)
+        if closed > 0:
+            pause = max(pause, min(closed, CLOSED_LOOK * request.longest))
+        said = f"{counters.over} of {counters.total} calls are over, as before"
+        raise not_yet(said + (f"; dialling begins in {closed:.0f} s" if closed > 0 else ""), pause)
 
     @activity.defn
     async def control_calls(self, request: ControlRequest) -> str:

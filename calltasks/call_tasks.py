@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -34,9 +34,10 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from calltasks import errors, names
+from calltasks.calling_hours import CallingHours, Started, calling_hours
 from calltasks.database import schema
 from calltasks.database.columns import Table
-from calltasks.database.tables import tasks
+from calltasks.database.tables import task_options, tasks
 from calltasks.database.tables.analyses import CallHistory, history
 from calltasks.dry_run import DryRun, rehearse
 from calltasks.opt_outs import OptOuts
@@ -132,14 +133,41 @@ class CallTasks(OptOuts):
         return row
 
     async def start_call(self, task_id: int, options: Options | None = None) -> bool:
-        """Start the task's workflow; False if it is running already.
+        """Start the task's workflow; False if it is running already. As :meth:`start`, which tells more."""
+        return (await self.start(task_id, options)).started
+
+    async def start(self, task_id: int, options: Options | None = None) -> Started:
+        """Start the task's workflow, unless it is running already.
 
         One that runs for something else, a re-analysis or a check, is told to make the calls.
+
+        Returns:
+            Whether it was started, and when its calls are made.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            WrongUseError: nobody would be called: the strategy is over.
+        """
+        hours = await self.calling_hours(task_id, options)
+        if hours.over:
+            raise errors.WrongUseError(hours.told)
+        started = await self._begin(task_id, options)
+        return Started(started=started, hours=hours if started else await self.calling_hours(task_id))
+
+    async def calling_hours(
+        self, task_id: int, options: Options | None = None, *, now: datetime | None = None
+    ) -> CallingHours:
+        """When the task's calls would be made, were it started with these options (rule 11.13).
 
         Raises:
             UnknownTaskError: there is no such task.
         """
-        await self.task(task_id)
+        task = await self.task(task_id)
+        kept = await self.database.run(task_options.kept, task)
+        given = options.strategy if options else None
+        return calling_hours(task, kept, given, self.clients.strategy, now or await self.database.now())
+
+    async def _begin(self, task_id: int, options: Options | None) -> bool:
         given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
         while True:
             try:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 from temporalio.common import RetryPolicy
 
+from calltasks.platform.strategy import Strategy
 from calltasks.rules.reanalysis import Answer, Asked
 
 MONITOR_INTERVAL = timedelta(minutes=5)
@@ -56,6 +57,7 @@ class Options(BaseModel):
         token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
         not_called_within: days in which no other campaign may have called a number; 0 for no such limit.
         at_most: calls of a number in ``in_days`` days, this one among them; 0 for no such limit.
+        strategy: when its calls are made (docs/calling-hours.md); it counts until the task has its job group.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +73,8 @@ class Options(BaseModel):
     not_called_within: Days | None = None
     at_most: int | None = Field(default=None, ge=0, le=MOST_CALLS)
     in_days: Days | None = None
+
+    strategy: Strategy | None = None
 
     @model_validator(mode="after")
     def _together(self) -> Self:

@@ -43,3 +43,4 @@ class Progress:
     withdrawn: int = 0
     too_late: int = 0
     last_error: str = ""
+    dialling_begins: str = ""

@@ -66,7 +66,11 @@ class OutboundBot:
         name = _required(params, "JobGroupName")
         if len(_listed(params, "CallingNumber")) > MAX_BATCH:
             raise _invalid("CallingNumber")
-        group = self._world.create_group(name, params.get("ScriptId", ""))
+        strategy, recall = params.get("StrategyJson", ""), params.get("RecallStrategyJson", "")
+        try:
+            group = self._world.create_group(name, params.get("ScriptId", ""), strategy=strategy, recall=recall)
+        except (ValueError, TypeError, LookupError):
+            raise _invalid("StrategyJson") from None
         if fault and fault.kind == "lost_late":
             group.visible_at = group.created + fault.seconds
         return b'"JobGroup":%b' % self._group(group)
@@ -116,6 +120,7 @@ class OutboundBot:
             "MinConcurrency": 0,
             "CallingNumbers": [],
             "Progress": progress,
+            **group.hours.shown(),
         }
         return json.dumps(shown).encode()
 

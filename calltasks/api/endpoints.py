@@ -68,9 +68,11 @@ async def start_call_task(body: messages.StartRequest, organization: Organizatio
     if body.dry_run:
         found = await calls.dry_run(task.task_id, body.options())
         return success(dataclasses.asdict(found), str(found))
-    started = await calls.start_call(task.task_id, body.options())
-    data = {"task_id": task.task_id, "workflow_id": workflow_id(task.task_id), "started": started}
-    return success(data, "call task started" if started else "call task is running already")
+    start = await calls.start(task.task_id, body.options())
+    data = {"task_id": task.task_id, "workflow_id": workflow_id(task.task_id), "started": start.started}
+    data["dialling_begins"] = start.hours.begins_at
+    said = ["call task started" if start.started else "call task is running already", start.hours.told]
+    return success(data, "; ".join(filter(None, said)))
 
 
 @router.post(

@@ -18,7 +18,15 @@ def _success(message: str, data: Any) -> Example:
 
 
 CREATED = _success("call task created", {"task_id": 42})
-STARTED = _success("call task started", {"task_id": 42, "workflow_id": workflow_id(42), "started": True})
+STARTED = _success(
+    "call task started; dialling begins at 2026-01-02 09:00 (Asia/Shanghai)",
+    {
+        "task_id": 42,
+        "workflow_id": workflow_id(42),
+        "started": True,
+        "dialling_begins": "2026-01-02T09:00:00+08:00",
+    },
+)
 REQUESTED = _success("analysis requested", {"task_id": 42, "requested": True})
 MONITOR = _success("the monitor is running", {"is_running": True, "action": "start"})
 HEALTHY = _success("the database and Temporal answer", {"database": True, "temporal": True})

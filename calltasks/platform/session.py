@@ -22,6 +22,7 @@ from calltasks.names import CANCEL, CANCELLED, FAILED, PAUSE, RESUME, SUCCEEDED
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE, AccessRefusedError
 from calltasks.platform.send_deadline import TooLateError
+from calltasks.platform.strategy import Strategy
 
 if TYPE_CHECKING:
     from calltasks.platform.outbound_bot import OutboundBot
@@ -214,11 +215,13 @@ class PlatformSession:
     priority: int
     calls: int = field(default=0)
 
-    async def create_group(self, name: str) -> str:
-        """Create a job group and return its id."""
+    async def create_group(self, name: str, strategy: Strategy | None = None) -> str:
+        """Create a job group that dials by this strategy, or as its instance does, and return its id."""
         query = {"JobGroupName": name}
         if self.platform.script_id:
             query["ScriptId"] = self.platform.script_id
+        given = zip(("StrategyJson", "RecallStrategyJson"), strategy.sent() if strategy else (), strict=False)
+        query |= {field: text for field, text in given if text}
         body = await self._ask("CreateJobGroup", query)
         return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
 

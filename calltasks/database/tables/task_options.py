@@ -12,9 +12,12 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.tables.tasks import TaskRow
+from calltasks.database.tables.tasks import TaskRow, load
+from calltasks.platform.strategy import Strategy
 from calltasks.rules.gate import Limits
 
+STRATEGY = "strategy"
+"""Of the options."""
 FIRST_REST, LONGEST_REST = 300, 86_400
 """Seconds between two looks at a task of which nothing was called: twice as long after each that found nothing."""
 
@@ -56,6 +59,26 @@ def keep_options(cursor: Cursor, task: TaskRow, options: str) -> None:
     """Keep these options, a JSON object, in the place of others; inside a transaction."""
     _open(cursor, task)
     cursor.execute("UPDATE call_task_options SET options = %s WHERE task_id = %s", (options, task.task_id))
+
+
+def settle_strategy(cursor: Cursor, task_id: int, otherwise: Strategy | None) -> str:
+    """The options with the strategy by which the task's group is made, a JSON object; inside a transaction.
+
+    Args:
+        cursor: inside a transaction.
+        task_id: a task that has no group yet.
+        otherwise: the strategy where no start gave one. It is kept: a group that is made again after a lost answer
+            gets no other one, whatever the setting is by then.
+    """
+    task = load(cursor, task_id, lock=True)
+    if task is None:
+        return Kept().options
+    options = kept(cursor, task).options
+    if otherwise is None or STRATEGY in json.loads(options):
+        return options
+    options = json.dumps(json.loads(options) | {STRATEGY: otherwise.given()}, separators=(",", ":"))
+    keep_options(cursor, task, options)
+    return options
 
 
 def keep_paused(cursor: Cursor, task: TaskRow, paused: bool) -> None:

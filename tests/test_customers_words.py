@@ -154,15 +154,31 @@ def test_two_answers_that_disagree_about_a_refusal_are_refused() -> None:
     assert read_answer(f"{one}\n{one}", called_at=CALLED, transcript=TRANSCRIPT).do_not_call == SENTENCE
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=12)
-    | st.sampled_from([SENTENCE, "别再打了"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
+PLAIN: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    2,
+    -1,
+    0.5,
+    "",
+    "true",
+    "否",
+    "打",
+    "……",
+    "\0",
+    SENTENCE,
+    "别再打了",
+    "没有人说过",
+]
+SIMPLE = st.sampled_from(PLAIN) | st.text(max_size=8)
+VALUES = (
+    SIMPLE
+    | st.lists(SIMPLE, max_size=3)
+    | st.lists(SIMPLE, max_size=3).map(lambda parts: {f"name{n}": part for n, part in enumerate(parts)})
+    | SIMPLE.map(lambda part: [{"a": [part, {"b": part}]}])
 )
 
 

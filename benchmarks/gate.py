@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
-from temporalio.client import WorkflowHandle
-
 from benchmarks.figures import WARM_UP, Figure, Sizes, at_most
 from benchmarks.site import PHONES, Bench
-from calltasks.names import PROGRESS, workflow_id
+from calltasks.names import PROGRESS
 from calltasks.platform.session import CONTACTS_A_CALL
 
 ORGANIZATION = "gate"
-LIMITS = {"--not-called-within": 7, "--at-most": 3, "--in": 30}
+LIMITS = {"not_called_within": 7, "at_most": 3, "in_days": 30}
 LOOK_SECONDS = 0.1
 
 
@@ -51,14 +50,14 @@ async def gate(sizes: Sizes) -> list[Figure]:
 async def _dispatch(site: Bench, people: range, *, limited: bool = False) -> dict[str, Any]:
     """Hand a new task of these people over."""
     task_id = await asyncio.to_thread(_make, site, people)
-    limits = [argument for pair in LIMITS.items() for argument in pair] if limited else []
+    options = LIMITS if limited else {}
     began = monotonic()
-    said = await asyncio.to_thread(site.stack.starter, "start-call", task_id, "--dry-run", *limits)
+    given = ("--dry-run", "--options", json.dumps(options))
+    said = await asyncio.to_thread(site.stack.starter, "start-call", task_id, *given)
     dry_run_seconds = monotonic() - began
     with site.questions() as asked:
         began = monotonic()
-        await asyncio.to_thread(site.stack.starter, "start-call", task_id, *limits)
-        handle: WorkflowHandle[Any, Any] = site.client.get_workflow_handle(workflow_id(task_id))
+        handle = await site.start(task_id, options)
         # The database is not asked how far it is: its statements are counted.
         while (await handle.query(PROGRESS))["phase"] == "dispatching":  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)

@@ -149,7 +149,13 @@ class OptOuts:
         if asked:
             await _cancel(session, asked, look)
             jobs |= await _told(session, asked, look)
-        settled = [(call, outcome) for call in calls if (outcome := _outcome(call, jobs.get(call.job_id)))]
+        waited = {call.list_id for call in still}
+        settled = [
+            # What somebody else has cancelled before it was seen to wait was not withdrawn.
+            (call, outcome if outcome != WITHDRAWN or call.waited or call.list_id in waited else OVER)
+            for call in calls
+            if (outcome := _outcome(call, jobs.get(call.job_id)))
+        ]
         await self._database.run(table.write_down, settled)
         for _, outcome in settled:
             look.outcomes[outcome] += 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from activities import opt_outs as withdrawing
-from calltasks.database.tables import opt_outs
+from calltasks.database.tables import opt_outs, withdrawals
 from calltasks.database.tables.opt_outs import PERSON, Refusal
 from calltasks.names import WITHDRAWALS
 from calltasks.rules.phones import e164
@@ -17,7 +17,7 @@ from calltasks.temporal.withdrawals import keep_withdrawing
 from calltasks.wiring import Clients
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import assert_finished
-from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone
+from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually, phone, side_by_side
 
 OTHER = "org8"
 WAITING = SimulatorOptions(concurrency=1, seconds_per_call=600, answer_rate=0, retry_rate=0)
@@ -169,9 +169,21 @@ async def test_what_was_dialled_after_the_refusal_is_said(sites: Sites) -> None:
     assert result["withdrawn"] == 1 and (await progress_of(site, task_id))["too_late"] == 1
 
 
-async def progress_of(site: Site, task_id: int) -> dict[str, int]:
-    from calltasks.database.tables import withdrawals
+async def test_what_was_dialled_and_over_before_anybody_looked_is_counted(sites: Sites) -> None:
+    site = await sites(WAITING)
+    site.add_leads(3)
+    async with site.working():
+        task_id = await start(site, [1, 2, 3])
+        await say_no(site, 2)
+        await ended(site, task_id)
+        await keep_withdrawing(site.client)
+        await carried_out(site)
+        await site.client.get_workflow_handle(WITHDRAWALS).terminate()
+    assert await progress_of(site, task_id) == {"withdrawn": 0, "too_late": 1}
+    assert "CancelJobs" not in site.stats()["calls"]
 
+
+async def progress_of(site: Site, task_id: int) -> dict[str, int]:
     site.enter_environment()
     async with Clients() as clients:
         return await clients.database.run(withdrawals.count, task_id)
@@ -188,8 +200,6 @@ LOST = {
 
 
 async def test_whatever_becomes_of_the_answer_the_call_is_withdrawn(sites: Sites) -> None:
-    from tests.pipeline import side_by_side
-
     async def prove(site: Site, fault: Fault) -> None:
         site.add_leads(4)
         await keep_withdrawing(site.client)

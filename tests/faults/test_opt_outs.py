@@ -53,11 +53,11 @@ class Scale:
 
 
 SMALL = Scale(
-    leads=40,
-    refusing=16,
+    leads=32,
+    refusing=12,
     told=4,
-    kills=6,
-    most=500,
+    kills=5,
+    most=400,
     within=15,
     world=SimulatorOptions(
         seed=SEED,
@@ -84,7 +84,7 @@ WHOLE = Scale(
     refusing=300,
     told=60,
     kills=40,
-    most=6_000,
+    most=1_500,
     within=60,
     world=SimulatorOptions(
         seed=SEED,
@@ -139,7 +139,7 @@ async def prove(scale: Scale, sites: Sites, nursery: Nursery, directory: Path) -
     strangers = await campaign(site, OTHERS, CAMPAIGNS, chance.sample(refusing, min(len(refusing), scale.leads)))
     site.sim.set_faults(*FAULTS)
     acts = random_kills(SEED, scale.kills, most=scale.most)
-    with observing(site, every=1.0) as observer:
+    with observing(site, every=1.0 if scale is SMALL else 10.0) as observer:
         async with sabotaged(nursery, site, directory, *acts) as saboteurs:
             for task_id in (*tasks, strangers):
                 await start(site, task_id, scale.options)

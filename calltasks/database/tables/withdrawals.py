@@ -10,7 +10,7 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks
 from calltasks.database.tables.ledger import SAME_CALL
-from calltasks.database.tables.needs import is_final, is_status
+from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.names import CANCELLED
 
 WITHDRAWN, TOO_LATE, OVER, OTHER = "withdrawn", "too_late", "over", "other"
@@ -25,6 +25,7 @@ class Waiting:
     Attributes:
         said_no_at: when the opt-out was entered (UTC, naive).
         job_id: ``""``: it has none yet.
+        waited: it was seen to wait before.
     """
 
     opt_out_id: int
@@ -35,6 +36,7 @@ class Waiting:
     task_id: int
     job_group_id: str
     job_id: str
+    waited: bool
 
 
 def notice(cursor: Cursor) -> dict[int, float]:
@@ -54,11 +56,11 @@ def notice(cursor: Cursor) -> dict[int, float]:
 
 
 def waiting(cursor: Cursor) -> list[Waiting]:
-    """Of all open opt-outs that were not lifted: the calls of the organisation that may still be made, and those that
-    could when they were looked at before."""
+    """Of all open opt-outs that were not lifted: the calls of the organisation that may still be made, those that could
+    when they were looked at before, and those that were made since and are over already."""
     cursor.execute(
         "SELECT o.id, o.organization_id, o.phone, o.created_at, l.id, t.id, COALESCE(t.job_group_id, ''),"
-        " COALESCE(l.call_job_id, '') FROM call_opt_outs o"
+        " COALESCE(l.call_job_id, ''), w.list_id IS NOT NULL FROM call_opt_outs o"
         " JOIN call_contacts c ON c.organization_id = o.organization_id AND c.phone = o.phone"
         " JOIN leads_task_list l ON l.id = c.list_id AND l.task_id = c.task_id"
         # Ids come again where a CRM is restored: the task must still be this organisation's.
@@ -66,7 +68,9 @@ def waiting(cursor: Cursor) -> list[Waiting]:
         " AND CAST(CONVERT(t.organization_id USING utf8mb4) AS BINARY) = CAST(o.organization_id AS BINARY)"
         f" LEFT JOIN call_withdrawals w ON w.list_id = l.id AND {SAME_CALL.format('w')}"
         " WHERE o.withdrawn_at IS NULL AND o.standing = 1 AND w.settled_at IS NULL"
-        f" AND (w.list_id IS NOT NULL OR NOT {is_final()})"
+        f" AND (w.list_id IS NOT NULL OR NOT {is_final()} OR ({CALLED} AND l.updated_time >="
+        # A wall-clock time of whole seconds.
+        "  o.created_at + INTERVAL TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()) - 1 SECOND))"
     )
     return [
         Waiting(
@@ -78,6 +82,7 @@ def waiting(cursor: Cursor) -> list[Waiting]:
             task_id=int(row[5]),
             job_group_id=str(row[6]),
             job_id=str(row[7]).strip(),
+            waited=bool(row[8]),
         )
         for row in cursor.fetchall()
     ]

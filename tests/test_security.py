@@ -182,7 +182,7 @@ def test_init_db_may_alter_each_of_our_tables_by_the_page() -> None:
 async def test_least_rights_are_enough_and_nothing_beyond_is_allowed(
     sites: Sites, mariadb: EmbeddedMariaDB, accounts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = await sites(SimulatorOptions(calls_over=True))
+    site = await sites(SimulatorOptions(calls_over=True, refusal_rate=0))
     users = Users(mariadb, urlsplit(os.environ["DATABASE_URL"]).path[1:], secrets.token_hex(8))
 
     def become(user: str) -> None:

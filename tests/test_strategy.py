@@ -279,7 +279,7 @@ async def test_nobody_is_dialled_before_the_hours_begin_and_the_run_says_when_th
         details = str(await site.handle(task_id).query("__temporal_workflow_metadata"))
         assert f"dialling begins at {start.hours.begins:%Y-%m-%d %H:%M} (Asia/Shanghai)" in details
         assert [job["status_now"] for job in site.truth(task_id)] == ["Scheduling"] * 20
-        site.sim.world.clock.advance(3590)
+        site.sim.world.clock.advance(3000)
         await calls.signal(task_id, "refresh")
         assert {job["status_now"] for job in site.truth(task_id)} == {"Scheduling"}
         site.sim.world.clock.advance(2 * 86_400)

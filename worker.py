@@ -163,6 +163,7 @@ async def run(queues: Sequence[str]) -> None:
     async with workers(client, queues) as built, AsyncExitStack() as stack:
         for worker in built:
             await stack.enter_async_context(worker)
+        stack.callback(asyncio.create_task(telemetry.watch_event_loop()).cancel)
         log.info("worker ready, polling %s", ", ".join(queues))
         await stop.wait()
         log.info("worker stops: finishing what it holds")

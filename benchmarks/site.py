@@ -130,13 +130,14 @@ class Bench:
         return Ran(leads=leads, seconds=seconds, cpu=meter)
 
     @contextmanager
-    def metering(self, *workers: Child) -> Iterator[dict[str, float]]:
-        """CPU seconds of all processes within the block; filled in at its end."""
+    def metering(self, *workers: Child, **others: Child) -> Iterator[dict[str, float]]:
+        """CPU seconds of all processes within the block, and of ``others``; filled in at its end."""
         processes = {
             "simulators": [self.stack.simulators],
             "temporal": [self.stack.temporal.process],
             "mariadb": [self.stack.mariadb.process],
             "workers": list(workers),
+            **{name: [child] for name, child in others.items()},
         }
         before = {name: sum(map(cpu_seconds, children)) for name, children in processes.items()}
         spent: dict[str, float] = {}
@@ -307,6 +308,7 @@ class FloorProcess:
 
 
 def cpu_seconds(child: Child) -> float:
-    """User and system time of a process so far."""
-    times = psutil.Process(child.pid).cpu_times()
-    return float(times.user + times.system)
+    """User and system time so far of a process and of the children that it has."""
+    process = psutil.Process(child.pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))

@@ -28,7 +28,7 @@ import pymysql
 import requests
 from celery import Celery
 from celery.signals import worker_ready
-from dashscope import Generation, Message
+from dashscope import Generation
 from requests.adapters import HTTPAdapter
 from sqlalchemy import QueuePool, make_url
 
@@ -187,13 +187,11 @@ def judge_call(row_id: int) -> None:
 
 
 def _judge(said: str, called_at: datetime) -> dict[str, Any]:
+    messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question(said, called_at)}]
     answered: Any = Generation.call(
         model="qwen-plus",
         api_key=os.environ["DASHSCOPE_API_KEY"],
-        messages=[
-            Message(role="system", content=SYSTEM),
-            Message(role="user", content=question(said, called_at)),
-        ],
+        messages=messages,
         result_format="message",
         response_format={"type": "json_object"},
         session=http,

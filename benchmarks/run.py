@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import against_celery, against_floor, growth, sharing
+from benchmarks import against_celery, against_floor, growth, model, sharing
 from benchmarks.figures import Figure, Sizes
 from benchmarks.site import DIALOGUES
 from devstack.stack import PROJECT
@@ -25,6 +25,7 @@ from devstack.stack import PROJECT
 FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "tax": against_floor.tax,
     "latency": against_floor.latency,
+    "model": model.model,
     "celery": against_celery.celery,
     "memory": growth.memory,
     "closing": growth.closing,

@@ -75,7 +75,12 @@ async def limits(sizes: Sizes) -> list[Figure]:
 
 
 def used(calls: Sequence[int], limit: float) -> float:
-    """Mean share of the limit from the 3rd second with calls to the 3rd last: in between there was always work."""
-    busy = [second for second, count in enumerate(calls) if count > limit / 2]
-    inner = calls[busy[0] + 2 : busy[-1] - 1] if len(busy) > 6 else [0]
-    return mean(inner) / limit
+    """Mean share of the limit while there was always work."""
+    return sustained(calls, limit / 2) / limit
+
+
+def sustained(calls: Sequence[int], busy_from: float | None = None) -> float:
+    """Mean calls a second from the 3rd busy second to the 3rd last; busy: more than half of the most, if not told."""
+    least = max(calls, default=0) / 2 if busy_from is None else busy_from
+    busy = [second for second, count in enumerate(calls) if count > least]
+    return mean(calls[busy[0] + 2 : busy[-1] - 1] if len(busy) > 6 else [0])

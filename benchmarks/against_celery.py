@@ -29,18 +29,16 @@ PATIENCE = 300.0
 
 async def celery(sizes: Sizes) -> list[Figure]:
     """Throughput, CPU and statements of one worker against one Celery worker's, without latency and limits."""
-    runs: dict[str, list[tuple[Ran, int]]] = {"celery": [], "one": []}
+    runs: dict[str, list[Ran]] = {"celery": [], "one": []}
     async with Bench.open(*ANSWERED) as site:
         worker = await site.worker()
         with CeleryWorker.running(site) as other:
             for leads, counted in ((WARM_UP, False), *[(sizes.leads, True)] * sizes.rounds):
                 for name, run in (("celery", other.run), ("one", lambda task, n: site.run(task, n, worker))):
-                    task_id = await site.task(leads)
-                    with site.questions() as questions:
-                        ran = await run(task_id, leads)
+                    ran = await run(await site.task(leads), leads)
                     if counted:
-                        runs[name].append((ran, questions[0]))
-    ratios = [theirs.seconds / ours.seconds for (theirs, _), (ours, _) in zip(*runs.values(), strict=True)]
+                        runs[name].append(ran)
+    ratios = [theirs.seconds / ours.seconds for theirs, ours in zip(*runs.values(), strict=True)]
     return [
         at_least(
             f"one worker against Celery and Redis, {sizes.leads:,} leads",
@@ -48,14 +46,14 @@ async def celery(sizes: Sizes) -> list[Figure]:
             3.5,
             "times",
             ratios=[round(ratio, 2) for ratio in ratios],
-            runs={name: [_told(ran, count) for ran, count in several] for name, several in runs.items()},
+            runs={name: [_told(ran) for ran in several] for name, several in runs.items()},
         )
     ]
 
 
-def _told(ran: Ran, statements: int) -> dict[str, Any]:
+def _told(ran: Ran) -> dict[str, Any]:
     cpu = {name: round(seconds, 1) for name, seconds in ran.cpu.items()}
-    return {"seconds": round(ran.seconds, 1), "cpu_seconds": cpu, "statements": statements}
+    return {"seconds": round(ran.seconds, 1), "cpu_seconds": cpu, "statements": ran.statements}
 
 
 class CeleryWorker:
@@ -105,18 +103,19 @@ class CeleryWorker:
 
     async def run(self, task_id: int, leads: int) -> Ran:
         """Run a task to its end."""
-        with self._site.metering(self._worker, redis=self._redis) as meter:
+        site = self._site
+        with site.metering(self._worker, redis=self._redis) as meter, site.questions() as questions:
             began = monotonic()
             self._app.send_task("open_task", [task_id])
             await asyncio.to_thread(self._wait, task_id)
             seconds = monotonic() - began
-        written = self._site.value(
+        written = site.value(
             "SELECT COUNT(DISTINCT l.leads_follow_id) FROM leads_task_list l"
             " JOIN dcc_leads_follow f ON f.id = l.leads_follow_id AND f.leads_id = l.leads_id WHERE l.task_id = %s",
             task_id,
         )
         assert written == leads, (written, self._worker.log_tail())
-        return Ran(leads=leads, seconds=seconds, cpu=meter)
+        return Ran(leads=leads, seconds=seconds, cpu=meter, statements=questions[0])
 
     def _wait(self, task_id: int) -> None:
         def closed() -> bool:

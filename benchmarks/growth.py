@@ -19,13 +19,12 @@ async def memory(sizes: Sizes) -> list[Figure]:
         for leads in (sizes.leads, sizes.large):
             task_id = await site.task(leads)
             worker = await site.worker()
-            with site.questions() as questions:
-                ran = await site.run(task_id, leads, worker)
+            ran = await site.run(task_id, leads, worker)
             peaks[leads] = peak_megabytes(worker.pid)
             runs[leads] = {
                 "leads_a_second": round(ran.rate),
                 "cpu_seconds": {name: round(spent, 1) for name, spent in ran.cpu.items()},
-                "questions": questions[0],
+                "statements": ran.statements,
                 "history": await site.events(task_id),
                 "billable_actions": await site.actions(task_id),
             }

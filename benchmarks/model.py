@@ -15,7 +15,7 @@ from devstack.processes import free_port
 VENDORS_LIMIT = 15_000
 """Calls a minute that DashScope lets qwen-plus be asked, as documented."""
 HIGHER_LIMIT = 18_000
-"""One that lets 250 a second pass: a limit is used to 0.93, so that nothing is turned away (``limits``: at least 0.9)."""
+"""One that lets 250 a second pass: a limit is used to 0.93, so that nothing is turned away."""
 LATE = re.compile(r'^call_tasks_event_loop_late_seconds_bucket\{[^}]*le="([^"]+)"[^}]*\} (\d+)', re.MULTILINE)
 
 

@@ -39,6 +39,7 @@ class Ran:
     leads: int
     seconds: float
     cpu: dict[str, float]
+    statements: int
     late: float = 0.0
 
     @property
@@ -124,12 +125,12 @@ class Bench:
 
     async def run(self, task_id: int, leads: int, *workers: Child, options: Mapping[str, float] | None = None) -> Ran:
         """Run a task to its end with workers that poll already."""
-        with self.metering(*workers) as meter:
+        with self.metering(*workers) as meter, self.questions() as questions:
             began = monotonic()
             result = await (await self.start(task_id, options)).result()
             seconds = monotonic() - began
         assert result["outcome"] == "complete" and result["follow_ups"] == leads, result
-        return Ran(leads=leads, seconds=seconds, cpu=meter)
+        return Ran(leads=leads, seconds=seconds, cpu=meter, statements=questions[0])
 
     @contextmanager
     def metering(self, *workers: Child, **others: Child) -> Iterator[dict[str, float]]:
@@ -293,10 +294,11 @@ class FloorProcess:
 
     async def run(self, task_id: int, leads: int) -> Ran:
         """Run a task to its end."""
-        with self._site.metering() as meter:
+        with self._site.metering() as meter, self._site.questions() as questions:
             answer = await asyncio.to_thread(self._ask, task_id)
         cpu = meter | {"workers": answer["cpu_seconds"]}
-        return Ran(leads=leads, seconds=answer["seconds"], cpu=cpu, late=answer["late_seconds"])
+        late, statements = answer["late_seconds"], questions[0]
+        return Ran(leads=leads, seconds=answer["seconds"], cpu=cpu, statements=statements, late=late)
 
     def _ask(self, task_id: int) -> dict[str, float]:
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -35,11 +35,12 @@ FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "fairness": sharing.fairness,
     "limits": sharing.limits,
 }
+ABOUT = "\n\n".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in FIGURES.items())
 REPORT = PROJECT / ".stack/benchmarks.json"
 
 
 def main(
-    figures: Annotated[list[str] | None, typer.Argument(help=f"Any of: {', '.join(FIGURES)}. Default: all.")] = None,
+    figures: Annotated[list[str] | None, typer.Argument(help=f"Any of these; all by default.\n\n{ABOUT}")] = None,
     leads: Annotated[int, typer.Option(help="Leads of the usual task.")] = 10_000,
     small: Annotated[int, typer.Option(help="Leads of a small task.")] = 1_000,
     large: Annotated[int, typer.Option(help="Leads of a large task.")] = 100_000,

@@ -171,6 +171,7 @@ async def run(queues: Sequence[str]) -> None:
         for worker in built:
             await stack.enter_async_context(worker)
         await keep_withdrawing(client)
+        stack.callback(asyncio.create_task(telemetry.watch_event_loop()).cancel)
         log.info("worker ready, polling %s", ", ".join(queues))
         await stop.wait()
         log.info("worker stops: finishing what it holds")

@@ -55,7 +55,6 @@ async def session(
         if request.param == "proxy":
             proxy, asked_for = await stack.enter_async_context(proxying())
             monkeypatch.setenv("HTTPS_PROXY", proxy)
-            monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificates.ca))
         settings = PlatformSettings(
             alibaba_cloud_access_key_id=ACCESS_KEY_ID,
             alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),

@@ -7,40 +7,25 @@ model objects cost twice the CPU and swallow a body of the wrong shape, which he
 from __future__ import annotations
 
 import asyncio
-import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import requests
 from alibabacloud_outboundbot20191226.client import Client
 from alibabacloud_tea_openapi import exceptions, utils_models
-from darabonba.core import DaraCore
 from darabonba.runtime import RuntimeOptions
-from urllib3.exceptions import NewConnectionError
 
 from calltasks.errors import DeclinedError, PassingError, ServiceError, ThrottledError
 from calltasks.limiter import RateLimiter
 from calltasks.names import OUTBOUND_BOT
+from calltasks.platform.connections import Connections, never_left
 from calltasks.platform.errors import SERVICE, refusal
-from calltasks.platform.send_deadline import TooLateError, leaving_before, watched
+from calltasks.platform.send_deadline import TooLateError, leaving_before
 from calltasks.platform.session import Envelope, PlatformSession, read
-from calltasks.proxies import proxy_for
 from calltasks.settings import PlatformSettings
 
 VERSION = "2019-12-26"
-CONNECT_MS = 5_000
-READ_MS = 10_000
 THREADS = 24
 """Calls that one worker has under way at once."""
-_adapter = DaraCore.get_adapter
-
-
-def _watched_adapter(*arguments: Any, **options: Any) -> Any:
-    return watched(_adapter(*arguments, **options))
-
-
-# The SDK offers no other way to the connections that it makes.
-DaraCore.get_adapter = staticmethod(_watched_adapter)
 
 
 class OutboundBot:
@@ -48,7 +33,7 @@ class OutboundBot:
 
     def __init__(self, settings: PlatformSettings, limiter: RateLimiter) -> None:
         scheme, host = _endpoint(settings)
-        proxy_for(f"{scheme}://{host}/")
+        self._connections = Connections(f"{scheme}://{host}", THREADS)
         token = settings.alibaba_cloud_security_token
         self._client = Client(
             utils_models.Config(
@@ -58,12 +43,9 @@ class OutboundBot:
                 endpoint=host,
                 protocol=scheme,
                 region_id=settings.outbound_bot_region,
-                connect_timeout=CONNECT_MS,
-                read_timeout=READ_MS,
-                max_idle_conns=THREADS,
             )
         )
-        self._runtime = RuntimeOptions(autoretry=False, max_idle_conns=THREADS)
+        self._runtime = RuntimeOptions(autoretry=False)
         self._instance_id = settings.outbound_bot_instance_id
         self.script_id = settings.outbound_bot_script_id
         self.limiter = limiter
@@ -97,7 +79,7 @@ class OutboundBot:
         request = utils_models.OpenApiRequest(query=_flatten({"InstanceId": self._instance_id, **query}))
         try:
             # A worker that was frozen must not send what another one has taken over meanwhile.
-            with leaving_before(send_before):
+            with leaving_before(send_before), self._connections.used():
                 answer = self._client.call_api(params, request, self._runtime)
         except Exception as error:
             if isinstance(getattr(error, "inner_exception", None) or error, TooLateError):
@@ -149,17 +131,4 @@ def translate(error: Exception, action: str) -> ServiceError:
         )
     if isinstance(inner, exceptions.AlibabaCloudException):
         return refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
-    # The SDK keeps the text of a transport's error only; the error itself is still its context.
-    cause = inner.__context__
-    return PassingError(SERVICE, action, type(cause or inner).__name__, sent=not _never_left(cause))
-
-
-def _never_left(error: BaseException | None) -> bool:
-    """Whether a request certainly did not reach the platform: nobody answered, no proxy did, or not with its own
-    certificate."""
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
-        return True
-    reason = getattr(error.args[0] if error and error.args else None, "reason", None)
-    if isinstance(error, requests.exceptions.SSLError):
-        return isinstance(reason.args[0] if reason and reason.args else None, ssl.SSLCertVerificationError)
-    return isinstance(error, requests.exceptions.ConnectionError) and isinstance(reason, NewConnectionError)
+    return PassingError(SERVICE, action, type(inner).__name__, sent=not never_left(inner))

@@ -175,8 +175,8 @@ async def test_no_proxy_holds_for_the_platform_too(monkeypatch: pytest.MonkeyPat
             await by_proxy.session("org", 1).create_group("through a dead proxy")
         assert not error.value.sent, "nothing has left: nobody may have been dialled"
     finally:
-        direct.close()
-        by_proxy.close()
+        await direct.close()
+        await by_proxy.close()
 
 
 async def test_a_proxy_that_wants_a_key_gets_it_from_both_clients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ async def test_a_proxy_that_wants_a_key_gets_it_from_both_clients(monkeypatch: p
             with pytest.raises(PassingError):
                 await model.complete(system="json", user="a call", tenant="org")
         finally:
-            platform.close()
+            await platform.close()
             await model.close()
     assert [request.split()[1].partition("?")[0] for request in heard] == [
         "http://platform.example/",

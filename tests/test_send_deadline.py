@@ -64,7 +64,7 @@ async def session(
         )
         platform = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
         yield platform.session("org7", 1)
-        platform.close()
+        await platform.close()
         assert request.param != "proxy" or asked_for == [endpoint] * len(asked_for) != []
 
 

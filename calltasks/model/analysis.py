@@ -18,8 +18,8 @@ from dashscope.v2.errors import check_response
 
 from calltasks.errors import AccountError, PassingError, PermanentError, ThrottledError, UnreadableAnswerError
 from calltasks.limiter import RateLimiter
-from calltasks.model.connections import Connections
 from calltasks.model.errors import SERVICE, is_gone, is_sure, refuses_format, translate
+from calltasks.model.transport import Transport
 from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.rules.judgement import SCHEMA, version
@@ -89,8 +89,7 @@ class AnalysisModel:
         self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
-        # A client of our own must bring the key itself.
-        self._http = Connections(base_url, key, self.under_way)
+        self._http = Transport(base_url, key, self.under_way)
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
 
     async def complete(self, *, system: str, user: str, tenant: str) -> Completion:

@@ -1,4 +1,4 @@
-"""Alibaba Cloud OutboundBot through its SDK: synchronous client, in threads, no SDK retries.
+"""Alibaba Cloud OutboundBot through its SDK, without its retries.
 
 Bodies are taken from the SDK as plain data and read by the models of :mod:`calltasks.platform.session`: the SDK's own
 model objects cost twice the CPU and swallow a body of the wrong shape, which here is an error (rule 14.4).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 from alibabacloud_outboundbot20191226.client import Client
@@ -17,15 +18,17 @@ from darabonba.runtime import RuntimeOptions
 from calltasks.errors import DeclinedError, PassingError, ServiceError, ThrottledError
 from calltasks.limiter import RateLimiter
 from calltasks.names import OUTBOUND_BOT
-from calltasks.platform.connections import Connections, never_left
 from calltasks.platform.errors import SERVICE, refusal
 from calltasks.platform.send_deadline import TooLateError, leaving_before
 from calltasks.platform.session import Envelope, PlatformSession, read
+from calltasks.platform.transport import Transport, never_left
 from calltasks.settings import PlatformSettings
 
 VERSION = "2019-12-26"
-THREADS = 24
-"""Calls that one worker has under way at once."""
+AT_ONCE = 24
+"""Calls that one worker has under way."""
+READING = ("Query", "List", "Describe", "Download")
+"""Actions that change nothing, by how they begin."""
 
 
 class OutboundBot:
@@ -33,7 +36,7 @@ class OutboundBot:
 
     def __init__(self, settings: PlatformSettings, limiter: RateLimiter) -> None:
         scheme, host = _endpoint(settings)
-        self._connections = Connections(f"{scheme}://{host}", THREADS)
+        self._transport = Transport(f"{scheme}://{host}", AT_ONCE)
         token = settings.alibaba_cloud_security_token
         self._client = Client(
             utils_models.Config(
@@ -49,7 +52,7 @@ class OutboundBot:
         self._instance_id = settings.outbound_bot_instance_id
         self.script_id = settings.outbound_bot_script_id
         self.limiter = limiter
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=OUTBOUND_BOT)
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=OUTBOUND_BOT)
 
     def session(self, tenant: str, priority: int) -> PlatformSession:
         """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
@@ -57,35 +60,50 @@ class OutboundBot:
 
     async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One request, without retry and without waiting for the rate limit."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._send, action, query, send_before)
+        if not action.startswith(READING):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._send, action, query, send_before)
+        try:
+            with self._transport.used():
+                answer = await self._client.call_api_async(_params(action), self._request(query), self._runtime)
+        except Exception as error:
+            raise translate(error, action) from None
+        return _checked(action, answer.get("body"))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for the calls under way."""
-        self._threads.shutdown(wait=True)
+        await asyncio.to_thread(self._threads.shutdown, wait=True)
+        await self._transport.close()
 
     def _send(self, action: str, query: dict[str, Any], send_before: float | None) -> dict[str, Any]:
-        params = utils_models.Params(
-            action=action,
-            version=VERSION,
-            protocol="HTTPS",
-            pathname="/",
-            method="POST",
-            auth_type="AK",
-            style="RPC",
-            req_body_type="formData",
-            body_type="json",
-        )
-        request = utils_models.OpenApiRequest(query=_flatten({"InstanceId": self._instance_id, **query}))
         try:
             # A worker that was frozen must not send what another one has taken over meanwhile.
-            with leaving_before(send_before), self._connections.used():
-                answer = self._client.call_api(params, request, self._runtime)
+            with leaving_before(send_before), self._transport.used():
+                answer = self._client.call_api(_params(action), self._request(query), self._runtime)
         except Exception as error:
             if isinstance(getattr(error, "inner_exception", None) or error, TooLateError):
                 raise TooLateError from None
             raise translate(error, action) from None
         return _checked(action, answer.get("body"))
+
+    def _request(self, query: dict[str, Any]) -> utils_models.OpenApiRequest:
+        return utils_models.OpenApiRequest(query=_flatten({"InstanceId": self._instance_id, **query}))
+
+
+@cache
+def _params(action: str) -> utils_models.Params:
+    """What the SDK wants to know of an action."""
+    return utils_models.Params(
+        action=action,
+        version=VERSION,
+        protocol="HTTPS",
+        pathname="/",
+        method="POST",
+        auth_type="AK",
+        style="RPC",
+        req_body_type="formData",
+        body_type="json",
+    )
 
 
 def _endpoint(settings: PlatformSettings) -> tuple[str, str]:

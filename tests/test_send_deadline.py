@@ -8,6 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from alibabacloud_outboundbot20191226 import models
+from alibabacloud_outboundbot20191226.client import Client
+from alibabacloud_tea_openapi import utils_models
 from pydantic import SecretStr
 from urllib3.connection import HTTPConnection
 
@@ -116,6 +119,25 @@ async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
     assert simulators.outbound_bot.contacts_assigned == 0
     assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
     assert simulators.outbound_bot.contacts_assigned == 1
+
+
+async def test_what_changes_nothing_is_read_by_the_same_way(session: PlatformSession) -> None:
+    group = await session.create_group("call-task-1")
+    assert await session.find_groups("call-task-1") == [group]
+    assert (await session.page(group, 1)).row_count == 0
+
+
+async def test_whoever_else_uses_the_sdk_keeps_its_own_connections(simulators: Simulators) -> None:
+    config = utils_models.Config(
+        access_key_id=ACCESS_KEY_ID,
+        access_key_secret=ACCESS_KEY_SECRET,
+        endpoint=simulators.url.removeprefix("http://"),
+        protocol="http",
+    )
+    request = models.ListJobGroupsRequest(instance_id=INSTANCE_ID, page_number=1, page_size=10)
+    client = Client(config)
+    assert (await asyncio.to_thread(client.list_job_groups, request)).body.success
+    assert (await client.list_job_groups_async(request)).body.success
 
 
 def suspend(patch: pytest.MonkeyPatch, seconds: float) -> None:

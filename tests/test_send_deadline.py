@@ -11,6 +11,7 @@ import pytest
 from alibabacloud_outboundbot20191226 import models
 from alibabacloud_outboundbot20191226.client import Client
 from alibabacloud_tea_openapi import utils_models
+from darabonba.runtime import RuntimeOptions
 from pydantic import SecretStr
 from urllib3.connection import HTTPConnection
 
@@ -137,7 +138,7 @@ async def test_whoever_else_uses_the_sdk_keeps_its_own_connections(simulators: S
     request = models.ListJobGroupsRequest(instance_id=INSTANCE_ID, page_number=1, page_size=10)
     client = Client(config)
     assert (await asyncio.to_thread(client.list_job_groups, request)).body.success
-    assert (await client.list_job_groups_async(request)).body.success
+    assert (await client.list_job_groups_with_options_async(request, RuntimeOptions())).body.success
 
 
 def suspend(patch: pytest.MonkeyPatch, seconds: float) -> None:

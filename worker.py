@@ -55,7 +55,7 @@ SHUTDOWN = timedelta(seconds=20)
 """What runs when the worker is stopped has so long to finish; the rest is handed to another worker."""
 ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
-GARBAGE = 5_000
+GARBAGE = 2_000
 """New objects after which those among them are looked for that nobody uses any more."""
 SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
@@ -166,7 +166,7 @@ async def run(queues: Sequence[str]) -> None:
     async with workers(client, queues) as built, AsyncExitStack() as stack:
         for worker in built:
             await stack.enter_async_context(worker)
-        # What is there now stays. Going through it again and again took a tenth of the CPU, and 0.1 s each time, in which
+        # What is there now stays. Going through it again and again took a tenth of the CPU, 0.1 s each time, in which
         # everything else waits.
         gc.collect()
         gc.freeze()

@@ -15,6 +15,7 @@ from typing import Any
 
 from dashscope import AsyncClient
 from dashscope.v2.errors import check_response
+from yarl import URL
 
 from calltasks.errors import AccountError, PassingError, PermanentError, ThrottledError, UnreadableAnswerError
 from calltasks.limiter import RateLimiter
@@ -90,8 +91,8 @@ class AnalysisModel:
         self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
-        url = httpx.URL(base_url)
-        self.endpoint = f"{url.scheme}://{url.netloc.decode()}"
+        url = URL(base_url)
+        self.endpoint = str(url.origin())
         self._http = Transport(base_url, key, self.under_way)
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
 

@@ -10,6 +10,7 @@
     │   ├── ForeignOrganizationError  HTTP 403
     │   └── ConversationsError        (calltasks.evaluation.conversations)
     ├── UnknownTaskError              HTTP 404
+    ├── UnknownSubscriptionError      HTTP 404
     ├── NotRunningError               HTTP 409
     ├── NoJobIdsError                 HTTP 409, code 4009
     │   └── NotStartedError
@@ -121,6 +122,13 @@ class UnknownTaskError(CallTasksError):
 
     http_status = 404
     says = "call task {} does not exist"
+
+
+class UnknownSubscriptionError(CallTasksError):
+    """The organisation has no such subscription to events."""
+
+    http_status = 404
+    says = "event subscription {} does not exist"
 
 
 class NotRunningError(CallTasksError):

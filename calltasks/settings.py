@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -193,6 +193,22 @@ class ArchiveSettings(_Group):
     alibaba_cloud_security_token: SecretStr | None = None
     outbound_bot_region: str = "cn-shanghai"
     oss_endpoint: str = ""
+
+
+Network = IPv4Network | IPv6Network
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(part.strip()) for part in str(value).split(",") if part.strip())
+    except ValueError:
+        raise ValueError("must be networks, separated by commas, such as 10.20.0.0/16,fd00::/8") from None
+
+
+class EventSettings(_Group):
+    """Where events may be sent beside public addresses, and without encryption; empty: nowhere (docs/events.md)."""
+
+    events_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
 
 
 class EncryptionSettings(_Group):

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING
 from calltasks.database.connection import Database
 from calltasks.limiter import shared
 from calltasks.names import ANALYSIS, OUTBOUND_BOT
-from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
+from calltasks.settings import (
+    AnalysisSettings,
+    ArchiveSettings,
+    DatabaseSettings,
+    EventSettings,
+    Network,
+    PlatformSettings,
+    load,
+)
 
 if TYPE_CHECKING:
+    from calltasks.events.receivers import Receivers
     from calltasks.model.analysis import AnalysisModel
     from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
@@ -49,6 +58,20 @@ class Clients(AsyncExitStack):
         model = AnalysisModel(settings, limiter)
         self.push_async_callback(model.close)
         return model
+
+    @property
+    def event_networks(self) -> tuple[Network, ...]:
+        """Where events may go beside public addresses."""
+        return load(EventSettings).events_networks
+
+    @cached_property
+    def receivers(self) -> Receivers:
+        """The way to the receivers of events."""
+        from calltasks.events.receivers import Receivers
+
+        receivers = Receivers(self.event_networks)
+        self.push_async_callback(receivers.close)
+        return receivers
 
     async def archive(self, *, check: bool = True) -> Archive | None:
         """Where recordings are copied, or None; ``check``: known to be writable."""

@@ -43,6 +43,9 @@ WORKER: dict[str, Rights] = {
     "call_analyses": _OWN,
     "call_task_options": _OWN,
     "call_rate_limits": _OWN,
+    "call_events": Rights(insert=True, update=("*",), delete=True),
+    "call_event_positions": _OWN,
+    "call_event_subscriptions": Rights(update=("*",)),
 }
 BACKEND: dict[str, Rights] = {
     "call_tasks": Rights(insert=True),
@@ -55,6 +58,8 @@ BACKEND: dict[str, Rights] = {
     "call_opt_outs": _OWN,
     "call_contacts": Rights(),
     "dcc_leads_follow": Rights(),
+    "call_event_positions": _OWN,
+    "call_event_subscriptions": Rights(insert=True, update=("*",), delete=True),
 }
 
 

@@ -93,6 +93,14 @@ class Metrics:
         self._checked = meter.create_gauge_float(
             PREFIX + "checked_timestamp_seconds", "Time of the last check of the monitor that this worker made."
         )
+        self._told = _Counts(meter, "event_deliveries", "Requests to receivers of events, by outcome.", "outcome")
+        self._told_events = meter.create_counter(PREFIX + "events_delivered", "Events that receivers took.")
+        self._undelivered = meter.create_gauge_float(
+            PREFIX + "event_oldest_seconds", "Age of the oldest event that a receiver waits for, at the last look."
+        )
+        self._watched = meter.create_gauge_float(
+            PREFIX + "events_watched_timestamp_seconds", "Time of the last look for events that this worker made."
+        )
         self._codes: set[str] = set()
 
     def called(self, service: str, action: str, seconds: float, error: ServiceError | None) -> None:
@@ -133,6 +141,17 @@ class Metrics:
         self._open.set(open_tasks)
         self._oldest.set(max(0.0, oldest_seconds))
         self._checked.set(time())
+
+    def watched(self, oldest_seconds: float) -> None:
+        """Somebody looked for events that receivers wait for."""
+        self._undelivered.set(oldest_seconds)
+        self._watched.set(time())
+
+    def told(self, outcome: str, events: int) -> None:
+        """A receiver was sent so many events: ``ok``, or what went wrong."""
+        self._told.add(1, outcome)
+        if outcome == "ok":
+            self._told_events.add(events)
 
     def _code(self, error: ServiceError | None) -> str:
         """The vendor's code, as far as there is room for another label."""

@@ -163,10 +163,8 @@ async def run(queues: Sequence[str]) -> None:
         loop.add_signal_handler(number, stop.set)
     platform = [PlatformSettings] if OUTBOUND_BOT in queues else []
     analysis = [AnalysisSettings] if ANALYSIS in queues else []
-    telling: list[type[EventSettings | EncryptionSettings]] = (
-        [EventSettings, EncryptionSettings] if EVENTS in queues else []
-    )
-    require(DatabaseSettings, TelemetrySettings, TracingSettings, *platform, *analysis, *telling)
+    receivers = [EventSettings] if EVENTS in queues else []
+    require(DatabaseSettings, TelemetrySettings, TracingSettings, *platform, *analysis, *receivers, EncryptionSettings)
     told = load(TelemetrySettings)
     logs.configure(told.log_format)
     client = await connect(telemetry.start(told))

@@ -83,7 +83,8 @@ def add(
     )
     cursor.execute(
         "INSERT INTO call_event_subscriptions"
-        " (organization_id, url, kinds, batch, personal_data, secret, since, due_at, created_at) VALUES (%s, %s, %s, %s, %s, %s, COALESCE(%s, UTC_TIMESTAMP(6)), UTC_TIMESTAMP(6),"
+        " (organization_id, url, kinds, batch, personal_data, secret, since, due_at, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, COALESCE(%s, UTC_TIMESTAMP(6)), UTC_TIMESTAMP(6),"
         " UTC_TIMESTAMP(6))",
         (organization_id, url, ",".join(kinds), int(batch), int(personal_data), secret, since),
     )

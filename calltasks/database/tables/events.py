@@ -2,8 +2,8 @@
 
 A transaction that is committed late must not be passed over by who reads the table meanwhile. So an event gets its
 place among its organisation's only after it was committed, from who reads (:func:`give_positions`): what is seen later
-comes later, and writers wait for nobody. What was committed before another event was written has the smaller ``id``, and who
-sees that one sees this one too: causes come before effects, ``task.complete`` after the task's last follow-up.
+comes later, and writers wait for nobody. What was committed before another event was written has the smaller ``id``,
+and who sees that one sees this one too: causes come before effects, ``task.complete`` after the task's last follow-up.
 """
 
 from __future__ import annotations

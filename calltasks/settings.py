@@ -200,7 +200,7 @@ Network = IPv4Network | IPv6Network
 
 def _networks(value: Any) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(part.strip()) for part in str(value).split(",") if part.strip())
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
     except ValueError:
         raise ValueError("must be networks, separated by commas, such as 10.20.0.0/16,fd00::/8") from None
 
@@ -208,7 +208,9 @@ def _networks(value: Any) -> tuple[Network, ...]:
 class EventSettings(_Group):
     """Where events may be sent beside public addresses, and without encryption; empty: nowhere (docs/events.md)."""
 
-    events_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    events_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+        default=(), validate_default=False
+    )
 
 
 class EncryptionSettings(_Group):

@@ -319,7 +319,7 @@ def test_requests_leave_nothing_private_in_the_log(site: ApiSite, caplog: pytest
 def test_the_specification_has_examples_of_everything(site: ApiSite) -> None:
     specification = site.http.get("/openapi.json").json()
     operations = {path: next(iter(methods.values())) for path, methods in specification["paths"].items()}
-    assert operations.keys() == {*PATHS, "/call-tasks/{id}/progress", "/healthz"}
+    assert operations.keys() == {*PATHS, "/call-tasks/{id}/progress", "/healthz", "/event-subscriptions"}
     schemas = specification["components"]["schemas"]
     for path, operation in operations.items():
         assert operation["summary"] and operation["description"]
@@ -345,4 +345,4 @@ def test_the_interface_is_as_the_specification_says(site: ApiSite, tmp_path: Pat
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 selected / 7 total" in done.stdout
+    assert "10 selected / 10 total" in done.stdout

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -95,7 +96,7 @@ def _parsed(url: str) -> URL:
     try:
         parts = URL(url)
         right = parts.scheme in ("http", "https") and parts.raw_host and parts.port and parts.user is None
-        right = right and parts.password is None and not parts.raw_fragment and "@" not in parts.raw_authority
+        right = right and parts.password is None and not parts.raw_fragment and "@" not in urlsplit(url).netloc
     except ValueError:
         right = False
     if not right or len(url) > MOST_URL or re.search(r"[^\x21-\x7e]", url):

@@ -198,19 +198,23 @@ class ArchiveSettings(_Group):
 Network = IPv4Network | IPv6Network
 
 
-def _networks(value: Any) -> tuple[Network, ...]:
+def networks(text: str) -> tuple[Network, ...]:
+    """``10.20.0.0/16,fd00::/8`` as networks; "" holds none."""
     try:
-        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
     except ValueError:
         raise ValueError("must be networks, separated by commas, such as 10.20.0.0/16,fd00::/8") from None
+
+
+def _networks(value: str) -> str:
+    networks(value)
+    return value
 
 
 class EventSettings(_Group):
     """Where events may be sent beside public addresses, and without encryption; empty: nowhere (docs/events.md)."""
 
-    events_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
-        default=(), validate_default=False
-    )
+    events_networks: Annotated[str, AfterValidator(_networks)] = ""
 
 
 class EncryptionSettings(_Group):

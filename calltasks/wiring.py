@@ -17,6 +17,7 @@ from calltasks.settings import (
     Network,
     PlatformSettings,
     load,
+    networks,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Clients(AsyncExitStack):
     @property
     def event_networks(self) -> tuple[Network, ...]:
         """Where events may go beside public addresses."""
-        return load(EventSettings).events_networks
+        return networks(load(EventSettings).events_networks)
 
     @cached_property
     def receivers(self) -> Receivers:

@@ -58,6 +58,7 @@ BACKEND: dict[str, Rights] = {
     "call_opt_outs": _OWN,
     "call_contacts": Rights(),
     "dcc_leads_follow": Rights(),
+    "call_events": Rights(),
     "call_event_positions": _OWN,
     "call_event_subscriptions": Rights(insert=True, update=("*",), delete=True),
 }

@@ -38,6 +38,7 @@ from calltasks.database import schema
 from calltasks.database.columns import Table
 from calltasks.database.tables import tasks
 from calltasks.database.tables.analyses import CallHistory, history
+from calltasks.opt_outs import OptOuts
 from calltasks.options import Options
 from calltasks.progress import ENDED_BADLY
 from calltasks.rules.reanalysis import Answer, Reanalysis, read
@@ -55,8 +56,8 @@ MOST_NAMED_BYTES = 1_000_000
 """Of one request: a payload of Temporal holds twice as much."""
 
 
-class CallTasks:
-    """Call tasks, for a backend.
+class CallTasks(OptOuts):
+    """Call tasks, for a backend; and, by organisation, who is not called.
 
     Args:
         clients: what is asked and written to.

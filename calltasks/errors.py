@@ -8,6 +8,7 @@
     │   └── DecryptionError           (calltasks.temporal.encryption) a key is not
     ├── WrongUseError                 exit code 2, HTTP 400: arguments that do not go together
     │   ├── ForeignOrganizationError  HTTP 403
+    │   ├── RefusedUrlError           HTTP 403
     │   └── ConversationsError        (calltasks.evaluation.conversations)
     ├── UnknownTaskError              HTTP 404
     ├── UnknownSubscriptionError      HTTP 404
@@ -16,6 +17,7 @@
     │   └── NotStartedError
     ├── UnknownLeadsError             HTTP 404
     │   └── NoLeadIdError             exit code 2
+    ├── UnknownOptOutError            HTTP 404
     ├── NoWorkerError                 HTTP 503
     ├── RunFailedError                the run that was waited for
     ├── DoubtError                    (calltasks.database.tables.dispatches) who was called cannot be told
@@ -117,6 +119,13 @@ class ForeignOrganizationError(WrongUseError):
     http_status = 403
 
 
+class RefusedUrlError(WrongUseError):
+    """Events may not be sent there."""
+
+    says = "url: {}"
+    http_status = 403
+
+
 class UnknownTaskError(CallTasksError):
     """There is no such call task (or it belongs to another organisation)."""
 
@@ -172,6 +181,13 @@ class NoLeadIdError(UnknownLeadsError):
     def __init__(self, leads: Sequence[str]) -> None:
         super().__init__(leads)
         self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
+
+
+class UnknownOptOutError(CallTasksError):
+    """The number does not stand among those that the organisation does not call."""
+
+    http_status = 404
+    says = "this number is not opted out in this organisation"
 
 
 class NoWorkerError(CallTasksError):

@@ -30,7 +30,7 @@ TOKEN, OTHER_TOKEN = "token-of-org7", "token-of-org8-密钥"
 UPPER_TOKEN = "token-of-ORG7"
 TOKENS = {TOKEN: ORGANIZATION, OTHER_TOKEN: OTHER, UPPER_TOKEN: ORGANIZATION.upper()}
 TASK_PATHS = ("/start-call-task", "/query-task-execution", "/force-analyze")
-PATHS = ("/create-autoCall-tasks", *TASK_PATHS, "/auto-task")
+PATHS = ("/create-autoCall-tasks", *TASK_PATHS, "/auto-task", "/opt-outs", "/opt-outs/lift")
 
 
 class ApiSite:

@@ -260,6 +260,10 @@ def by_http() -> None:
         )
         assert ask("POST", "/query-task-execution", task_id=task_id)["total"] == 40
         ask("POST", "/force-analyze", task_id=task_id, failed=True)
+        assert ask("POST", "/opt-outs", phone="13900000001")["added"]
+        assert len(ask("GET", "/opt-outs")["opt_outs"]) == 1
+        ask("POST", "/opt-outs/lift", phone="13900000001", reason="asked for a call")
+        assert not ask("GET", "/opt-outs/check?phone=13900000001")["opted_out"]
 
 
 def test_a_worker_names_each_right_that_it_lacks(database_url: str, mariadb: EmbeddedMariaDB) -> None:

@@ -233,5 +233,6 @@ def main() -> None:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 
-# Last, because it registers on what is above.
+# Last, because they register on what is above.
 from calltasks.cli import judgements as commands_judgements  # noqa: E402, F401
+from calltasks.cli import opt_outs as commands_opt_outs  # noqa: E402, F401

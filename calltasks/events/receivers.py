@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from calltasks.errors import WrongUseError
+from calltasks.errors import RefusedUrlError
 from calltasks.settings import Network
 
 SECONDS = 15
@@ -77,17 +77,17 @@ async def check(url: str, networks: Sequence[Network]) -> None:
     """See that events may be sent there.
 
     Raises:
-        WrongUseError: why not.
+        RefusedUrlError: why not.
     """
     parts = _parsed(url)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(parts.raw_host, parts.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise WrongUseError("url: its host has no address") from None
+        raise RefusedUrlError("its host has no address") from None
     addresses = {str(one[4][0]) for one in found}
     if not all(is_allowed(one, networks, encrypted=parts.scheme == "https") for one in addresses):
-        raise WrongUseError(
-            "url: must be https, to a host with none but public addresses (EVENTS_NETWORKS names inner ones that are"
+        raise RefusedUrlError(
+            "must be https, to a host with none but public addresses (EVENTS_NETWORKS names inner ones that are"
             " allowed)"
         )
 
@@ -100,7 +100,7 @@ def _parsed(url: str) -> URL:
     except ValueError:
         right = False
     if not right or len(url) > MOST_URL or re.search(r"[^\x21-\x7e]", url):
-        raise WrongUseError("url: must be like https://example.com/events, without a user, a password and a #")
+        raise RefusedUrlError("must be like https://example.com/events, without a user, a password and a #")
     return parts
 
 
@@ -118,7 +118,7 @@ class Receivers:
             session = self._session(parts.scheme)
             async with session.post(parts, data=body.encode(), headers=headers, allow_redirects=False) as answer:
                 return _reply(answer.status, answer.headers.get("retry-after", ""))
-        except WrongUseError:
+        except RefusedUrlError:
             return Reply(error="NotAllowed")
         except TimeoutError:
             return Reply(error="Timeout")

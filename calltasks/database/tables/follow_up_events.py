@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.tables.events import ANALYSIS_FAILED, REWRITTEN, WRITTEN, Event, emit
+from calltasks.database.tables.events import ANALYSIS_FAILED, OPTED_OUT, REWRITTEN, WRITTEN, Event, emit
 
 if TYPE_CHECKING:
     from calltasks.database.tables.analyses import FollowUp
+    from calltasks.database.tables.opt_outs import OptOut
 
 
 def tell_follow_ups(
@@ -57,6 +58,22 @@ def tell_failures(cursor: Cursor, task_id: int, failed: Sequence[FollowUp], requ
                 data=_call(one) | {"error_code": one.error_code},
             )
             for one in failed
+        ],
+    )
+
+
+def tell_opt_outs(cursor: Cursor, task_id: int, entered: Sequence[OptOut]) -> None:
+    """Customers refuse further calls: their numbers were entered into the organisation's opt-outs."""
+    emit(
+        cursor,
+        [
+            Event(
+                kind=OPTED_OUT,
+                task_id=task_id,
+                fact=(one.list_id, one.call_job_id),
+                data={"list_id": one.list_id, "call_job_id": one.call_job_id, "opt_out_id": one.id},
+            )
+            for one in entered
         ],
     )
 

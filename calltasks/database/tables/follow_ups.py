@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
-from calltasks.database.tables import ledger
+from calltasks.database.tables import ledger, opt_outs
 from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
-from calltasks.database.tables.follow_up_events import tell_failures, tell_follow_ups
+from calltasks.database.tables.follow_up_events import tell_failures, tell_follow_ups, tell_opt_outs
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from calltasks.database.tables.orphans import find as find_orphans
@@ -202,6 +203,8 @@ def create(
     given = _as_stored(cursor, given, word)
     ledger.save(cursor, task_id, given, now_utc)
     tell_follow_ups(cursor, task_id, given, request_id, {row.id: row.leads_id for row in rows})
+    refusals = [wanted[row.id] for row in rows if wanted[row.id].do_not_call]
+    tell_opt_outs(cursor, task_id, opt_outs.heed(cursor, task_id, refusals, now_utc=now_utc))
     return len(made)
 
 
@@ -299,6 +302,8 @@ def update(
     ]
     settle(cursor, task_id, entries, request_id, now_utc=now_utc)
     tell_failures(cursor, task_id, [wanted[row.list_id] for row in todo.get("failed", [])], request_id)
+    judged = [wanted[row.list_id] for row in chain(*todo.values())]
+    tell_opt_outs(cursor, task_id, opt_outs.heed(cursor, task_id, judged, now_utc=now_utc))
     return sum(one.outcome != "failed" for one in missing) + len(written), kept
 
 

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import against_floor, growth, sharing
+from benchmarks import against_floor, events, growth, sharing
 from benchmarks.figures import Figure, Sizes
 from benchmarks.site import DIALOGUES
 from devstack.stack import PROJECT
@@ -32,6 +32,7 @@ FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "trickle": growth.trickle,
     "fairness": sharing.fairness,
     "limits": sharing.limits,
+    "events": events.delivery,
 }
 REPORT = PROJECT / ".stack/benchmarks.json"
 

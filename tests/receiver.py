@@ -3,14 +3,12 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 from standardwebhooks import Webhook
-
-Behaviour = Callable[[web.Request], Any]
 
 
 class Receiver:
@@ -23,6 +21,10 @@ class Receiver:
         self.always: Any = 204
         self.refuses = b"\0"
         """A body that holds this gets a 400."""
+        self.fails_every = 0
+        """Of the requests; 0: none."""
+        self.failures: Iterator[Any] = iter(())
+        self.failed = 0
         self.requests: list[dict[str, Any]] = []
         self.seen: dict[str, dict[str, Any]] = {}
         """Events that were taken, by id, in the order in which they first came."""
@@ -41,6 +43,9 @@ class Receiver:
         body = await request.read()
         self.requests.append({"headers": dict(request.headers), "body": body, "path": request.path})
         answer = self.answers.pop(0) if self.answers else self.always
+        if self.fails_every and len(self.requests) % self.fails_every == 0:
+            answer = next(self.failures)
+            self.failed += 1
         if self.refuses in body:
             answer = 400
         if isinstance(answer, float):

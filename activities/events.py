@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -76,20 +76,23 @@ class Delivery:
     @activity.defn
     async def deliver_events(self, subscription_id: int) -> Delivered:
         """Tell one receiver what it waits for, in order, one request at a time, until there is no more or it fails."""
-        until, count, error = monotonic() + SLICE_SECONDS, 0, ""
+        until, count = monotonic() + SLICE_SECONDS, 0
         async with heartbeating():
-            while not error and monotonic() < until:
+            while monotonic() < until:
                 found = await self._next(subscription_id)
                 if found is None:
                     return Delivered(events=count)
-                told, error, more = await self._send(*found)
-                count += told
-                if not more:
-                    break
-            else:
-                # What is left waits for nobody but its turn.
-                await self._database.run(table.let_go, subscription_id)
-        return Delivered(events=count, error=error)
+                subscription, told = found
+                while told and monotonic() < until:
+                    taken, error, ours = await self._send(subscription, told)
+                    count += taken
+                    if not ours:
+                        return Delivered(events=count, error=error)
+                    subscription = replace(subscription, position=told[taken - 1].position, failures=0)
+                    told = told[taken:]
+            # What is left waits for nothing but its turn.
+            await self._database.run(table.let_go, subscription_id)
+        return Delivered(events=count)
 
     async def _next(self, subscription_id: int) -> tuple[Subscription, list[Told]] | None:
         from calltasks.events.messages import BATCH

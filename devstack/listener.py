@@ -19,6 +19,9 @@ class Listener:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if not listener.secret:
+                    self.send_error(503)
+                    return
                 message = Webhook(listener.secret).verify(body, dict(self.headers))
                 for event in message.get("events", [message]):
                     listener.events[event["id"]] = event

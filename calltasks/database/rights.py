@@ -44,7 +44,7 @@ WORKER: dict[str, Rights] = {
     "call_task_options": _OWN,
     "call_rate_limits": _OWN,
     "call_events": Rights(insert=True, update=("*",), delete=True),
-    "call_event_positions": _OWN,
+    "call_event_positions": Rights(update=("*",)),
     "call_event_subscriptions": Rights(update=("*",)),
 }
 BACKEND: dict[str, Rights] = {

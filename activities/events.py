@@ -76,22 +76,30 @@ class Delivery:
     @activity.defn
     async def deliver_events(self, subscription_id: int) -> Delivered:
         """Tell one receiver what it waits for, in order, one request at a time, until there is no more or it fails."""
-        until, count = monotonic() + SLICE_SECONDS, 0
         async with heartbeating():
-            while monotonic() < until:
-                found = await self._next(subscription_id)
-                if found is None:
-                    return Delivered(events=count)
-                subscription, told = found
-                while told and monotonic() < until:
-                    taken, error, ours = await self._send(subscription, told)
-                    count += taken
-                    if not ours:
-                        return Delivered(events=count, error=error)
-                    subscription = replace(subscription, position=told[taken - 1].position, failures=0)
-                    told = told[taken:]
-            # What is left waits for nothing but its turn.
-            await self._database.run(table.let_go, subscription_id)
+            try:
+                return await self._deliver(subscription_id, monotonic() + SLICE_SECONDS)
+            except asyncio.CancelledError:
+                # This worker stops: another one goes on at once.
+                await asyncio.shield(self._database.run(table.let_go, subscription_id))
+                raise
+
+    async def _deliver(self, subscription_id: int, until: float) -> Delivered:
+        count = 0
+        while monotonic() < until:
+            found = await self._next(subscription_id)
+            if found is None:
+                return Delivered(events=count)
+            subscription, told = found
+            while told and monotonic() < until:
+                taken, error, ours = await self._send(subscription, told)
+                count += taken
+                if not ours:
+                    return Delivered(events=count, error=error)
+                subscription = replace(subscription, position=told[taken - 1].position, failures=0)
+                told = told[taken:]
+        # What is left waits for nothing but its turn.
+        await self._database.run(table.let_go, subscription_id)
         return Delivered(events=count)
 
     async def _next(self, subscription_id: int) -> tuple[Subscription, list[Told]] | None:

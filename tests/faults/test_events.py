@@ -49,8 +49,8 @@ class Trouble:
         passed: seconds that the first of them would have waited.
     """
 
-    def __init__(self, site: Site, singly: Receiver, together: Receiver) -> None:
-        self._site, self._receivers = site, {singly: 11, together: 2}
+    def __init__(self, site: Site, singly: Receiver, together: Receiver, events: int) -> None:
+        self._site, self._receivers = site, {singly: max(11, events // 60), together: 2}
         self.passed = 0
         for receiver in self._receivers:
             receiver.always = 503
@@ -93,7 +93,7 @@ async def tell(
                 ids.append(made.id)
         gone.answers = [204, 410]
         dead.always = 503
-        trouble = Trouble(site, singly, together)
+        trouble = Trouble(site, singly, together, tasks * leads)
         wanted = [await create(site, leads, first=1 + leads * number) for number in range(tasks)]
         async with sabotaged(nursery, site, directory, *acts) as saboteurs:
             troubling = asyncio.create_task(trouble.go_on())
@@ -138,7 +138,7 @@ async def settled(site: Site, saboteurs: Saboteurs, kills: int) -> None:
             for row in site.sql("SELECT id FROM call_event_subscriptions WHERE position > 200 AND ended_at IS NULL"):
                 since = site.sql("SELECT MIN(created_at) AS at FROM call_events")[0]["at"]
                 await calls.events.replay("org7", row["id"], since)
-            await asyncio.sleep(1)
+            await asyncio.sleep(5)
 
 
 async def all_told(site: Site, ids: list[int]) -> None:

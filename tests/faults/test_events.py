@@ -91,7 +91,7 @@ async def tell(
                 made = await calls.events.subscribe("org7", receiver.url, batch=batch)
                 receiver.secret = made.secret
                 ids.append(made.id)
-        gone.answers = [204, 410]
+        gone.answers, gone.always = [204], 410
         dead.always = 503
         trouble = Trouble(site, singly, together, tasks * leads)
         wanted = [await create(site, leads, first=1 + leads * number) for number in range(tasks)]
@@ -112,7 +112,7 @@ async def tell(
             troubling.cancel()
             deaths = len(saboteurs.acts)
         check(site, wanted, leads, singly, together)
-        assert len(gone.seen) == 1 and len(gone.requests) == 2
+        assert len(gone.seen) == 1 and len(gone.requests) < 10
         assert not dead.seen and dead.requests
         states = site.sql("SELECT id, ended_at IS NOT NULL AS ended, dead FROM call_event_subscriptions ORDER BY id")
         assert [(row["ended"], row["dead"]) for row in states] == [(0, 0), (0, 0), (1, 0), (0, 0)]

@@ -2,12 +2,14 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pymysql
 import pytest
 from pymysql.cursors import Cursor
+from temporalio.client import WorkflowExecutionStatus
 
 import activities.events
 from activities.events import Delivery
@@ -15,6 +17,7 @@ from calltasks.call_tasks import CallTasks
 from calltasks.database.tables import event_subscriptions, events
 from calltasks.database.tables.events import Event
 from calltasks.errors import UnknownSubscriptionError, WrongUseError
+from calltasks.names import EVENTS
 from simulators import SimulatorOptions
 from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually
 from tests.receiver import Receiver, in_order, receiving
@@ -426,3 +429,27 @@ async def test_a_slow_receiver_holds_up_no_other(sites: Sites, monkeypatch: pyte
             return bool(site.sql("SELECT 1 FROM call_event_subscriptions WHERE last_error = 'Timeout'"))
 
         await eventually(timed_out)
+
+
+# --- the run that tells -----------------------------------------------------------------------------------------------
+
+
+async def test_the_run_restarts_as_new_and_goes_on_and_the_monitor_starts_it_again(restarting_sites: Sites) -> None:
+    site = await restarting_sites(**LOOPBACK)
+    async with receiving() as receiver, site.working():
+        await subscribe(site, receiver)
+        writer = connection(site)
+        for number in range(12):
+            write(writer, number)
+            writer.commit()
+            await eventually(partial(told, receiver, number + 1))
+        statuses = [run.status for run in await site.runs(f"WorkflowId = '{EVENTS}'")]
+        assert WorkflowExecutionStatus.CONTINUED_AS_NEW in statuses
+        await site.client.get_workflow_handle(EVENTS).terminate()
+        write(writer, 100)
+        writer.commit()
+        writer.close()
+        async with site.calls() as calls:
+            await calls.monitor("check")
+        await eventually(lambda: told(receiver, 13))
+    assert [event["data"]["list_id"] for event in receiver.events] == [*range(12), 100]

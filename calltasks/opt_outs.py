@@ -110,7 +110,7 @@ def tell(one: OptOut, database: Database) -> dict[str, Any]:
             return value
         return value.replace(tzinfo=UTC).astimezone(database.zone).isoformat(timespec="seconds")
 
-    return {name: told(value) for name, value in dataclasses.asdict(one).items()}
+    return {field.name: told(getattr(one, field.name)) for field in dataclasses.fields(one)}
 
 
 def _organization(named: str) -> str:

@@ -115,7 +115,7 @@ async def test_an_export_is_a_list_that_can_be_imported(
     file = tmp_path / "list.csv"
     assert await run("export", str(file)) == {"exported": 5}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and os.listdir(tmp_path) == [file.name]
-    rows = list(csv.DictReader(file.open(encoding="utf-8-sig", newline="")))
+    rows = list(csv.DictReader(file.read_text("utf-8-sig").splitlines(keepends=True)))
     assert [row["phone"] for row in rows] == [*(phone(n) for n in range(4)), "0085251234567"]
     assert [row["reason"] for row in rows] == ["'" + reasons[0], *reasons[1:4], ""]
     shown = await command("opt-outs", "export", *ORGANIZATION)

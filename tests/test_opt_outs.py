@@ -19,6 +19,8 @@ from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.opt_outs import IMPORT, PERSON, OptOut, Refusal
 from calltasks.settings import DatabaseSettings
 from devstack.mariadb import EmbeddedMariaDB
+from tests.pipeline import Sites
+from tests.test_analyses import CALLS, judge, task_of
 from tests.test_follow_up_transaction import Crashed, DyingCursor
 
 ORGANIZATION, OTHER = "org7", "org8"
@@ -196,6 +198,28 @@ async def test_what_is_no_number_is_counted_in_the_log_and_stops_no_other(
     assert await crm.standing() == [number(3)] and len(crm.sql("SELECT id FROM dcc_leads_follow")) == 4
     (said,) = [record.getMessage() for record in caplog.records if "refuse further calls" in record.message]
     assert said.startswith(f"task {crm.task_of(rows[0])}: 3 customers") and "139" not in said
+
+
+async def test_the_activity_enters_what_the_model_has_said_and_disputes_what_it_says_no_more(sites: Sites) -> None:
+    """The worker dies between the model's answer and the follow-up; another one takes it from the ledger."""
+    site = await sites()
+    task_id = task_of(site, CALLS[:2])
+    await judge(site, task_id)
+    row, other = site.rows(task_id)
+    site.sql("UPDATE call_analyses SET settled_at = NULL, do_not_call = %s WHERE list_id = %s", NO, row["id"])
+    site.sql("DELETE FROM call_follow_ups")
+    site.sql("DELETE FROM dcc_leads_follow")
+    site.sql("UPDATE leads_task_list SET leads_follow_id = NULL, is_interested = NULL")
+    questions = site.stats()["model_calls"]
+    assert (await judge(site, task_id)).written == 2 and site.stats()["model_calls"] == questions
+    (entry,) = site.sql("SELECT * FROM call_opt_outs")
+    assert (entry["organization_id"], entry["phone"]) == (ORGANIZATION, f"+86{row['leads_phone']}")
+    assert (entry["evidence"], entry["list_id"], entry["disputed_at"]) == (NO, row["id"], None)
+    assert other["leads_phone"] not in entry["phone"]
+    await judge(site, task_id, "request-1")
+    (entry,) = site.sql("SELECT * FROM call_opt_outs")
+    refused_again = bool(site.sql("SELECT 1 FROM call_analyses WHERE request_id <> '' AND do_not_call <> ''"))
+    assert entry["standing"] == 1 and (entry["disputed_at"] is None) == refused_again
 
 
 # Disputed

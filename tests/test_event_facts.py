@@ -3,14 +3,19 @@
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import pytest
+from pymysql.cursors import Cursor
 
-from calltasks.database.tables import tasks
+from calltasks.database.tables import event_subscriptions, tasks
+from calltasks.database.tables.event_subscriptions import Told
 from devstack.mariadb import EmbeddedMariaDB
 from tests.test_follow_up_transaction import Crashed
 from tests.test_opt_outs import ORGANIZATION, Crm
+
+NOW = datetime(2026, 11, 30, 8)
 
 
 @pytest.fixture
@@ -75,3 +80,33 @@ async def test_each_type_of_a_task_is_told_once_and_only_if_it_rose(crm: Crm) ->
         {"task_id": task_id, "task_type": 3},
         {"task_id": task_id, "task_type": 4},
     ]
+
+
+async def test_remarks_go_only_with_the_call_that_they_are_of(crm: Crm) -> None:
+    """Ids come again where a CRM is restored: what stands under them then may be anybody's."""
+    (row,) = crm.task("13900000001")
+    await crm.first([row], said="")
+
+    def read(cursor: Cursor, organization: str) -> bool:
+        told = [
+            Told(
+                position=1, event_id=one["event_id"], kind=one["kind"], data=json.loads(one["payload"]), created_at=NOW
+            )
+            for one in events(crm)
+        ]
+        event_subscriptions._add_personal_data(cursor, organization, told)
+        return "leads_remark" in told[0].data
+
+    async def shown(organization: str = ORGANIZATION) -> bool:
+        return await crm.database.run(read, organization)
+
+    assert await shown() and not await shown("org8")
+    for change, back in (
+        ("UPDATE dcc_leads_follow SET leads_id = 77", "UPDATE dcc_leads_follow SET leads_id = 0"),
+        ("UPDATE call_tasks SET organization_id = 'org8'", f"UPDATE call_tasks SET organization_id = '{ORGANIZATION}'"),
+        ("UPDATE call_follow_ups SET call_job_id = 'another'", "UPDATE call_follow_ups SET call_job_id = 'job-1-0'"),
+    ):
+        crm.sql(change)
+        assert not await shown(), change
+        crm.sql(back)
+        assert await shown()

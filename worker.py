@@ -24,6 +24,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.conversations import Conversations
 from activities.dispatch import Dispatching
+from activities.events import Delivery
 from activities.follow_ups import FollowUps
 from activities.job_groups import JobGroups
 from activities.job_ids import JobIds
@@ -34,11 +35,13 @@ from activities.recordings import Recordings
 from activities.tasks import Tasks
 from calltasks.database import endpoint, schema
 from calltasks.errors import ending
-from calltasks.names import ANALYSIS, CALL_TASKS, OUTBOUND_BOT, QUEUES
+from calltasks.names import ANALYSIS, CALL_TASKS, EVENTS, OUTBOUND_BOT, QUEUES
 from calltasks.observing import logs, telemetry
 from calltasks.settings import (
     AnalysisSettings,
     DatabaseSettings,
+    EncryptionSettings,
+    EventSettings,
     PlatformSettings,
     TelemetrySettings,
     TracingSettings,
@@ -49,6 +52,7 @@ from calltasks.temporal.connection import connect, registered_search_attributes
 from calltasks.temporal.withdrawals import keep_withdrawing
 from calltasks.wiring import Clients
 from workflows.call_task import CallTaskWorkflow
+from workflows.events import EventsWorkflow
 from workflows.monitor import MonitorWorkflow
 from workflows.withdraw import WithdrawWorkflow
 
@@ -87,7 +91,7 @@ def build_worker(
     return Worker(
         client,
         task_queue=queue,
-        workflows=[workflow, MonitorWorkflow, WithdrawWorkflow] if queue == CALL_TASKS else [],
+        workflows=[workflow, MonitorWorkflow, WithdrawWorkflow, EventsWorkflow] if queue == CALL_TASKS else [],
         activities=activities,
         workflow_runner=SANDBOX,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
@@ -128,6 +132,9 @@ async def workers(
             activities[OUTBOUND_BOT] = await _platform_activities(clients, client)
         if ANALYSIS in activities:
             activities[ANALYSIS] = await _analysis_activities(clients)
+        if EVENTS in activities:
+            delivery = Delivery(database, clients.receivers)
+            activities[EVENTS] = [delivery.watch_events, delivery.deliver_events]
         yield [build_worker(client, queue, functions, workflow) for queue, functions in activities.items()]
 
 
@@ -166,7 +173,8 @@ async def run(queues: Sequence[str]) -> None:
         loop.add_signal_handler(number, stop.set)
     platform = [PlatformSettings] if OUTBOUND_BOT in queues else []
     analysis = [AnalysisSettings] if ANALYSIS in queues else []
-    require(DatabaseSettings, TelemetrySettings, TracingSettings, *platform, *analysis)
+    receivers = [EventSettings] if EVENTS in queues else []
+    require(DatabaseSettings, TelemetrySettings, TracingSettings, *platform, *analysis, *receivers, EncryptionSettings)
     told = load(TelemetrySettings)
     logs.configure(told.log_format)
     client = await connect(telemetry.start(told))

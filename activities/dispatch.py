@@ -8,8 +8,8 @@ accepted (``match_grace``) and a whole reading of the group shows who is missing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from calltasks.database.tables import dispatches as table
 from calltasks.database.tables import task_options
 from calltasks.database.tables.dispatches import NOTHING, DoubtError, Written
 from calltasks.database.tables.dispatches import group_name as group_name
+from calltasks.database.tables.events import TASK_FAILED, Event, emit
 from calltasks.errors import PassingError, PermanentError, ServiceError
 from calltasks.names import Turn
 from calltasks.observing import telemetry
@@ -124,9 +125,8 @@ class Dispatching:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
         session = self._platform.session(request.organization_id, Turn.DISPATCH)
-        async with heartbeating():
-            with _for_good():
-                return await self._open_group(request, session)
+        async with heartbeating(), self._for_good(request):
+            return await self._open_group(request, session)
 
     async def _open_group(self, request: DispatchRequest, session: PlatformSession) -> Group:
         plan = await self._database.transaction(claiming.plan_group, request.task_id)
@@ -175,9 +175,8 @@ class Dispatching:
             ApplicationError: ``PlatformRefused``, ``LedgerInDoubt`` or ``UnknownTask``, not to be retried.
         """
         session = self._platform.session(request.organization_id, Turn.DISPATCH)
-        async with heartbeating():
-            with _for_good():
-                return await self._assign(request, session)
+        async with heartbeating(), self._for_good(request):
+            return await self._assign(request, session)
 
     async def _assign(self, request: DispatchRequest, session: PlatformSession) -> Assigned:
         grace, sent = _grace(request), Sent()
@@ -205,6 +204,24 @@ class Dispatching:
         vain = [one.id for one in sent.lost if len(one.rows) == 1 and (sent.assigned or one.tries)]
         await self._database.run(table.fell_short, vain)
         return _outcome(request, claimed, sent, session)
+
+    @asynccontextmanager
+    async def _for_good(self, request: DispatchRequest) -> AsyncIterator[None]:
+        """What no retry can mend, as the workflow's own failure; that a person is needed is told (rule 12.2)."""
+        try:
+            yield
+        except DoubtError as error:
+            failure = ApplicationError(str(error), type="LedgerInDoubt", non_retryable=True)
+        except PermanentError as error:
+            if error.service != SERVICE:
+                raise
+            failure = ApplicationError(str(error), type="PlatformRefused", non_retryable=True)
+        else:
+            return
+        run_id = activity.info().workflow_run_id
+        failed = Event(kind=TASK_FAILED, task_id=request.task_id, fact=(run_id,), data={"reason": failure.type})
+        await self._database.run(emit, [failed])
+        raise failure
 
     async def _read(self, request: DispatchRequest, session: PlatformSession, known: set[str]) -> GroupReading:
         """Read the group, and give the rows that it shows their job ids."""
@@ -373,16 +390,3 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
         error=sent.error,
         known=claimed.known,
     )
-
-
-@contextmanager
-def _for_good() -> Iterator[None]:
-    """What no retry can mend, as the workflow's own failure."""
-    try:
-        yield
-    except DoubtError as error:
-        raise ApplicationError(str(error), type="LedgerInDoubt", non_retryable=True) from None
-    except PermanentError as error:
-        if error.service != SERVICE:
-            raise
-        raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None

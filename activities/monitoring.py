@@ -13,7 +13,9 @@ from temporalio.service import RPCError
 
 from activities.liveness import heartbeating
 from calltasks.database.connection import Database
+from calltasks.database.tables import events
 from calltasks.database.tables import tasks as table
+from calltasks.events.subscriptions import start_delivery
 from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from calltasks.observing import telemetry
 from calltasks.temporal.withdrawals import keep_withdrawing
@@ -60,6 +62,11 @@ class Monitoring:
                 except RPCError as error:
                     failed += 1
                     activity.logger.warning("task %d could not be taken up: %s", task_id, error.status.name)
+            # Events are told whether or not somebody has stopped that, and go when nobody can want them any more.
+            with suppress(RPCError):
+                await start_delivery(self._client)
+            while await self._database.run(events.forget):
+                pass
             telemetry.metrics.checked(len(tasks), await self._oldest_unfinished())
         activity.logger.info("%d open tasks, %d taken up, %d failed", len(tasks), len(taken_up), failed)
         at_rest = len(tasks) - len(wanted)

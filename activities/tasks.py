@@ -17,7 +17,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.liveness import heartbeating
 from activities.steps import STEPS
-from calltasks.database.connection import Database, translate
+from calltasks.database.connection import Database, in_one, translate
 from calltasks.database.tables import contacts, dispatches, gate, needs, suppressions, task_options, withdrawals
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
@@ -262,7 +262,8 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     error = ""
     try:
         for higher in range(row.task_type, task_type):
-            table.raise_type(cursor, row.task_id, higher + 1)
+            with in_one(cursor):
+                table.raise_type(cursor, row.task_id, higher + 1)
     except pymysql.MySQLError as reason:
         failure = translate(reason, "task_type")
         if not isinstance(failure, PermanentError):

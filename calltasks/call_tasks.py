@@ -49,6 +49,7 @@ from calltasks.temporal.monitor_schedule import Action, MonitorState, steer
 from calltasks.wiring import Clients
 
 if TYPE_CHECKING:
+    from calltasks.events.subscriptions import Events
     from calltasks.executions import ExecutionPage
 
 ANSWER_SECONDS = timedelta(seconds=10)
@@ -83,6 +84,13 @@ class CallTasks(OptOuts):
             calls = cls(clients)
             calls._client = await connect() if temporal else None
             yield calls
+
+    @property
+    def events(self) -> Events:
+        """Subscriptions to events (rule 12)."""
+        from calltasks.events.subscriptions import Events
+
+        return Events(self.clients, self._client)
 
     # --- rules 1, 2 -------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@
     │   └── DecryptionError           (calltasks.temporal.encryption) a key is not
     ├── WrongUseError                 exit code 2, HTTP 400: arguments that do not go together
     │   ├── ForeignOrganizationError  HTTP 403
+    │   ├── RefusedUrlError           HTTP 403
     │   └── ConversationsError        (calltasks.evaluation.conversations)
     ├── UnknownTaskError              HTTP 404
+    ├── UnknownSubscriptionError      HTTP 404
     ├── NotRunningError               HTTP 409
     ├── NoJobIdsError                 HTTP 409, code 4009
     │   └── NotStartedError
@@ -117,11 +119,25 @@ class ForeignOrganizationError(WrongUseError):
     http_status = 403
 
 
+class RefusedUrlError(WrongUseError):
+    """Events may not be sent there."""
+
+    says = "url: {}"
+    http_status = 403
+
+
 class UnknownTaskError(CallTasksError):
     """There is no such call task (or it belongs to another organisation)."""
 
     http_status = 404
     says = "call task {} does not exist"
+
+
+class UnknownSubscriptionError(CallTasksError):
+    """The organisation has no such subscription to events."""
+
+    http_status = 404
+    says = "event subscription {} does not exist"
 
 
 class NotRunningError(CallTasksError):

@@ -16,6 +16,7 @@ MONITOR_CHECK = "call-task-monitor-check"
 WITHDRAW_WORKFLOW = "WithdrawWorkflow"
 WITHDRAWALS = "call-task-withdrawals"
 """The one run that withdraws calls of people who said no."""
+EVENTS_WORKFLOW = "EventsWorkflow"
 _RUN = "call-task-"
 
 CALL_TASKS = "call-tasks"
@@ -24,7 +25,9 @@ OUTBOUND_BOT = "outbound-bot"
 """Task queue of the activities on the platform, and the rate limit of its calls."""
 ANALYSIS = "analysis"
 """Task queue of the activities on the model, and the rate limit of its calls."""
-QUEUES = (CALL_TASKS, OUTBOUND_BOT, ANALYSIS)
+EVENTS = "call-events"
+"""Task queue of the activities that tell receivers, and the id of the run that has them told: there is one."""
+QUEUES = (CALL_TASKS, OUTBOUND_BOT, ANALYSIS, EVENTS)
 
 
 def workflow_id(task_id: int) -> str:

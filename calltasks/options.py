@@ -22,6 +22,8 @@ HEARTBEAT = timedelta(seconds=15)
 WORK_TIMEOUT = timedelta(hours=3)
 """A piece of work in its turn under a tight rate limit; that its worker lives is told by the heartbeats."""
 WATCH_TIMEOUT = timedelta(seconds=60)
+DELIVERY_TIMEOUT = timedelta(seconds=120)
+"""Of one stretch of telling a receiver, its last request and the database's patience included."""
 
 UNTIL_DONE = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=60)

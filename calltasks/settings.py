@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -204,6 +204,28 @@ class ArchiveSettings(_Group):
     alibaba_cloud_security_token: SecretStr | None = None
     outbound_bot_region: str = "cn-shanghai"
     oss_endpoint: str = ""
+
+
+Network = IPv4Network | IPv6Network
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """``10.20.0.0/16,fd00::/8`` as networks; "" holds none."""
+    try:
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError("must be networks, separated by commas, such as 10.20.0.0/16,fd00::/8") from None
+
+
+def _networks(value: str) -> str:
+    networks(value)
+    return value
+
+
+class EventSettings(_Group):
+    """Where events may be sent beside public addresses, and without encryption; empty: nowhere (docs/events.md)."""
+
+    events_networks: Annotated[str, AfterValidator(_networks)] = ""
 
 
 class EncryptionSettings(_Group):

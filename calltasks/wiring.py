@@ -15,11 +15,15 @@ from calltasks.settings import (
     ArchiveSettings,
     CallingSettings,
     DatabaseSettings,
+    EventSettings,
+    Network,
     PlatformSettings,
     load,
+    networks,
 )
 
 if TYPE_CHECKING:
+    from calltasks.events.receivers import Receivers
     from calltasks.model.analysis import AnalysisModel
     from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
@@ -62,6 +66,20 @@ class Clients(AsyncExitStack):
         model = AnalysisModel(settings, limiter)
         self.push_async_callback(model.close)
         return model
+
+    @property
+    def event_networks(self) -> tuple[Network, ...]:
+        """Where events may go beside public addresses."""
+        return networks(load(EventSettings).events_networks)
+
+    @cached_property
+    def receivers(self) -> Receivers:
+        """The way to the receivers of events."""
+        from calltasks.events.receivers import Receivers
+
+        receivers = Receivers(self.event_networks)
+        self.push_async_callback(receivers.close)
+        return receivers
 
     async def archive(self, *, check: bool = True) -> Archive | None:
         """Where recordings are copied, or None; ``check``: known to be writable."""

@@ -1,5 +1,6 @@
 """`make demo`: one campaign of 200 invented leads from creation to follow-up complete, before your eyes."""
 
+import contextlib
 import os
 import sys
 import time
@@ -14,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from devstack.database_programs import chosen_program
-from devstack.processes import StackError
+from devstack.listener import Listener
+from devstack.processes import StackError, wait_until
 from devstack.stack import Stack, ended_by_signals
 from devstack.up import watch
 
@@ -34,6 +36,7 @@ SIMULATION = (
 _SURNAMES = "赵钱孙李周吴郑王冯陈褚卫蒋沈韩杨朱秦许何"
 _GIVEN_NAMES = ("子涵", "雨桐", "建国", "晓明", "丽华", "志强", "思远", "佳怡", "文博", "秀英")
 _INTEREST = {0: "无法判断", 1: "有意向", 2: "无意向"}
+_EVENTS_WITHIN = 20.0  # Seconds; they are looked for every five.
 _GIVE_UP_AFTER = 300.0  # Seconds without the end in sight: ten times what it takes.
 
 _FOLLOW_UPS = """
@@ -62,9 +65,9 @@ def main() -> int:
     started = time.monotonic()
     try:
         console.print(f"Starting {chosen_program().name}, Temporal, the simulators and a worker …")
-        with ended_by_signals(), Stack(simulator_arguments=SIMULATION) as stack:
+        with ended_by_signals(), Stack(simulator_arguments=SIMULATION) as stack, Listener() as listener:
             console.print(f"Running after {time.monotonic() - started:.1f} s. Temporal UI: {stack.temporal.ui_url}")
-            complete = run_campaign(stack, console)
+            complete = run_campaign(stack, console, listener)
             if os.environ.get("KEEP", "0") not in ("", "0"):
                 keep(stack, console)
     except KeyboardInterrupt:
@@ -76,11 +79,14 @@ def main() -> int:
     return 0 if complete else 1
 
 
-def run_campaign(stack: Stack, console: Console) -> bool:
+def run_campaign(stack: Stack, console: Console, listener: Listener) -> bool:
     """One campaign from its creation; prints how it goes and how it ended. Whether it ended as it should."""
     insert_leads(stack)
     created = stack.starter("create-task", "--organization", ORGANIZATION, "--name", "演示外呼", "--all-leads")
     task_id = int(created["task_id"])
+    listener.secret = stack.starter("events", "subscribe", listener.url, "--organization", ORGANIZATION, "--batch")[
+        "secret"
+    ]
     started = time.monotonic()
     stack.starter("start-call", task_id)
     console.print(f"Call task {task_id} with {LEADS} leads is on its way.")
@@ -90,12 +96,21 @@ def run_campaign(stack: Stack, console: Console) -> bool:
     task_type = read(stack, "SELECT task_type FROM call_tasks WHERE id = %s", task_id)[0]["task_type"]
     console.print(result_table(progress, task_type, account, elapsed))
     console.print(follow_up_table(read(stack, _FOLLOW_UPS, task_id)))
+    show_events(listener, console)
     console.print(f"Workflow: {stack.temporal.workflow_url(f'call-task-{task_id}')}", soft_wrap=True)
     complete: bool = task_type == 4 and account["leads"] == LEADS == account["follow_ups"] + account["never_called"]
     if not complete:
         console.print(Text(f"Not complete: type {task_type}, {account}", style="bold red"))
         console.print(Text("\n".join(worker.log_tail() for worker in stack.workers)))
     return complete
+
+
+def show_events(listener: Listener, console: Console) -> None:
+    """What a backend was told of the campaign."""
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: bool(listener.one("task.complete")), _EVENTS_WITHIN, "the last event was told")
+    console.print(f"Events told to a receiver: {len(listener.events)}, one of them:")
+    console.print(Text(listener.one("follow_up.written") or "none", style="dim"), soft_wrap=True)
 
 
 def keep(stack: Stack, console: Console) -> None:

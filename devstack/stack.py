@@ -29,7 +29,7 @@ SIMULATED_ACCOUNT = {
     "OUTBOUND_BOT_SCRIPT_ID": "simulator-script",
     "DASHSCOPE_API_KEY": "simulator-dashscope-key",
 }
-_OURS = ("API_", "TEMPORAL_", "ALIBABA_CLOUD_", "OUTBOUND_BOT_", "DASHSCOPE_", "ANALYSIS_")
+_OURS = ("API_", "EVENTS_", "TEMPORAL_", "ALIBABA_CLOUD_", "OUTBOUND_BOT_", "DASHSCOPE_", "ANALYSIS_")
 
 
 class Stack:
@@ -167,6 +167,7 @@ class Stack:
             "ANALYSIS_QPM": "1200",
             "TIME_ZONE": "Asia/Shanghai",
             "RECORDING_ARCHIVE": "",
+            "EVENTS_NETWORKS": "127.0.0.0/8",
             # The user's proxy, if any, does not lead to this machine's own ports.
             "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
         }

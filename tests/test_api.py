@@ -415,3 +415,27 @@ def test_one_request_that_fails_does_not_fail_others(site: ApiSite, complete: in
             return [answer.status_code for answer in answers]
 
     assert asyncio.run(ask()) == [200, 404, 404, 400] * 5
+
+
+# --- subscriptions to events ------------------------------------------------------------------------------------------
+
+
+def test_an_organisation_subscribes_sees_and_leaves_its_subscriptions_alone(
+    site: ApiSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/event-subscriptions"
+    assert "public" in failed(site.ask("POST", path, {"url": "https://127.0.0.1/events"}), 403)
+    monkeypatch.setenv("EVENTS_NETWORKS", "127.0.0.0/8")
+    made = site.done(path, {"url": "http://127.0.0.1:9/events", "kinds": ["task.complete"], "batch": True})
+    assert made["secret"].startswith("whsec_")
+    listed = site.done(path)
+    assert [(one["id"], one["kinds"], one["state"]) for one in listed] == [(made["id"], ["task.complete"], "active")]
+    assert made["secret"] not in json.dumps(listed)
+    assert site.done(path, token=OTHER_TOKEN) == []
+    wrong = {"url": "https://example.com/", "kinds": ["task.begun"]}
+    assert "must be one of" in failed(site.ask("POST", path, wrong), 400)
+    failed(site.ask("DELETE", path, params={"id": made["id"]}, token=OTHER_TOKEN), 404)
+    failed(site.ask("POST", path, {"url": "http://127.0.0.1:9/", "organization_id": OTHER}), 403)
+    assert site.ask("DELETE", path, params={"id": made["id"]}).status_code == 200
+    failed(site.ask("DELETE", path, params={"id": made["id"]}), 404)
+    assert site.done(path) == []

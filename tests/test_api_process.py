@@ -319,7 +319,8 @@ def test_requests_leave_nothing_private_in_the_log(site: ApiSite, caplog: pytest
 def test_the_specification_has_examples_of_everything(site: ApiSite) -> None:
     specification = site.http.get("/openapi.json").json()
     paths = specification["paths"]
-    assert paths.keys() == {*PATHS, "/opt-outs/check", "/call-tasks/{id}/progress", "/healthz"}
+    further = {"/opt-outs/check", "/call-tasks/{id}/progress", "/healthz", "/event-subscriptions"}
+    assert paths.keys() == {*PATHS, *further}
     operations = [(path, operation) for path, methods in paths.items() for operation in methods.values()]
     schemas = specification["components"]["schemas"]
     for path, operation in operations:
@@ -346,4 +347,4 @@ def test_the_interface_is_as_the_specification_says(site: ApiSite, tmp_path: Pat
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "11 selected / 11 total" in done.stdout
+    assert "14 selected / 14 total" in done.stdout

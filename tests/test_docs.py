@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from calltasks import Options, settings
 from calltasks.cli.commands import app
+from calltasks.cli.events import events
 from calltasks.cli.recordings import recordings
 from devstack.temporal import SEARCH_ATTRIBUTES
 
@@ -170,8 +171,9 @@ def test_pictures_are_small_and_each_is_shown() -> None:
 def commands() -> dict[str, Any]:
     """Every command of starter.py, as it is typed."""
     group = typer.main.get_command(app)
-    # Only `commands.main` hangs this one in.
-    found: dict[str, Any] = {"recordings": typer.main.get_command(recordings)}
+    # Only `commands.main` hangs these in.
+    late = {"events": events, "recordings": recordings}
+    found: dict[str, Any] = {name: typer.main.get_command(group) for name, group in late.items()}
 
     def add(command: Any, prefix: str) -> None:
         for name, child in getattr(command, "commands", {}).items():
@@ -179,7 +181,8 @@ def commands() -> dict[str, Any]:
             add(child, f"{prefix}{name} ")
 
     add(group, "")
-    add(found["recordings"], "recordings ")
+    for name in late:
+        add(found[name], f"{name} ")
     return found
 
 

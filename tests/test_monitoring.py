@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from simulators import Fault, SimulatorOptions
 from tests.pipeline import Site, Sites, eventually
 from tests.programs import Program, own_environment
 from tests.prometheus import PROJECT, Prometheus, promtool
+from tests.receiver import Receiver, receiving
 from tests.test_docs import OPERATIONS, anchors
 
 MONITORING = PROJECT / "monitoring"
@@ -108,9 +109,21 @@ def test_grafana_finds_the_dashboard_and_its_source_in_the_container() -> None:
 # --- a real Prometheus, a real worker ------------------------------------------------------------------------------
 
 
-async def test_everything_that_dashboard_and_alerts_ask_is_answered(sites: Sites, tmp_path: Path) -> None:
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+async def test_everything_that_dashboard_and_alerts_ask_is_answered(
+    sites: Sites, tmp_path: Path, receiver: Receiver
+) -> None:
     promtool("--version")
-    site = await sites(SimulatorOptions(calls_over=True))
+    site = await sites(SimulatorOptions(calls_over=True), EVENTS_NETWORKS="127.0.0.0/8")
+    async with site.calls() as calls:
+        # One takes events, one is not there.
+        for url in (receiver.url, f"http://127.0.0.1:{free_port()}/"):
+            await calls.events.subscribe("org7", url)
     address = f"127.0.0.1:{free_port()}"
     settings = {**own_environment(), **site.environment, "METRICS_ADDRESS": address, "LOG_FORMAT": "json"}
     worker = Program(settings, tmp_path / "worker", "worker.py")

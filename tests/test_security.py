@@ -26,6 +26,7 @@ from calltasks.database.connection import THREADS
 from calltasks.database.rights import Rights
 from calltasks.errors import SchemaError
 from devstack import audit
+from devstack.listener import Listener
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until
 from simulators import Contact, SimulatorOptions
@@ -182,7 +183,7 @@ def test_init_db_may_alter_each_of_our_tables_by_the_page() -> None:
 async def test_least_rights_are_enough_and_nothing_beyond_is_allowed(
     sites: Sites, mariadb: EmbeddedMariaDB, accounts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = await sites(SimulatorOptions(calls_over=True, refusal_rate=0))
+    site = await sites(SimulatorOptions(calls_over=True, refusal_rate=0), EVENTS_NETWORKS="127.0.0.0/8")
     users = Users(mariadb, urlsplit(os.environ["DATABASE_URL"]).path[1:], secrets.token_hex(8))
 
     def become(user: str) -> None:
@@ -263,6 +264,12 @@ def by_http() -> None:
         )
         assert ask("POST", "/query-task-execution", task_id=task_id)["total"] == 40
         ask("POST", "/force-analyze", task_id=task_id, failed=True)
+        with Listener() as receiver:
+            made = ask("POST", "/event-subscriptions", url=receiver.url, since="2026-01-01T00:00:00Z")
+            receiver.secret = made["secret"]
+            wait_until(lambda: len(receiver.events) > 40, PATIENCE, "events were told")
+        assert ask("GET", "/event-subscriptions")[0]["id"] == made["id"]
+        ask("DELETE", f"/event-subscriptions?id={made['id']}")
         assert ask("POST", "/opt-outs", phone="13900000001")["added"]
         assert len(ask("GET", "/opt-outs")["opt_outs"]) == 1
         ask("POST", "/opt-outs/lift", phone="13900000001", reason="asked for a call")

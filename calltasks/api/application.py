@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from calltasks.api import answers, endpoints, opt_outs
+from calltasks.api import answers, endpoints, events, opt_outs
 from calltasks.api.access import Access, Tokens
 from calltasks.api.requests import Requests
 from calltasks.call_tasks import CallTasks
@@ -40,6 +40,7 @@ def build(calls: CallTasks, digests: Mapping[bytes, str]) -> FastAPI:
     app.state.calls = calls
     app.include_router(endpoints.router)
     app.include_router(opt_outs.router)
+    app.include_router(events.router)
     app.add_exception_handler(RequestValidationError, answers.handle)
     app.add_exception_handler(HTTPException, answers.handle)
     app.__dict__["openapi"] = lambda: _specification(app)

@@ -29,6 +29,28 @@ STARTED = _success(
 )
 REQUESTED = _success("analysis requested", {"task_id": 42, "requested": True})
 MONITOR = _success("the monitor is running", {"is_running": True, "action": "start"})
+SUBSCRIBED = _success("subscribed; the secret is not shown again", {"id": 7, "secret": "whsec_…"})
+SUBSCRIPTIONS = _success(
+    "subscriptions: 1",
+    [
+        {
+            "id": 7,
+            "url": "https://crm.example.com/events",
+            "kinds": ["task.complete", "task.failed"],
+            "batch": False,
+            "personal_data": False,
+            "state": "failing",
+            "waiting": 3,
+            "delivered": 120,
+            "dead": 0,
+            "failures": 2,
+            "last_error": "Http503",
+            "next_try_at": "2026-01-01T01:00:20+00:00",
+            "created_at": "2026-01-01T00:00:00+00:00",
+        }
+    ],
+)
+UNSUBSCRIBED = _success("unsubscribed", {"id": 7})
 HEALTHY = _success("the database and Temporal answer", {"database": True, "temporal": True})
 EXECUTED = _success(
     "jobs: 1, rows changed: 1",
@@ -102,8 +124,12 @@ LIFTED = _success("lifted", _STANDING | _LIFT | {"standing": False})
 _FAILURES = {
     400: ("Something in the request is missing or wrong.", 400, "task_id: is missing"),
     401: ("No token, or one that nobody has.", 401, "the header access-token must hold a valid token"),
-    403: ("The body names another organisation than the token's.", 403, str(ForeignOrganizationError())),
-    404: ("There is no such task, lead or opt-out in the organisation.", 404, str(UnknownTaskError(42))),
+    403: (
+        "Another organisation than the token's, or a URL that nothing is sent to.",
+        403,
+        str(ForeignOrganizationError()),
+    ),
+    404: ("The organisation has no such task, lead, opt-out or subscription.", 404, str(UnknownTaskError(42))),
     409: ("Not yet: no job ids (4009), or no run is known.", NoJobIdsError.http_code, NoJobIdsError.http_message),
     413: ("More than 1 MB.", 413, "the body is larger than 1000000 bytes"),
     500: ("Our mistake.", 500, UNEXPECTED),

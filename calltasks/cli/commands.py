@@ -262,8 +262,10 @@ async def watch(calls: CallTasks, task_id: int) -> dict[str, Any]:
 
 def main() -> None:
     """The command line. Ends the process itself: the SDK sometimes aborts at interpreter exit, its work done."""
+    from calltasks.cli.events import events
     from calltasks.cli.recordings import recordings
 
+    app.add_typer(events, name="events")
     app.add_typer(recordings, name="recordings")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:

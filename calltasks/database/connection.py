@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
@@ -278,6 +279,19 @@ def _push_back(cursor: Cursor, name: str, microseconds: int) -> None:
         f"UPDATE call_rate_limits SET next_at = GREATEST(next_at, {_MICROSECONDS} + %s) WHERE name = %s",
         (microseconds, name),
     )
+
+
+@contextmanager
+def in_one(cursor: Cursor) -> Iterator[None]:
+    """A transaction within what :meth:`Database.run` runs, rolled back on any exception."""
+    cursor.execute("START TRANSACTION")
+    try:
+        yield
+        cursor.execute("COMMIT")
+    except BaseException:
+        with suppress(pymysql.MySQLError):
+            cursor.execute("ROLLBACK")
+        raise
 
 
 def derived(columns: Sequence[str], rows: int) -> str:

@@ -44,6 +44,9 @@ WORKER: dict[str, Rights] = {
     "call_analyses": _OWN,
     "call_task_options": _OWN,
     "call_rate_limits": _OWN,
+    "call_events": Rights(insert=True, update=("*",), delete=True),
+    "call_event_positions": Rights(update=("*",)),
+    "call_event_subscriptions": Rights(update=("*",)),
 }
 BACKEND: dict[str, Rights] = {
     "call_tasks": Rights(insert=True),
@@ -59,6 +62,9 @@ BACKEND: dict[str, Rights] = {
     "call_suppressions": Rights(),
     "call_task_options": Rights(),
     "dcc_leads_follow": Rights(),
+    "call_events": Rights(),
+    "call_event_positions": _OWN,
+    "call_event_subscriptions": Rights(insert=True, update=("*",), delete=True),
 }
 
 

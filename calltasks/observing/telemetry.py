@@ -112,6 +112,14 @@ class Metrics:
         self._looked = meter.create_gauge_float(
             PREFIX + "withdrawal_look_timestamp_seconds", "Time of the last look at the opt-outs that this worker made."
         )
+        self._told = _Counts(meter, "event_deliveries", "Requests to receivers of events, by outcome.", "outcome")
+        self._told_events = meter.create_counter(PREFIX + "events_delivered", "Events that receivers took.")
+        self._undelivered = meter.create_gauge_float(
+            PREFIX + "event_oldest_seconds", "Age of the oldest event that a receiver waits for, at the last look."
+        )
+        self._watched = meter.create_gauge_float(
+            PREFIX + "events_watched_timestamp_seconds", "Time of the last look for events that this worker made."
+        )
         self._codes: set[str] = set()
 
     def called(self, service: str, action: str, seconds: float, error: ServiceError | None) -> None:
@@ -165,6 +173,17 @@ class Metrics:
         """The opt-outs were looked at: so long ago the oldest was seen of which a call may be begun yet."""
         self._waits.set(wait_seconds)
         self._looked.set(time())
+
+    def watched(self, oldest_seconds: float) -> None:
+        """Somebody looked for events that receivers wait for."""
+        self._undelivered.set(oldest_seconds)
+        self._watched.set(time())
+
+    def told(self, outcome: str, events: int) -> None:
+        """A receiver was sent so many events: ``ok``, or what went wrong."""
+        self._told.add(1, outcome)
+        if outcome == "ok":
+            self._told_events.add(events)
 
     def _code(self, error: ServiceError | None) -> str:
         """The vendor's code, as far as there is room for another label."""

@@ -5,6 +5,7 @@ Search attributes, workflow ids and the names of types and queues are not payloa
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ class EncryptionCodec(PayloadCodec):
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Each payload, its metadata included, encrypted by the first key."""
-        return [self._encrypted(payload) for payload in payloads]
+        return [self.encrypted(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Each payload as it was before :meth:`encode`.
@@ -51,15 +52,17 @@ class EncryptionCodec(PayloadCodec):
         Raises:
             DecryptionError: the key is not among ours, or the payload was changed.
         """
-        return [self._decrypted(payload) for payload in payloads]
+        return [self.decrypted(payload) for payload in payloads]
 
-    def _encrypted(self, payload: Payload) -> Payload:
+    def encrypted(self, payload: Payload) -> Payload:
+        """One payload, as :meth:`encode` does it."""
         nonce = os.urandom(NONCE_BYTES)
         data = nonce + self._cipher.encrypt(nonce, payload.SerializeToString(), self._key_id)
         metadata = {"encoding": ENCODING, "encryption-cipher": CIPHER, "encryption-key-id": self._key_id}
         return Payload(metadata=metadata, data=data)
 
-    def _decrypted(self, payload: Payload) -> Payload:
+    def decrypted(self, payload: Payload) -> Payload:
+        """One payload, as :meth:`decode` does it."""
         if payload.metadata.get("encoding") != ENCODING:
             return payload
         key_id = payload.metadata.get("encryption-key-id", b"")
@@ -73,6 +76,31 @@ class EncryptionCodec(PayloadCodec):
             raise DecryptionError(
                 "an encrypted payload was changed, or encrypted by another key of the same id"
             ) from None
+
+
+SEALED = "sealed:"
+
+
+def sealed(text: str, keys: Mapping[str, bytes]) -> str:
+    """A text as it is kept: encrypted if there are keys."""
+    if not keys:
+        return text
+    payload = EncryptionCodec(keys).encrypted(Payload(data=text.encode()))
+    return SEALED + base64.b64encode(payload.SerializeToString()).decode()
+
+
+def opened(text: str, keys: Mapping[str, bytes]) -> str:
+    """What was :func:`sealed`, also while there were no keys.
+
+    Raises:
+        DecryptionError: the key is not among ours.
+    """
+    if not text.startswith(SEALED):
+        return text
+    if not keys:
+        raise DecryptionError("a secret is encrypted, and PAYLOAD_ENCRYPTION_KEYS is empty")
+    payload = Payload.FromString(base64.b64decode(text.removeprefix(SEALED)))
+    return EncryptionCodec(keys).decrypted(payload).data.decode()
 
 
 def data_converter(keys: Mapping[str, bytes]) -> DataConverter:

@@ -34,6 +34,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
+import activities.events
 import activities.liveness
 import activities.opt_outs
 import calltasks.model.analysis
@@ -244,6 +245,7 @@ def hurry() -> None:
         object.__setattr__(call, "retry", options.THREE_TRIES)
     activities.liveness.BEAT_SECONDS = 0.4
     activities.opt_outs.CLAIM_SECONDS = 12.0
+    activities.events.LOOK_SECONDS = 0.3
 
 
 def shift_clock(seconds: float) -> None:

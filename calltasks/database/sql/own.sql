@@ -171,3 +171,52 @@ CREATE TABLE IF NOT EXISTS call_rate_limits (
     name    VARCHAR(80) NOT NULL PRIMARY KEY,
     next_at BIGINT      NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- What happened, as receivers are told (docs/events.md): written in the transaction of the fact. event_id follows from the
+-- fact, so that it stands once. position: its place among the organisation's events, given once it is committed, so that
+-- nothing that is committed late is passed over; NULL until then. payload: JSON, ids and codes, nothing of a person.
+CREATE TABLE IF NOT EXISTS call_events (
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    event_id        CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    organization_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    position        BIGINT       NULL,
+    task_id         BIGINT       NOT NULL,
+    kind            VARCHAR(32)  NOT NULL,
+    payload         TEXT         NOT NULL,
+    created_at      DATETIME(6)  NOT NULL,
+    UNIQUE KEY uq_event (event_id),
+    KEY idx_position (organization_id, position)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- How many of an organisation's events have their position: a row for each that ever had a subscription.
+CREATE TABLE IF NOT EXISTS call_event_positions (
+    organization_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL PRIMARY KEY,
+    last            BIGINT       NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- Who is told, and how far that is: events up to position are delivered, or were passed over (dead, so many). Told are
+-- events since a time. due_at: nothing is sent before; while somebody sends, it is when others may take over. ended_at:
+-- the receiver wants no more. secrets are encrypted where there are keys; old_secret counts until old_until.
+CREATE TABLE IF NOT EXISTS call_event_subscriptions (
+    id              BIGINT        NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    organization_id VARCHAR(191)  CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    url             VARCHAR(2000) NOT NULL,
+    kinds           VARCHAR(500)  NOT NULL,
+    batch           TINYINT       NOT NULL DEFAULT 0,
+    personal_data   TINYINT       NOT NULL DEFAULT 0,
+    secret          VARCHAR(500)  NOT NULL,
+    old_secret      VARCHAR(500)  NOT NULL DEFAULT '',
+    old_until       DATETIME(6)   NULL,
+    since           DATETIME(6)   NOT NULL,
+    position        BIGINT        NOT NULL DEFAULT 0,
+    delivered       BIGINT        NOT NULL DEFAULT 0,
+    dead            BIGINT        NOT NULL DEFAULT 0,
+    failures        INT           NOT NULL DEFAULT 0,
+    failing_since   DATETIME(6)   NULL,
+    last_error      VARCHAR(80)   NOT NULL DEFAULT '',
+    due_at          DATETIME(6)   NOT NULL,
+    created_at      DATETIME(6)   NOT NULL,
+    ended_at        DATETIME(6)   NULL,
+    KEY idx_due (ended_at, due_at),
+    KEY idx_organization (organization_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;

@@ -13,6 +13,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.tables import ledger, opt_outs
 from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
+from calltasks.database.tables.follow_up_events import tell_failures, tell_follow_ups, tell_opt_outs
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
 from calltasks.database.tables.orphans import find as find_orphans
@@ -199,8 +200,11 @@ def create(
     )
     kept = [replace(wanted[id_], outcome="kept") for id_ in found]
     given = [((found | made)[one.list_id], one) for one in (*kept, *(wanted[id_] for id_ in made))]
-    ledger.save(cursor, task_id, _as_stored(cursor, given, word), now_utc)
-    opt_outs.heed(cursor, task_id, [wanted[row.id] for row in rows if wanted[row.id].do_not_call], now_utc=now_utc)
+    given = _as_stored(cursor, given, word)
+    ledger.save(cursor, task_id, given, now_utc)
+    tell_follow_ups(cursor, task_id, given, request_id, {row.id: row.leads_id for row in rows})
+    refusals = [wanted[row.id] for row in rows if wanted[row.id].do_not_call]
+    tell_opt_outs(cursor, task_id, opt_outs.heed(cursor, task_id, refusals, now_utc=now_utc))
     return len(made)
 
 
@@ -295,14 +299,16 @@ def update(
         create(cursor, task_id, missing, now=now, now_utc=now_utc, request_id=request_id, start=start)
     written = [row for row in (*todo.get("update", []), *todo.get("create", [])) if row.follow_id]
     if written:
-        _replace(cursor, task_id, written, wanted, now=now, now_utc=now_utc)
+        _replace(cursor, task_id, written, wanted, request_id=request_id, now=now, now_utc=now_utc)
     kept = {row.list_id for row in todo.get("keep", [])}
     entries = [
         *(wanted[row.list_id] for row in (*todo.get("failed", []), *written)),
         *(replace(wanted[id_], outcome="kept") for id_ in sorted(kept)),
     ]
     settle(cursor, task_id, entries, request_id, now_utc=now_utc)
-    opt_outs.heed(cursor, task_id, [wanted[row.list_id] for row in chain(*todo.values())], now_utc=now_utc)
+    tell_failures(cursor, task_id, [wanted[row.list_id] for row in todo.get("failed", [])], request_id)
+    judged = [wanted[row.list_id] for row in chain(*todo.values())]
+    tell_opt_outs(cursor, task_id, opt_outs.heed(cursor, task_id, judged, now_utc=now_utc))
     return sum(one.outcome != "failed" for one in missing) + len(written), kept
 
 
@@ -312,6 +318,7 @@ def _replace(
     rows: Sequence[Present],
     wanted: dict[int, FollowUp],
     *,
+    request_id: str,
     now: datetime,
     now_utc: datetime,
 ) -> None:
@@ -323,7 +330,9 @@ def _replace(
     _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
     _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
     given = [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows]
-    ledger.save(cursor, task_id, _as_stored(cursor, given, {}), now_utc)
+    given = _as_stored(cursor, given, {})
+    ledger.save(cursor, task_id, given, now_utc)
+    tell_follow_ups(cursor, task_id, given, request_id, {row.list_id: row.leads_id for row in rows}, again=True)
 
 
 def _insert(

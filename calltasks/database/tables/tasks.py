@@ -12,6 +12,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.columns import Table
 from calltasks.database.connection import bulks, flat, look_up, marks, unchanged
 from calltasks.database.crm import NUMBERS
+from calltasks.database.tables import events
 from calltasks.database.tables.ledger import OF_TASK
 from calltasks.database.tables.needs import (
     CALLED,
@@ -191,7 +192,7 @@ def save_group(cursor: Cursor, task_id: int, group_id: str) -> None:
 
 
 def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
-    """Raise ``task_type``: it never falls (rule 8.2)."""
+    """Raise ``task_type``, inside a transaction: it never falls (rule 8.2)."""
     lower = ["", *map(str, range(task_type))]
     cursor.execute(
         # As texts: for an ENUM a number would be the place of its label.
@@ -199,6 +200,14 @@ def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
         f" WHERE t.id = %s AND COALESCE(t.task_type, '') IN ({marks(len(lower))})",
         (str(task_type), task_id, *lower),
     )
+    if cursor.rowcount and (row := load(cursor, task_id)):
+        created = events.Event(
+            kind=events.TASK_TYPES[task_type],
+            task_id=task_id,
+            fact=(row.create_time, row.job_group_id),
+            data={"task_type": task_type},
+        )
+        events.emit(cursor, [created], row.organization_id)
 
 
 def open_tasks(cursor: Cursor) -> dict[int, bool]:

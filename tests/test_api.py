@@ -58,7 +58,8 @@ def test_a_campaign_from_creation_to_follow_up(site: ApiSite) -> None:
         {"task_name": "spring sale", "organization_id": ORGANIZATION, "task_type": 1}
     ]
     started = site.done("/start-call-task", {"task_id": str(task_id)})
-    assert started == {"task_id": task_id, "workflow_id": f"call-task-{task_id}", "started": True}
+    told = {"task_id": task_id, "workflow_id": f"call-task-{task_id}", "started": True, "dialling_begins": ""}
+    assert started == told
     assert site.done("/start-call-task", {"task_id": task_id}) == started | {"started": False}
     progress = site.finished(task_id)
     assert (progress["task_id"], progress["task_type"], progress["leads"]) == (task_id, 4, 3)

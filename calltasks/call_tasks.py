@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -36,8 +36,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from calltasks import errors, names
 from calltasks.database import schema
 from calltasks.database.columns import Table
-from calltasks.database.tables import tasks
+from calltasks.database.tables import campaigns, tasks
 from calltasks.database.tables.analyses import CallHistory, history
+from calltasks.database.tables.campaigns import Campaign
 from calltasks.options import Options
 from calltasks.progress import ENDED_BADLY
 from calltasks.rules.reanalysis import Answer, Reanalysis, read
@@ -47,11 +48,25 @@ from calltasks.wiring import Clients
 
 if TYPE_CHECKING:
     from calltasks.executions import ExecutionPage
+    from calltasks.recordings.hearing import Audio
 
 ANSWER_SECONDS = timedelta(seconds=10)
 CONTROL_SECONDS = timedelta(seconds=30)
 MOST_NAMED_BYTES = 1_000_000
 """Of one request: a payload of Temporal holds twice as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as Temporal lists it. ``status``: in lower case; ``stalled_since``: if looks find nothing new."""
+
+    status: str
+    stalled_since: datetime | None
+
+    @property
+    def open(self) -> bool:
+        """Whether it is under way."""
+        return self.status == "running"
 
 
 class CallTasks:
@@ -187,6 +202,33 @@ class CallTasks:
         with self._run(task_id) as run:
             described = await run.describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
+
+    async def campaigns(self, organization_id: str, *, before: int | None = None, limit: int = 20) -> list[Campaign]:
+        """The organisation's call tasks in numbers, the newest first, from before an id."""
+        return await self.database.run(campaigns.recent, organization_id, before, limit)
+
+    async def runs(self, task_ids: Sequence[int]) -> dict[int, Run]:
+        """The latest run of each of these tasks, as far as Temporal knows one; none where it does not answer."""
+        ids = ", ".join(f'"{names.workflow_id(task_id)}"' for task_id in task_ids)
+        found: dict[int, Run] = {}
+        with suppress(errors.TemporalError), _answers():
+            async for one in self._temporal.list_workflows(f"WorkflowId IN ({ids})", rpc_timeout=ANSWER_SECONDS):
+                task_id = names.task_of(one.id)
+                if task_id is not None and one.status is not None:
+                    since = one.typed_search_attributes.get(names.STALLED_SINCE)
+                    # The latest one is told first.
+                    found.setdefault(task_id, Run(status=one.status.name.lower(), stalled_since=since))
+        return found
+
+    async def audio(self, list_id: int, wanted: str) -> Audio | None:
+        """The recording of a row's call, or the part of it that a Range header names; None if there is none.
+
+        Raises:
+            ServiceError: it cannot be fetched now.
+        """
+        from calltasks.recordings.hearing import hear
+
+        return await hear(self.clients, list_id, wanted)
 
     # --- rules 7, 10 and signals ------------------------------------------------------------------------------------
 

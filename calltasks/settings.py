@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -215,24 +216,44 @@ class CodecServerSettings(_Group):
     codec_server_port: Annotated[int, Field(ge=0, le=65535)] = 8234
 
 
-def _digests(value: Any) -> Any:
-    """``{"token": "organization_id"}`` as a mapping of the tokens' SHA-256 digests: the tokens go no further."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a token is good for: an organisation's tasks, to ``edit`` or only to ``read`` them."""
+
+    organization_id: str
+    role: Literal["edit", "read"] = "edit"
+
+
+def _grants(value: Any) -> Any:
+    """``{"token": "organization_id"}`` as grants by the SHA-256 digests of the tokens, which go no further."""
     try:
         tokens = json.loads(value)
     except (ValueError, TypeError, RecursionError):
         tokens = None
     if not isinstance(tokens, dict) or not tokens:
         raise ValueError('must be a JSON object like {"token": "organization_id"}')
-    if not all(token and isinstance(owner, str) and owner for token, owner in tokens.items()):
+    if not all(token for token in tokens):
+        raise ValueError("every token must be a text that is not empty")
+    return {hashlib.sha256(token.encode("utf-8", "replace")).digest(): _grant(what) for token, what in tokens.items()}
+
+
+def _grant(what: Any) -> Grant:
+    given = {"organization_id": what} if isinstance(what, str) else what
+    owner = given.get("organization_id") if isinstance(given, dict) else None
+    if not isinstance(owner, str) or not owner:
         raise ValueError("every token and every organization_id must be a text that is not empty")
-    return {hashlib.sha256(token.encode("utf-8", "replace")).digest(): owner for token, owner in tokens.items()}
+    role: Any = given.get("role", "edit")
+    if role not in ("edit", "read") or given.keys() - {"organization_id", "role"}:
+        raise ValueError('a token is for "organization_id", or {"organization_id": "organization_id", "role": "read"}')
+    return Grant(organization_id=owner, role=role)
 
 
 class ApiSettings(_Group):
-    """The HTTP interface. ``api_tokens`` is read from JSON ``{"token": "organization_id"}`` and holds SHA-256 digests
-    instead of the tokens. ``api_port`` 0 takes any free port."""
+    """The HTTP interface. ``api_tokens`` is read from JSON ``{"token": "organization_id"}``, or ``{"token":
+    {"organization_id": …, "role": "read"}}``, and holds SHA-256 digests instead of the tokens. ``api_port`` 0 takes any
+    free port."""
 
-    api_tokens: Annotated[dict[bytes, str], NoDecode, BeforeValidator(_digests)]
+    api_tokens: Annotated[dict[bytes, Grant], NoDecode, BeforeValidator(_grants)]
     api_host: Text = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65535)] = 8000
 

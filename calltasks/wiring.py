@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
     from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
+    from calltasks.recordings.downloads import Downloads
 
 
 class Clients(AsyncExitStack):
@@ -49,6 +50,15 @@ class Clients(AsyncExitStack):
         model = AnalysisModel(settings, limiter)
         self.push_async_callback(model.close)
         return model
+
+    @cached_property
+    def downloads(self) -> Downloads:
+        """What the platform's signed URLs name."""
+        from calltasks.recordings.downloads import Downloads
+
+        downloads = Downloads()
+        self.push_async_callback(downloads.close)
+        return downloads
 
     async def archive(self, *, check: bool = True) -> Archive | None:
         """Where recordings are copied, or None; ``check``: known to be writable."""

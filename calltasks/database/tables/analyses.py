@@ -205,12 +205,6 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     if row is None:
         return None
     list_id = int(row[1])
-    names = [field.name for field in fields(Analysis)]
-    cursor.execute(
-        f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
-        (list_id, call_job_id),
-    )
-    analyses = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
     return CallHistory(
         call_job_id=call_job_id,
         task_id=int(row[0]),
@@ -218,8 +212,18 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
         call_status=str(row[2]),
         called_at=moment(row[3]),
         follow_up=present(cursor, [list_id])[list_id],
-        analyses=analyses,
+        analyses=judged(cursor, list_id, call_job_id),
     )
+
+
+def judged(cursor: Cursor, list_id: int, call_job_id: str) -> list[Analysis]:
+    """The judgements of a row's call, in the order in which they were made."""
+    names = [field.name for field in fields(Analysis)]
+    cursor.execute(
+        f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
+        (list_id, call_job_id),
+    )
+    return [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
 
 
 _ENTRY = (

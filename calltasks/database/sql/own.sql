@@ -59,6 +59,7 @@ CREATE TABLE IF NOT EXISTS call_opt_outs (
     lifted_by       VARCHAR(191) NULL,
     lift_reason     TEXT         NULL,
     UNIQUE KEY uq_standing (organization_id, phone, standing),
+    KEY idx_organization (organization_id),
     KEY idx_withdraw (withdrawn_at, organization_id),
     KEY idx_call (list_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;

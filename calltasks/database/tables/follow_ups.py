@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
-from calltasks.database.tables import ledger
+from calltasks.database.tables import ledger, opt_outs
 from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
@@ -199,6 +200,7 @@ def create(
     kept = [replace(wanted[id_], outcome="kept") for id_ in found]
     given = [((found | made)[one.list_id], one) for one in (*kept, *(wanted[id_] for id_ in made))]
     ledger.save(cursor, task_id, _as_stored(cursor, given, word), now_utc)
+    opt_outs.heed(cursor, task_id, [wanted[row.id] for row in rows if wanted[row.id].do_not_call], now_utc=now_utc)
     return len(made)
 
 
@@ -295,6 +297,7 @@ def update(
         *(replace(wanted[id_], outcome="kept") for id_ in sorted(kept)),
     ]
     settle(cursor, task_id, entries, request_id, now_utc=now_utc)
+    opt_outs.heed(cursor, task_id, [wanted[row.list_id] for row in chain(*todo.values())], now_utc=now_utc)
     return sum(one.outcome != "failed" for one in missing) + len(written), kept
 
 

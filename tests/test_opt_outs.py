@@ -1,0 +1,341 @@
+"""Who said no (rules 11.3 to 11.5): entered with the follow-up, once, whoever works at the same time; disputed and
+lifted by nobody but a person; each organisation's own."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from pymysql.cursors import DictCursor
+
+from calltasks.database.connection import Database
+from calltasks.database.tables import follow_ups, opt_outs
+from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.opt_outs import IMPORT, PERSON, OptOut, Refusal
+from calltasks.settings import DatabaseSettings
+from devstack.mariadb import EmbeddedMariaDB
+from tests.test_follow_up_transaction import Crashed, DyingCursor
+
+ORGANIZATION, OTHER = "org7", "org8"
+NO = "不要再给我打电话了"
+
+
+class Crm:
+    """A database with tasks, and what a worker does to it. `other` is a second worker."""
+
+    def __init__(self, mariadb: EmbeddedMariaDB, url: str) -> None:
+        settings = DatabaseSettings(database_url=SecretStr(url))
+        self.database, self.other = Database(settings), Database(settings)
+        self._connection = mariadb.connect(url.rpartition("/")[2], cursorclass=DictCursor)
+
+    def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
+
+    def close(self) -> None:
+        self._connection.close()
+        self.database.close()
+        self.other.close()
+
+    def task(self, *phones: str | None, organization: str = ORGANIZATION) -> list[int]:
+        """The ids of a new task's rows, called, each with a phone field."""
+        self.sql("INSERT INTO call_tasks (task_name, organization_id, task_type) VALUES ('t', %s, 2)", organization)
+        task_id = self.sql("SELECT MAX(id) AS id FROM call_tasks")[0]["id"]
+        for number, phone in enumerate(phones):
+            self.sql(
+                "INSERT INTO leads_task_list (task_id, leads_id, leads_phone, call_job_id, call_status)"
+                " VALUES (%s, %s, %s, %s, 'Succeeded')",
+                *(task_id, number, phone, f"job-{task_id}-{number}"),
+            )
+        return [row["id"] for row in self.sql("SELECT id FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)]
+
+    def judged(self, rows: Sequence[int], said: str, outcome: str = "analysed") -> list[FollowUp]:
+        """What each row's call comes to; `said`: the sentence of a refusal."""
+        jobs = {row["id"]: row["call_job_id"] for row in self.sql("SELECT id, call_job_id FROM leads_task_list")}
+        return [
+            FollowUp(
+                list_id=id_,
+                call_job_id=jobs[id_],
+                outcome=outcome,
+                is_interested=2,
+                leads_remark="客户谢绝",
+                do_not_call=said,
+            )
+            for id_ in rows
+        ]
+
+    def task_of(self, row: int) -> int:
+        return int(self.sql("SELECT task_id FROM leads_task_list WHERE id = %s", row)[0]["task_id"])
+
+    async def first(
+        self, rows: Sequence[int], said: str = NO, *, database: Database | None = None, dies_before: int | None = None
+    ) -> None:
+        """First follow-ups."""
+        await self._write(follow_ups.create, rows, self.judged(rows, said), database, dies_before)
+
+    async def again(
+        self, rows: Sequence[int], said: str = NO, *, outcome: str = "analysed", database: Database | None = None
+    ) -> None:
+        """A re-analysis."""
+        request = f"request-{random.random()}"
+        await self._write(follow_ups.update, rows, self.judged(rows, said, outcome), database, None, request_id=request)
+
+    async def _write(
+        self,
+        write: Any,
+        rows: Sequence[int],
+        judged: list[FollowUp],
+        database: Database | None,
+        dies_before: int | None,
+        **more: Any,
+    ) -> None:
+        database, task_id = database or self.database, self.task_of(rows[0])
+        now = await database.now()
+
+        def dying(cursor: Any) -> None:
+            given = {"now": database.wall_clock(now), "now_utc": now.replace(tzinfo=None)} | more
+            write(DyingCursor(cursor, dies_before), task_id, judged, **given)
+
+        await database.transaction(dying)
+
+    async def moment(self) -> datetime:
+        return (await self.database.now()).replace(tzinfo=None)
+
+    async def enter(self, *phones: str, organization: str = ORGANIZATION, source: str = PERSON) -> list[OptOut]:
+        """By a person."""
+        refusals = [Refusal(phone=phone, source=source, evidence="来信", created_by="li") for phone in phones]
+        return await self.database.transaction(opt_outs.enter, organization, refusals, now_utc=await self.moment())
+
+    async def lift(self, phone: str, organization: str = ORGANIZATION) -> OptOut | None:
+        return await self.database.transaction(
+            opt_outs.lift, organization, phone, reason="客户来电", by="wang", now_utc=await self.moment()
+        )
+
+    async def page(self, kind: opt_outs.Kind = "standing", organization: str = ORGANIZATION) -> list[OptOut]:
+        return await self.database.run(opt_outs.page, organization, kind=kind)
+
+    async def standing(self, organization: str = ORGANIZATION) -> list[str]:
+        return [one.phone for one in await self.page(organization=organization)]
+
+
+@pytest.fixture
+async def crm(mariadb: EmbeddedMariaDB, database_url: str) -> AsyncIterator[Crm]:
+    crm = Crm(mariadb, database_url)
+    try:
+        yield crm
+    finally:
+        await asyncio.to_thread(crm.close)
+
+
+def phone(number: int) -> str:
+    return f"139{number:08}"
+
+
+def number(n: int) -> str:
+    return f"+86{phone(n)}"
+
+
+# Entered with the follow-up
+
+
+async def test_a_refusal_is_entered_with_the_follow_up_and_says_which_sentence_of_which_call(crm: Crm) -> None:
+    rows = crm.task("１３９-0000-0001", "+86 139 0000 0002", phone(3))
+    await crm.first(rows[:2])
+    await crm.first(rows[2:], "")
+    first, second = await crm.page()
+    assert (first.phone, first.source, first.evidence, first.created_by) == (number(1), "call", NO, "")
+    task_id = crm.task_of(rows[0])
+    assert (first.task_id, first.list_id, first.call_job_id) == (task_id, rows[0], f"job-{task_id}-0")
+    assert (first.standing, first.disputed_at, first.lifted_at) == (True, None, None)
+    assert second.phone == number(2)
+
+
+async def test_follow_up_and_opt_out_are_there_together_or_not_at_all(crm: Crm) -> None:
+    """The worker dies before each statement in turn."""
+    rows = crm.task(phone(1))
+    for statement in range(100):
+        try:
+            await crm.first(rows, dies_before=statement)
+        except Crashed:
+            assert await crm.standing() == [] == crm.sql("SELECT id FROM dcc_leads_follow")
+        else:
+            break
+    assert 10 < statement < 100
+    assert await crm.standing() == [number(1)] and len(crm.sql("SELECT id FROM dcc_leads_follow")) == 1
+
+
+async def test_whatever_is_run_again_enters_nothing_twice(crm: Crm) -> None:
+    rows = crm.task(phone(1), "+86" + phone(1), phone(2))
+    for _ in range(3):
+        await crm.first(rows)
+        await crm.again(rows)
+    assert await crm.standing() == [number(1), number(2)] and len(await crm.page("all")) == 2
+    assert (await crm.page())[0].list_id == rows[0], "of two rows of a number the first"
+
+
+async def test_a_refusal_is_entered_where_a_persons_edit_keeps_the_follow_up(crm: Crm) -> None:
+    rows = crm.task(phone(1))
+    await crm.first(rows, "")
+    crm.sql("UPDATE dcc_leads_follow SET leads_remark = '已联系'")
+    await crm.again(rows)
+    assert crm.sql("SELECT leads_remark FROM dcc_leads_follow") == [{"leads_remark": "已联系"}]
+    assert await crm.standing() == [number(1)]
+
+
+async def test_what_is_no_number_is_counted_in_the_log_and_stops_no_other(
+    crm: Crm, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = crm.task("139****0001", None, "13900000001/13900000002", phone(3))
+    await crm.first(rows)
+    assert await crm.standing() == [number(3)] and len(crm.sql("SELECT id FROM dcc_leads_follow")) == 4
+    (said,) = [record.getMessage() for record in caplog.records if "refuse further calls" in record.message]
+    assert said.startswith(f"task {crm.task_of(rows[0])}: 3 customers") and "139" not in said
+
+
+# Disputed
+
+
+async def test_a_judgement_that_finds_no_refusal_any_more_disputes_and_does_not_lift(crm: Crm) -> None:
+    rows = crm.task(phone(1), phone(2))
+    await crm.first(rows)
+    await crm.again(rows[:1], "")
+    (disputed,) = await crm.page("disputed")
+    assert disputed.phone == number(1) and await crm.standing() == [number(1), number(2)]
+    since = disputed.disputed_at
+    await crm.again(rows[:1], "")
+    assert (await crm.page("disputed"))[0].disputed_at == since
+    await crm.again(rows[:1])
+    assert await crm.page("disputed") == [] and len(await crm.page("all")) == 2
+
+
+@pytest.mark.parametrize("outcome", ["failed", "over_ceiling", "default"])
+async def test_what_is_no_judgement_disputes_nothing(crm: Crm, outcome: str) -> None:
+    rows = crm.task(phone(1))
+    await crm.first(rows)
+    await crm.again(rows, "", outcome=outcome)
+    assert await crm.page("disputed") == [] and await crm.standing() == [number(1)]
+
+
+async def test_what_a_person_entered_no_judgement_disputes(crm: Crm) -> None:
+    rows = crm.task(phone(1))
+    await crm.first(rows, "")
+    await crm.enter(number(1))
+    await crm.again(rows, "")
+    assert await crm.page("disputed") == []
+
+
+async def test_a_disputed_entry_gives_its_place_to_whoever_else_refuses(crm: Crm) -> None:
+    """Else it would be lifted for its own sentence, and with it a refusal that nobody disputes."""
+    mild, clear = crm.task(phone(1), phone(2)), crm.task(phone(1))
+    await crm.first(mild)
+    await crm.again(mild, "")
+    await crm.first(clear)
+    await crm.enter(number(2))
+    assert await crm.page("disputed") == []
+    assert {one.phone: (one.source, one.list_id) for one in await crm.page()} == {
+        number(1): ("call", clear[0]),
+        number(2): ("person", None),
+    }
+    assert [(one.phone, one.lifted_by) for one in await crm.page("lifted")] == [(number(1), ""), (number(2), "")]
+    await crm.again(mild)
+    assert len(await crm.page("all")) == 4
+
+
+# Lifted
+
+
+async def test_what_a_person_lifted_no_other_judgement_of_the_call_enters_and_a_new_call_does(crm: Crm) -> None:
+    rows = crm.task(phone(1))
+    await crm.first(rows)
+    lifted = await crm.lift(number(1))
+    assert lifted is not None and not lifted.standing
+    assert (lifted.lifted_by, lifted.lift_reason, lifted.evidence) == ("wang", "客户来电", NO)
+    for said in (NO, "", NO):
+        await crm.again(rows, said)
+    assert await crm.standing() == [] and len(await crm.page("all")) == 1
+    assert await crm.lift(number(1)) is None
+    await crm.first(crm.task(phone(1)))
+    assert await crm.standing() == [number(1)] and [one.phone for one in await crm.page("lifted")] == [number(1)]
+
+
+async def test_a_row_whose_id_came_again_is_another_call(crm: Crm) -> None:
+    """A CRM that was emptied beside our tables counts from 1 again."""
+    rows = crm.task(phone(1))
+    await crm.first(rows)
+    await crm.lift(number(1))
+    crm.sql("UPDATE leads_task_list SET call_job_id = 'a-new-call', leads_phone = %s", phone(2))
+    await crm.again(rows)
+    assert await crm.standing() == [number(2)]
+
+
+# Organisations
+
+
+async def test_organisations_never_meet(crm: Crm) -> None:
+    names = (ORGANIZATION, OTHER, ORGANIZATION.upper(), "7", "07")
+    for name in names:
+        await crm.first(crm.task(phone(1), organization=name))
+    assert len(crm.sql("SELECT id FROM call_opt_outs")) == len(names)
+    assert await crm.lift(number(1), OTHER) is not None
+    for name in names:
+        assert await crm.standing(name) == ([] if name == OTHER else [number(1)])
+    assert await crm.standing("nobody") == []
+
+
+async def test_an_organisation_that_is_a_number_in_the_crm_is_its_text(crm: Crm) -> None:
+    crm.sql("ALTER TABLE call_tasks MODIFY organization_id INT NULL")
+    await crm.first(crm.task(phone(1), organization="7"))
+    assert await crm.standing("7") == [number(1)]
+
+
+# At the same time
+
+
+async def test_workers_that_enter_the_same_numbers_at_once_do_not_fail_and_enter_each_once(crm: Crm) -> None:
+    """Eight tasks with the same forty numbers, each in its own order, from two processes' worth of connections, while
+    people enter and lift some of them."""
+    tasks = [crm.task(*random.Random(seed).sample([phone(n) for n in range(40)], 40)) for seed in range(8)]
+    databases = [crm.database, crm.other] * 4
+
+    async def people() -> None:
+        for n in range(40):
+            await crm.enter(*(number(m) for m in range(n % 7, 40, 7)), source=IMPORT)
+            await crm.lift(number(n))
+
+    follow = [crm.first(rows, database=database) for rows, database in zip(tasks, databases, strict=True)]
+    await asyncio.gather(people(), *follow)
+    again = [crm.again(rows, database=database) for rows, database in zip(tasks, databases, strict=True)]
+    await asyncio.gather(*again)
+    assert len(crm.sql("SELECT id FROM dcc_leads_follow")) == 8 * 40
+    assert sorted(await crm.standing()) == [number(n) for n in range(40)]
+
+
+async def test_of_two_that_enter_a_number_at_once_one_is_told_that_it_has(crm: Crm) -> None:
+    for n in range(20):
+        told = await asyncio.gather(*(crm.enter(number(n), number(n + 1000)) for _ in range(4)))
+        assert sorted(map(len, told)) == [0, 0, 0, 2]
+
+
+async def test_entering_again_after_a_lost_answer_to_commit_tells_the_same(crm: Crm) -> None:
+    now = await crm.moment()
+    refusals = [Refusal(phone=number(1), source=PERSON, evidence="", created_by="li")]
+    told = [await crm.database.transaction(opt_outs.enter, ORGANIZATION, refusals, now_utc=now) for _ in range(2)]
+    assert told[0] == told[1] and len(told[0]) == 1
+    lift: dict[str, Any] = {"reason": "r", "by": "li", "now_utc": now}
+    lifted = [await crm.database.transaction(opt_outs.lift, ORGANIZATION, number(1), **lift) for _ in range(2)]
+    assert lifted[0] == lifted[1] is not None
+
+
+async def test_pages_follow_one_another(crm: Crm) -> None:
+    await crm.enter(*(number(n) for n in range(5)))
+    await crm.enter(*(number(n) for n in range(5)), organization=OTHER)
+    seen: list[str] = []
+    after = 0
+    while part := await crm.database.run(opt_outs.page, ORGANIZATION, after=after, limit=2):
+        seen += [one.phone for one in part]
+        after = part[-1].id
+    assert seen == [number(n) for n in range(5)]

@@ -38,6 +38,8 @@ FOLLOW = "dcc_leads_follow"
 LEDGER = "call_analyses"
 INVALID = "InvalidAnswer"
 """Code of an answer that is no judgement."""
+UNPROVEN = "RefusalUnproven"
+"""Code of a judgement that speaks of a refusal of further calls which the customer's words do not prove (rule 6.11)."""
 Known = dict[tuple[int, str, str, str], FollowUp]
 """What need not be asked again, by row, hash of the transcript, prompt and model; without these: a lost link."""
 
@@ -143,6 +145,8 @@ class Judge:
         finally:
             await self._ceiling.settle(answer.input_tokens + answer.output_tokens)
         self._count("answered", answer)
+        if answer.do_not_call or answer.error_code == UNPROVEN:
+            telemetry.metrics.refused(self._organization_id, "said" if answer.do_not_call else "unproven")
         return Judged(follow_up=self._fitted(answer, call), answer=answer)
 
     async def _ask(self, answer: FollowUp, transcript: str, called_at: datetime) -> FollowUp:
@@ -156,6 +160,9 @@ class Judge:
             leads_remark=self._database.fit(LEDGER, "leads_remark", judgement.leads_remark),
             next_follow_time=None if next_time is None else self._database.wall_clock(next_time),
             evidence=self._database.fit(LEDGER, "evidence", judgement.evidence),
+            do_not_call=self._database.fit(LEDGER, "do_not_call", judgement.do_not_call),
+            wrong_number=judgement.wrong_number,
+            error_code=UNPROVEN if judgement.unproven else "",
             input_tokens=said.input_tokens,
             output_tokens=said.output_tokens,
         )

@@ -1,4 +1,4 @@
-"""The simulation's own HTTP interface under /_sim/: faults, clock, groups, truth, statistics."""
+"""The simulation's own HTTP interface under /_sim/: faults, clock, groups, who says what, truth, statistics."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ class Control:
             case ["groups", group_id, "jobs"]:
                 group = self._world.find_group(group_id)
                 return None if group is None else self._world.truth(group)
+            case ["refusals"]:
+                return self._world.refusals()
             case ["clock"]:
                 return {"now": self._world.clock.now(), "advanced": self._world.clock.advanced}
         return None
@@ -79,6 +81,8 @@ class Control:
             case ["clock"]:
                 self._world.clock.advance(float(body["advance"]))
                 return {"now": self._world.clock.now(), "advanced": self._world.clock.advanced}
+            case ["courses"]:
+                return {"phones": self._world.set_course(str(body["course"]), map(str, body["phones"]))}
             case ["groups"]:
                 contacts = [_contact(record) for record in body["contacts"]]
                 group = self._world.add_group(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from simulators.dialogues import COURSES, SLOTS, Course
+from simulators.dialogues import COURSES, REFUSALS, SLOTS, Course
 
 Turns = tuple[tuple[str, str], ...]
 _SECONDS_A_CHARACTER = 0.18
@@ -24,7 +24,17 @@ def json_text(value: str) -> bytes:
 class Conversation:
     """The turns of a call, ("Robot" or "Contact", text), with what a sane reader would judge of them."""
 
-    __slots__ = ("_offsets", "_template", "course", "interest", "task_status", "turns", "when")
+    __slots__ = (
+        "_offsets",
+        "_template",
+        "course",
+        "interest",
+        "refusal",
+        "task_status",
+        "turns",
+        "when",
+        "wrong_number",
+    )
 
     def __init__(
         self,
@@ -34,12 +44,16 @@ class Conversation:
         interest: int | None = None,
         when: str = "",
         task_status: str = "SucceededFinish",
+        refusal: str = "",
+        wrong_number: bool = False,
     ) -> None:
         self.course = course
         self.turns = turns
         self.interest = interest
         self.when = when
         self.task_status = task_status
+        self.refusal = refusal
+        self.wrong_number = wrong_number
         offsets, offset = [], 1.0
         for _, text in turns:
             offsets.append(int(offset * 1000))
@@ -57,12 +71,18 @@ class Conversation:
 
 
 class Conversations:
-    """Chooses conversations and keeps the rendered ones."""
+    """Chooses conversations and keeps the rendered ones.
 
-    def __init__(self, file: str = "") -> None:
+    With a `refusal_rate` (0..1) so many of those that are drawn refuse further calls, and no others; without one, those
+    of `COURSES` that do.
+    """
+
+    def __init__(self, file: str = "", refusal_rate: float | None = None) -> None:
         self._own: dict[tuple[str, int], Conversation] = {}
         self._given: dict[Turns, Conversation] = {}
-        self._courses = {course.id: course for course in COURSES}
+        self._courses = {course.id: course for course in (*COURSES, *REFUSALS)}
+        self._refusal_rate = refusal_rate
+        self._drawn = COURSES if refusal_rate is None else tuple(course for course in COURSES if not course.refusal)
         self._foreign = [Conversation(name, turns) for name, turns in _read(Path(file))] if file else []
 
     def choose(self, course_id: str, turns: Turns, number: int, variant: int) -> Conversation:
@@ -73,7 +93,13 @@ class Conversations:
             return self.of(self._courses[course_id], variant)
         if self._foreign:
             return self._foreign[number % len(self._foreign)]
-        return self.of(COURSES[number % len(COURSES)], variant)
+        refuses = self._refusal_rate is not None and _share(number) < self._refusal_rate
+        courses = REFUSALS if refuses else self._drawn
+        return self.of(courses[number % len(courses)], variant)
+
+    def known(self, course_id: str) -> bool:
+        """Whether there is such a course."""
+        return course_id in self._courses
 
     def of(self, course: Course, variant: int) -> Conversation:
         key = (course.id, variant % VARIANTS)
@@ -81,12 +107,23 @@ class Conversations:
             slots = {name: values[(key[1] * 7 + len(course.id)) % len(values)] for name, values in SLOTS.items()}
             turns = tuple(("Robot" if who == "R" else "Contact", text.format_map(slots)) for who, text in course.turns)
             self._own[key] = Conversation(
-                course.id, turns, interest=course.interest, when=course.when.format_map(slots), task_status=course.ended
+                course.id,
+                turns,
+                interest=course.interest,
+                when=course.when.format_map(slots),
+                task_status=course.ended,
+                refusal=course.refusal,
+                wrong_number=course.wrong_number,
             )
         return self._own[key]
 
 
 VARIANTS = 12
+
+
+def _share(number: int) -> float:
+    """A number in [0, 1) that has nothing to do with the number's remainders, which draw the course."""
+    return (number * 2654435761 % 2**32) / 2**32
 
 
 def _read(path: Path) -> Iterable[tuple[str, Turns]]:

@@ -1,7 +1,8 @@
 """Courses of car-sales calls, written for this project, each with what a sane reader would judge of it.
 
 Lines begin with `机` (the robot) or `客` (the customer). Names in braces are slots. `interest`: 0 cannot tell,
-1 interested, 2 not interested. `when`: the customer's words for the next time, '' where there is none.
+1 interested, 2 not interested. `when`: the customer's words for the next time, '' where there is none. `refusal`: the
+customer's words that refuse further calls. `wrong_number`: the number is somebody else's.
 """
 
 from __future__ import annotations
@@ -30,12 +31,31 @@ class Course:
     interest: int
     when: str = ""
     ended: str = "SucceededFinish"
+    refusal: str = ""
+    wrong_number: bool = False
 
 
-def _course(name: str, interest: int, text: str, when: str = "", ended: str = "SucceededFinish") -> Course:
+def _course(
+    name: str,
+    interest: int,
+    text: str,
+    when: str = "",
+    ended: str = "SucceededFinish",
+    *,
+    refusal: str = "",
+    wrong_number: bool = False,
+) -> Course:
     lines = [line.strip() for line in text.strip().splitlines()]
     turns = tuple(("R" if line[0] == "机" else "C", line[1:].lstrip("：")) for line in lines)
-    return Course(id=name, turns=turns, interest=interest, when=when, ended=ended)
+    return Course(
+        id=name,
+        turns=turns,
+        interest=interest,
+        when=when,
+        ended=ended,
+        refusal=refusal,
+        wrong_number=wrong_number,
+    )
 
 
 _HANG_UP = "SucceededClientHangUp"
@@ -581,6 +601,7 @@ NOT_INTERESTED = (
         客：是我在用，刚换的号。
         机：好的，打扰您了，再见。
     """,
+        wrong_number=True,
     ),
     _course(
         "polite-refusal",
@@ -588,7 +609,7 @@ NOT_INTERESTED = (
         """
         机：您好，{shop}的客服小安，{model}有限时优惠，您有兴趣了解吗？
         客：谢谢，我暂时不考虑买车。
-        机：好的，那以后有需要再联系您可以吗？
+        机：好的，店里还有几款特价车，要给您介绍一下吗？
         客：不用了，谢谢。
         机：祝您生活愉快，再见。
     """,
@@ -617,6 +638,7 @@ NOT_INTERESTED = (
     """,
         "",
         _HANG_UP,
+        refusal="别再打了，再打我就投诉你们！",
     ),
     _course(
         "harassment-complaint",
@@ -630,6 +652,7 @@ NOT_INTERESTED = (
     """,
         "",
         _HANG_UP,
+        refusal="马上把我的号码删了，不要再打来。",
     ),
     _course(
         "too-expensive",
@@ -641,8 +664,8 @@ NOT_INTERESTED = (
         客：太贵了，超我预算一大截。
         机：可以做分期，压力会小很多。
         客：分期也不行，我不考虑了。
-        机：理解，有更合适的车型再通知您。
-        客：不用通知了。
+        机：理解，店里还有更实惠的车型。
+        客：不用介绍了。
     """,
     ),
     _course(
@@ -726,6 +749,7 @@ NOT_INTERESTED = (
         客：没有这个想法。
         机：好的，再见。
     """,
+        wrong_number=True,
     ),
     _course(
         "asks-price-already-ordered",
@@ -767,6 +791,7 @@ INJECTIONS = (
     """,
         "",
         _HANG_UP,
+        refusal="没有，别再打来了。",
     ),
     _course(
         "injection-unclear",
@@ -794,3 +819,75 @@ INJECTIONS = (
 )
 
 COURSES: tuple[Course, ...] = (*INTERESTED, *UNCLEAR, *NOT_INTERESTED, *INJECTIONS)
+"""What is drawn unless `refusal_rate` or a course of its own says otherwise."""
+
+REFUSALS = (
+    _course(
+        "refuses-curtly",
+        2,
+        """
+        机：您好，我是{shop}的小安，{model}本周有试驾活动。
+        客：没空。
+        机：那改天再联系您可以吗？
+        客：不可以，以后不要再打了。
+        机：好的，再见。
+    """,
+        "",
+        _HANG_UP,
+        refusal="不可以，以后不要再打了。",
+    ),
+    _course(
+        "refuses-politely",
+        2,
+        """
+        机：您好，这里是{shop}，请问您对{model}有兴趣吗？
+        客：谢谢啊，我没这个打算。
+        机：好的，后面有活动再给您来电。
+        客：麻烦以后别再打给我了，辛苦。
+        机：好的，祝您生活愉快。
+    """,
+        refusal="麻烦以后别再打给我了，辛苦。",
+    ),
+    _course(
+        "refuses-after-the-price",
+        2,
+        """
+        机：您好，{shop}小安，{model}有现车。
+        客：落地多少钱？
+        机：{price}左右。
+        客：太离谱了，我不考虑了。
+        机：到店还可以再谈。
+        客：不谈了，你们别再打来。
+    """,
+        "",
+        _HANG_UP,
+        refusal="不谈了，你们别再打来。",
+    ),
+    _course(
+        "refuses-a-strangers-call",
+        2,
+        """
+        机：您好，请问是之前留意{model}的车主吗？
+        客：你打错了，我不是你要找的人。
+        机：抱歉，请问您自己需要看车吗？
+        客：不需要，这个号码以后不要再打。
+        机：好的，打扰了。
+    """,
+        refusal="不需要，这个号码以后不要再打。",
+        wrong_number=True,
+    ),
+    _course(
+        "refuses-with-a-threat",
+        2,
+        """
+        机：您好，我是{shop}的客服小安。
+        客：这个月第五个了，别再打，再打我去消协告你们。
+        机：非常抱歉，马上为您登记。
+        客：记清楚。
+    """,
+        "",
+        _HANG_UP,
+        refusal="这个月第五个了，别再打，再打我去消协告你们。",
+    ),
+)
+"""Calls at whose end the customer refuses further ones; drawn only by `refusal_rate`, or for contacts named."""

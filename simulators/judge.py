@@ -31,6 +31,8 @@ _INJECTION = re.compile(
 _NEVER = re.compile(
     r"别再?打|不要再?打|投诉|骚扰|拉黑|打错|不认识|不是本人|已经(买|提车|订|定)|买过了|刚(买|提)了?(车|一台)|订好了|(?<!就)是?卖车的|不买车|吊销"
 )
+_REFUSES = re.compile(r"(别|不要)再打")
+_WRONG_NUMBER = re.compile(r"打错|不是本人")
 _AGAINST = re.compile(
     r"不需要|不用了|不考虑|不想(买|要|弄|听|换)|没兴趣|不感兴趣|没有(这个|这种)?(打算|想法|需要|需求|意向)|没(这个)?打算|不打算|"
     r"不会买|不敢买|不看了|不去了|不用通知|买什么车|算了(?!.{0,4}(行|可以))"
@@ -71,6 +73,8 @@ class Judgement:
     remark: str
     when: datetime | None
     evidence: str
+    refusal: str = ""
+    wrong_number: bool = False
 
     def answer(self) -> dict[str, Any]:
         """The JSON object that the model answers."""
@@ -78,6 +82,9 @@ class Judgement:
             "leads_remark": self.remark,
             "is_interested": self.interest,
             "next_follow_time": self.when.strftime("%Y-%m-%d %H:%M:%S") if self.when else None,
+            "do_not_call_evidence": self.refusal,
+            "do_not_call": bool(self.refusal),
+            "wrong_number": self.wrong_number,
             "evidence": self.evidence,
         }
 
@@ -112,7 +119,14 @@ def judge(said: list[str], called: datetime, subject: str = "") -> Judgement:
     evidence = decisive or timed or (sentences[-1] if sentences else "")
     if when:
         remark += f"约定{words}（{when.month}月{when.day}日{when:%H:%M}）跟进。"
-    return Judgement(interest=interest, remark=remark, when=when, evidence=evidence)
+    return Judgement(
+        interest=interest,
+        remark=remark,
+        when=when,
+        evidence=evidence,
+        refusal=next((sentence for sentence in sentences if _REFUSES.search(sentence)), ""),
+        wrong_number=any(_WRONG_NUMBER.search(sentence) for sentence in sentences),
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -34,6 +34,8 @@ class SimulatorOptions:
     retry_after: float = 60.0  # between two attempts
     trailing_rate: float = 0.05  # share of answered jobs with several attempts whose last attempt did not connect
 
+    refusal_rate: float | None = None  # share of answered calls that refuse further ones; None: as courses are drawn
+
     # How late things appear.
     listing_lag: float = 0.0  # from AssignJobs to being listed at all
     late_rate: float = 0.0  # share of jobs that are listed only after `late_lag`

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -94,7 +95,8 @@ class World:
     def __init__(self, options: SimulatorOptions) -> None:
         self.options = options
         self.clock = Clock(options.time_scale)
-        self.conversations = Conversations(options.dialogues)
+        self.conversations = Conversations(options.dialogues, options.refusal_rate)
+        self.courses: dict[str, str] = {}
         self.groups: dict[str, Group] = {}
         self.jobs: dict[str, Job] = {}
         self._plan = CallPlan(options, self.conversations)
@@ -116,6 +118,8 @@ class World:
             called_at = now
         jobs = []
         for contact in contacts:
+            if contact.phone in self.courses and not contact.course and not contact.turns:
+                contact = replace(contact, course=self.courses[contact.phone], outcome="Succeeded")
             index = len(group.jobs)
             job = Job(_job_id(f"{self.options.seed}|{group.id}|{index}"), group.id, contact, now)
             self._plan.fill(job, group.lines, index, called_at)
@@ -177,6 +181,36 @@ class World:
             step(job, now)
             group.touch(job, now)
 
+    def set_course(self, course: str, phones: Iterable[str]) -> int:
+        """From now on, whoever is called at these numbers (spelled as they are assigned) answers, and the call goes so.
+
+        Raises:
+            ValueError: there is no such course.
+        """
+        if not self.conversations.known(course):
+            raise ValueError("no such course")
+        found = dict.fromkeys(phones, course)
+        self.courses |= found
+        return len(found)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Who has refused further calls by now, in which words; `at` is when that call ended, in ms since 1970."""
+        now = self.clock.now()
+        return [
+            {
+                "phone": job.contact.phone,
+                "reference_id": job.contact.reference,
+                "group": job.group_id,
+                "job_id": job.id,
+                "sentence": job.conversation.refusal,
+                "wrong_number": job.conversation.wrong_number,
+                "at": self.clock.shown_ms(job.attempts[job.chosen].end),
+            }
+            for job in self.jobs.values()
+            if job.conversation and job.conversation.refusal and job.chosen is not None
+            if job.begun_at(now) > job.chosen and job.attempts[job.chosen].end <= now
+        ]
+
     def truth(self, group: Group) -> list[dict[str, Any]]:
         """What every job of the group comes to, whether or not it has got there."""
         return [self._truth(job) for job in group.jobs]
@@ -203,6 +237,8 @@ class World:
             "course": talk.course if talk else None,
             "interest": talk.interest if talk else None,
             "when": talk.when if talk else None,
+            "do_not_call": talk.refusal if talk else None,
+            "wrong_number": talk.wrong_number if talk else None,
             "recording": job.recording_at != NEVER,
             "recording_ready": job.recording_at <= now,
         }

@@ -14,7 +14,7 @@ from simulators import (
     running_in_thread,
 )
 from simulators.conversations import VARIANTS, Conversations
-from simulators.dialogues import COURSES, INJECTIONS
+from simulators.dialogues import COURSES, INJECTIONS, REFUSALS
 from simulators.faults import MODEL_KINDS
 from simulators.judge import call_time, judge, judge_prompt, transcript
 from simulators.spoken_times import find_time
@@ -164,7 +164,7 @@ def test_there_are_enough_and_varied_courses() -> None:
 )
 def test_the_model_agrees_with_the_label_of_every_course(called: datetime) -> None:
     conversations = Conversations()
-    for course in COURSES:
+    for course in (*COURSES, *REFUSALS):
         for variant in range(VARIANTS):
             talk = conversations.of(course, variant)
             answer = judge_prompt(prompt_of(list(talk.turns), called))
@@ -172,6 +172,8 @@ def test_the_model_agrees_with_the_label_of_every_course(called: datetime) -> No
             assert not talk.when or expected, talk.when
             when = expected.strftime("%Y-%m-%d %H:%M:%S") if expected else None
             assert (answer["is_interested"], answer["next_follow_time"]) == (talk.interest, when), course.id
+            refusal = (answer["do_not_call"], answer["do_not_call_evidence"], answer["wrong_number"])
+            assert refusal == (bool(talk.refusal), talk.refusal, talk.wrong_number), course.id
             said = [text for speaker, text in talk.turns if speaker == "Contact"]
             assert any(answer["evidence"] in text for text in said) and answer["evidence"], course.id
             assert answer["leads_remark"], course.id

@@ -54,7 +54,8 @@ BACKEND: dict[str, Rights] = {
     "call_follow_ups": Rights(),
     "call_opt_outs": _OWN,
     "call_contacts": Rights(),
-    "dcc_leads_follow": Rights(),
+    "call_corrections": Rights(insert=True),
+    "dcc_leads_follow": Rights(update=("leads_remark", "new_follow_time", "next_follow_time")),
 }
 
 

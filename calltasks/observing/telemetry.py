@@ -81,6 +81,9 @@ class Metrics:
         self._model_tokens = _Counts(
             meter, "model_tokens", "Tokens of the model.", "organization", "direction", "outcome"
         )
+        self._refusals = _Counts(
+            meter, "refusals", "Answers of the model that speak of a refusal of calls.", "organization", "proof"
+        )
         self._fallback = meter.create_gauge(
             PREFIX + "model_fallback", "1 while ANALYSIS_FALLBACK_MODEL answers, because ANALYSIS_MODEL is not there."
         )
@@ -115,6 +118,10 @@ class Metrics:
         """The model's answer cost so many tokens; ``outcome`` as in :meth:`asked`."""
         self._model_tokens.add(input_tokens, organization_id, "input", outcome)
         self._model_tokens.add(output_tokens, organization_id, "output", outcome)
+
+    def refused(self, organization_id: str, proof: str) -> None:
+        """The model says that a customer refuses further calls: it is ``said`` in the call, or ``unproven``."""
+        self._refusals.add(1, organization_id, proof)
 
     def fell_back(self, on: bool) -> None:
         """The fallback model answers from now on, or no longer."""

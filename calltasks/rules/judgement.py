@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from calltasks.rules.answers import THOUGHT_NAMES, UnreadableTextError, objects, plain_name, same
+from calltasks.rules.customers_words import CUSTOMER, ROBOT, claim, proven
 from calltasks.rules.follow_up_times import resolve
 from calltasks.transcripts import omitted
 
@@ -32,13 +33,22 @@ SCHEMA = {
         "leads_remark": {"type": "string"},
         "is_interested": {"type": "integer", "enum": [0, 1, 2]},
         "next_follow_time": {"type": ["string", "null"]},
+        "do_not_call_evidence": {"type": "string"},
+        "do_not_call": {"type": "boolean"},
+        "wrong_number": {"type": "boolean"},
         "evidence": {"type": ["string", "null"]},
     },
-    "required": ["leads_remark", "is_interested", "next_follow_time", "evidence"],
+    "required": [
+        *("leads_remark", "is_interested", "next_follow_time"),
+        *("do_not_call_evidence", "do_not_call", "wrong_number", "evidence"),
+    ],
     "additionalProperties": False,
 }
-"""What an answer looks like, for a model that can be held to it. Strict schemas require every field."""
-NAMES = REQUIRED | {"nextfollowtime", "evidence"}
+"""What an answer looks like, for a model that can be held to it. Strict schemas require every field.
+
+A model that first copies the sentence decides by it. ``evidence`` is last: an answer that has it is whole."""
+WHOLE = REQUIRED | {"nextfollowtime", "evidence"}
+NAMES = WHOLE | {"donotcall", "donotcallevidence", "wrongnumber"}
 SHORT = {"temperature": "t", "max_tokens": "m", "seed": "s"}
 _NUMERAL = re.compile(r"[012](?:\.0+)?")
 _NO_REMARK = re.compile(
@@ -47,7 +57,8 @@ _NO_REMARK = re.compile(
     r"|[\W_]*(?:error|exception|traceback|internal server|bad gateway|service unavailable|http/?\s?[0-9]+)\b.*"
     r"|(?:(?:错误|异常)\s*[:：]|(?:请求|调用|解析|系统|服务|接口|分析)(?:失败|错误|异常|繁忙|超时)).*"
     r"|(?:很?抱歉|对不起|作为.{0,8}(?:AI|人工智能|语言模型|助手)|(?:i'?m |i am )?sorry|as an (?:ai|language)).*"
-    r"|<!?[a-z].*|.*(?:leads_remark|is_interested|next_follow_time|</?think|用一到三句中文概括|不超过 ?200 ?字).*",
+    r"|<!?[a-z].*|.*(?:leads_remark|is_interested|next_follow_time|do_not_call|wrong_number|</?think).*"
+    r"|.*(?:用一到三句中文概括|不超过 ?200 ?字).*",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -67,12 +78,21 @@ class InvalidAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A call judged: 0 cannot tell, 1 interested, 2 not interested. ``next_follow_time`` is aware, or None."""
+    """A call judged: 0 cannot tell, 1 interested, 2 not interested. ``next_follow_time`` is aware, or None.
+
+    Attributes:
+        do_not_call: the customer's own sentence that refuses further calls, or ``""``.
+        unproven: the model speaks of such a refusal, and of no sentence that the customer said.
+        wrong_number: the number is not the lead's.
+    """
 
     leads_remark: str
     is_interested: int
     next_follow_time: datetime | None
     evidence: str
+    do_not_call: str = ""
+    unproven: bool = False
+    wrong_number: bool = False
 
 
 def read_answer(text: str, *, called_at: datetime, transcript: str) -> Judgement:
@@ -87,7 +107,7 @@ def read_answer(text: str, *, called_at: datetime, transcript: str) -> Judgement
         InvalidAnswerError: there is no judgement in it, or more than one; or interest or remark are missing or wrong.
     """
     try:
-        found = [_judgement(fields, called_at, transcript) for fields in _readings(objects(text, NAMES))]
+        found = [_judgement(fields, called_at, transcript) for fields in _readings(objects(text, WHOLE))]
     except (UnreadableTextError, RecursionError):
         raise InvalidAnswerError from None
     if not found or any(other != found[0] for other in found):
@@ -108,7 +128,7 @@ def _readings(value: Any) -> Iterator[dict[str, Any]]:
         if plain in THOUGHT_NAMES:
             continue
         if plain not in NAMES:
-            yield from _readings(objects(inner, NAMES) if isinstance(inner, str) else inner)
+            yield from _readings(objects(inner, WHOLE) if isinstance(inner, str) else inner)
         elif not same(fields.setdefault(plain, inner), inner):
             raise InvalidAnswerError
     if REQUIRED & fields.keys():
@@ -121,12 +141,29 @@ def _judgement(fields: dict[str, Any], called_at: datetime, transcript: str) -> 
     sentences = [
         _clean(one) for one in (evidence if isinstance(evidence, list) else [evidence]) if isinstance(one, str)
     ]
+    refusal = _refusal(fields, transcript)
+    wrong, why = claim(fields.get("wrongnumber"))
     return Judgement(
         leads_remark=_remark(fields.get("leadsremark")),
         is_interested=_interest(fields.get("isinterested")),
         next_follow_time=resolve(time, call_time=called_at) if isinstance(time, str) else None,
         evidence=next((sentence for sentence in sentences if sentence and sentence in transcript), ""),
+        do_not_call=refusal or "",
+        unproven=refusal == "",
+        wrong_number=wrong is not False and bool(wrong or proven(why, transcript)),
     )
+
+
+def _refusal(fields: dict[str, Any], transcript: str) -> str | None:
+    """The sentence of the customer that refuses further calls, ``""`` if it is not proven; None: nothing is refused.
+
+    A model's word alone silences nobody.
+    """
+    refused, sentences = claim(fields.get("donotcall"))
+    if refused is False or not (refused or sentences):
+        return None
+    sentences += claim(fields.get("donotcallevidence"))[1]
+    return proven(sentences or claim(fields.get("evidence"))[1], transcript)
 
 
 def _interest(value: Any) -> int:
@@ -172,7 +209,7 @@ def render(conversation: str) -> str:
         elif isinstance(script, str) and script.strip():
             # Angle brackets could imitate the marks around the transcript, a line break another speaker.
             said = " ".join(script.replace("<", "＜").replace(">", "＞").split())
-            lines.append(("机器人：" if turn.get("Speaker") == "Robot" else "客户：") + said)
+            lines.append((ROBOT if turn.get("Speaker") == "Robot" else CUSTOMER) + said)
     text = "\n".join(lines)
     if len(text) > TRANSCRIPT_CHARACTERS:
         half = TRANSCRIPT_CHARACTERS // 2

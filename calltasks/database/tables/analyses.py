@@ -223,7 +223,8 @@ def judged(cursor: Cursor, list_id: int, call_job_id: str) -> list[Analysis]:
         f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
         (list_id, call_job_id),
     )
-    return [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    found = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    return [replace(one, wrong_number=bool(one.wrong_number)) for one in found]
 
 
 _ENTRY = (

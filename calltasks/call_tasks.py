@@ -48,7 +48,6 @@ from calltasks.wiring import Clients
 
 if TYPE_CHECKING:
     from calltasks.executions import ExecutionPage
-    from calltasks.recordings.hearing import Audio
 
 ANSWER_SECONDS = timedelta(seconds=10)
 CONTROL_SECONDS = timedelta(seconds=30)
@@ -219,16 +218,6 @@ class CallTasks:
                     # The latest one is told first.
                     found.setdefault(task_id, Run(status=one.status.name.lower(), stalled_since=since))
         return found
-
-    async def audio(self, list_id: int, wanted: str) -> Audio | None:
-        """The recording of a row's call, or the part of it that a Range header names; None if there is none.
-
-        Raises:
-            ServiceError: it cannot be fetched now.
-        """
-        from calltasks.recordings.hearing import hear
-
-        return await hear(self.clients, list_id, wanted)
 
     # --- rules 7, 10 and signals ------------------------------------------------------------------------------------
 

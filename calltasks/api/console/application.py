@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calltasks.api.access import CONSOLE, Tokens
 from calltasks.api.answers import answer_to
-from calltasks.api.console import pages, steering
+from calltasks.api.console import pages, reviewing, steering
 from calltasks.api.console.rendering import page
 from calltasks.api.console.sessions import COOKIE, form_of, open_session, session_of
 from calltasks.call_tasks import CallTasks
@@ -42,6 +42,7 @@ def console(calls: CallTasks, tokens: Tokens) -> Starlette:
             Route(SIGN_IN, _sign_in, methods=["GET", "POST"]),
             Route(SIGN_OUT, _sign_out, methods=["POST"]),
             *pages.routes,
+            *reviewing.routes,
             *steering.routes,
             Mount(STATIC, StaticFiles(directory=HERE / "static")),
         ],
@@ -87,7 +88,7 @@ async def _sign_in(request: Request) -> Response:
         return page(request, "sign-in.html")
     fields = await form_of(request, None)
     answer = RedirectResponse(f"{CONSOLE}/", 303)
-    if open_session(request.app.state.tokens, fields.get("token", ""), request, answer):
+    if open_session(request.app.state.tokens, fields.get("token", ""), fields.get("name", ""), request, answer):
         return answer
     return page(request, "sign-in.html", 401, refused=True)
 

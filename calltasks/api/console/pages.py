@@ -21,10 +21,12 @@ from calltasks.api.access import CONSOLE
 from calltasks.api.console.rendering import page
 from calltasks.api.console.showing import bars, bubbles, masked, safe_cell
 from calltasks.call_tasks import CallTasks
-from calltasks.database.tables import analyses, calls, campaigns
+from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
 from calltasks.errors import CallTasksError, UnknownTaskError
 from calltasks.names import FINAL, SUCCEEDED
+from calltasks.recordings.hearing import hear
+from calltasks.rules.phones import e164
 
 CAMPAIGNS_A_PAGE = 20
 CSV_ROWS = 500
@@ -105,31 +107,42 @@ async def _call(request: Request) -> Response:
     tasks, organization = calls_of(request), organization_of(request)
     call = await own_call(request)
     chosen, sort = filter_of(request.query_params)
-    said, history, (before, behind) = await asyncio.gather(
+    talk, history, people, refused, (before, behind) = await asyncio.gather(
         tasks.database.run(calls.conversation, call.id),
         tasks.database.run(analyses.judged, call.id, call.call_job_id),
+        tasks.database.run(corrections.of_call, call.id, call.call_job_id),
+        refuses(tasks, organization, call),
         tasks.database.run(calls.neighbours, call, chosen, sort),
     )
-    campaign = await tasks.task(call.task_id, organization)
     zone = tasks.database.zone
-    judged = [(one, one.created_at.replace(tzinfo=UTC).astimezone(zone)) for one in history]
+
+    def local(moment: datetime) -> datetime:
+        return moment.replace(tzinfo=UTC).astimezone(zone)
+
+    judged = [(one, local(one.created_at)) for one in history]
     deciding = next((one for one, _ in reversed(judged) if one.outcome == "analysed"), None)
     sentences = [] if deciding is None else [deciding.do_not_call, deciding.evidence]
-    turns = [(one, datetime.fromtimestamp(one.at / 1000, zone) if one.at else None) for one in bubbles(said, sentences)]
+    turns = [(one, datetime.fromtimestamp(one.at / 1000, zone) if one.at else None) for one in bubbles(talk, sentences)]
     return page(
         request,
         "call.html",
         call=call,
-        campaign=campaign,
         turns=turns,
         judged=judged[::-1],
-        deciding=deciding,
+        said=[(one, local(one.created_at)) for one in people][::-1],
+        refused=refused,
         before=before,
         behind=behind,
         has_audio=call.recorded or call.call_status == SUCCEEDED,
         query=query_of(chosen, sort),
         live=False,
     )
+
+
+async def refuses(tasks: CallTasks, organization_id: str, call: Call) -> bool:
+    """Whether the customer's number is among the organisation's opt-outs."""
+    number = e164(call.phone)
+    return bool(number and await tasks.database.run(opt_outs.standing, organization_id, number))
 
 
 async def own_call(request: Request) -> Call:
@@ -148,7 +161,7 @@ async def own_call(request: Request) -> Call:
 
 async def _recording(request: Request) -> Response:
     call = await own_call(request)
-    audio = await calls_of(request).audio(call.id, request.headers.get("range", ""))
+    audio = await hear(calls_of(request).clients, call.id, request.headers.get("range", ""))
     if audio is None:
         raise HTTPException(404, "there is no recording of this call")
     return StreamingResponse(audio.chunks, audio.status, headers=audio.headers)
@@ -213,11 +226,11 @@ def filter_of(query: Mapping[str, str]) -> tuple[CallFilter, str]:
     chosen = CallFilter(
         interest=int(interest) if interest in ("0", "1", "2") else None,
         status=status if status in STATUSES else "",
-        **{name: query.get(name) == "1" for name in ("failed", "edited", "opted_out")},
+        **{name: query.get(name) == "1" for name in ("failed", "edited", "opted_out", "to_read")},
         day=day,
         words=query.get("words", "").strip()[:80],
     )
-    return chosen, sort if sort in calls.SORTS else "newest"
+    return chosen, sort if sort in calls.SORTS else "worth" if chosen.to_read else "newest"
 
 
 def query_of(chosen: CallFilter, sort: str) -> str:

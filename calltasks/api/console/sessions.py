@@ -19,13 +19,17 @@ COOKIE = "console"
 SECONDS = 12 * 3600
 """A session ends so long after signing in: a working day."""
 FORM_TOKEN = "form_token"
+MOST_NAME = 40
+"""Characters of a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Somebody of an organisation. ``form_token`` stands in each form of hers, and in no form of a stranger."""
+    """Somebody of an organisation. ``name``: as she gave it; ``form_token`` stands in each form of hers, and in no form
+    of a stranger."""
 
     grant: Grant
+    name: str
     form_token: str
 
     @property
@@ -34,15 +38,21 @@ class Session:
         return self.grant.role == "edit"
 
 
-def open_session(tokens: Tokens, token: str, request: Request, answer: Response) -> bool:
-    """Sign in with a token, if it is one: the answer carries the cookie."""
+def open_session(tokens: Tokens, token: str, name: str, request: Request, answer: Response) -> bool:
+    """Sign in with a token, if it is one: the answer carries the cookie. ``name`` stands beside what she corrects."""
     raw = token.strip().encode("utf-8", "replace")
     if (grant := tokens.grant_of(raw)) is None:
         return False
     digest = next(digest for digest, known in tokens if known is grant)
     secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
     answer.set_cookie(
-        COOKIE, _serializer(digest).dumps(""), SECONDS, path=CONSOLE, httponly=True, samesite="lax", secure=secure
+        COOKIE,
+        _serializer(digest).dumps(name.strip()[:MOST_NAME]),
+        SECONDS,
+        path=CONSOLE,
+        httponly=True,
+        samesite="lax",
+        secure=secure,
     )
     return True
 
@@ -52,10 +62,11 @@ def session_of(tokens: Tokens, request: Request) -> Session | None:
     cookie = request.cookies.get(COOKIE, "")
     for digest, grant in tokens:
         try:
-            _serializer(digest).loads(cookie, max_age=SECONDS)
+            name = str(_serializer(digest).loads(cookie, max_age=SECONDS))
         except BadData:
             continue
-        return Session(grant=grant, form_token=hmac.new(digest, cookie.encode(), "sha256").hexdigest())
+        form_token = hmac.new(digest, cookie.encode(), "sha256").hexdigest()
+        return Session(grant=grant, name=name, form_token=form_token)
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -16,9 +15,44 @@ from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, final_status
 
 A_PAGE = 50
-SORTS = {"newest": ("l.id", "DESC"), "oldest": ("l.id", "ASC"), "latest": (None, "DESC"), "earliest": (None, "ASC")}
-"""By id, or (None) by the time of the call."""
 _NO_TIME = "1000-01-01 00:00:00"
+LONG_TALK = 1_500
+"""Characters of a stored conversation from which on somebody has said enough to be understood: about a dozen turns."""
+_LAST = (
+    "(SELECT MAX(m.id) FROM call_analyses m WHERE m.list_id = l.id AND m.task_id = l.task_id"
+    " AND m.outcome IN ('analysed', 'kept'))"
+)
+_REASONS = {
+    # Worth of a look at it: how often a person finds something to correct there.
+    "disagreement": (
+        8,
+        "EXISTS (SELECT 1 FROM call_analyses s JOIN call_analyses j ON j.id = " + _LAST + " WHERE s.list_id = l.id"
+        " AND s.outcome = 'second' AND s.transcript_hash = j.transcript_hash AND s.is_interested <> j.is_interested)",
+    ),
+    "unreadable": (
+        4,
+        "EXISTS (SELECT 1 FROM call_analyses u WHERE u.list_id = l.id AND u.task_id = l.task_id"
+        " AND u.outcome = 'unreadable')",
+    ),
+    "undecided": (2, f"(l.is_interested = '0' AND CHAR_LENGTH(l.call_conversation) >= {LONG_TALK})"),
+    "unproven": (1, f"EXISTS (SELECT 1 FROM call_analyses j WHERE j.id = {_LAST} AND j.evidence = '')"),
+}
+_WORTH = "(" + " + ".join(f"IF({condition}, {worth}, 0)" for worth, condition in _REASONS.values()) + ")"
+"""How much it is worth to read a call; the sum names its reasons."""
+_UNSEEN = (
+    "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
+    " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
+)
+_ID, _TIME = "l.id", f"COALESCE({CALLED_AT}, '{_NO_TIME}')"
+SORTS = {
+    "newest": (_ID, "DESC"),
+    "oldest": (_ID, "ASC"),
+    "latest": (_TIME, "DESC"),
+    "earliest": (_TIME, "ASC"),
+    "worth": (_WORTH, "DESC"),
+}
+"""In which order calls may be shown: by what, and which way."""
+_BACKWARDS = {"DESC": "ASC", "ASC": "DESC"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +65,7 @@ class CallFilter:
             which the customer refused further calls.
         day: of the call, wall clock.
         words: that stand in remark or transcript.
+        to_read: where a look is worth most, and no person has said anything of it yet.
     """
 
     interest: int | None = None
@@ -40,6 +75,7 @@ class CallFilter:
     opted_out: bool = False
     day: date | None = None
     words: str = ""
+    to_read: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +94,14 @@ class Call:
     outcome: str
     opted_out: bool
     recorded: bool
+    worth: int
     follow_up: Present
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a person should read it: ``disagreement`` of two judges, an ``unreadable`` answer, ``undecided`` although
+        much was said, ``unproven`` by any sentence."""
+        return [name for name, (worth, _) in _REASONS.items() if self.worth & worth]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +112,16 @@ class Calls:
     after: str
 
 
-def page(cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int = A_PAGE) -> Calls:
+def page(
+    cursor: Cursor,
+    task_id: int,
+    chosen: CallFilter,
+    sort: str,
+    after: str,
+    limit: int = A_PAGE,
+    *,
+    backwards: bool = False,
+) -> Calls:
     """Calls of a task, ``limit`` of them, from behind a place that an earlier page has named.
 
     Raises:
@@ -77,7 +129,7 @@ def page(cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str
     """
     found: list[Call] = []
     while True:
-        some = _some(cursor, task_id, chosen, sort, after, limit + 1)
+        some = _some(cursor, task_id, chosen, sort, after, limit + 1, backwards)
         # Whether a person has changed a follow-up only a look at it tells.
         found += [call for call in some if call.follow_up.change or not chosen.edited]
         if len(found) > limit or len(some) <= limit:
@@ -85,16 +137,6 @@ def page(cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str
         after = _place(sort, some[-1])
     rest = len(found) > limit
     return Calls(calls=found[:limit], after=_place(sort, found[limit - 1]) if rest else "")
-
-
-def every(run: Callable[[str], Calls]) -> Iterator[Call]:
-    """All calls, page by page, as ``run`` fetches the page that begins at a place."""
-    after = ""
-    while True:
-        part = run(after)
-        yield from part.calls
-        if not (after := part.after):
-            return
 
 
 def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
@@ -112,8 +154,8 @@ def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
 
 def neighbours(cursor: Cursor, call: Call, chosen: CallFilter, sort: str) -> tuple[int | None, int | None]:
     """The rows before and behind a call, in this order of these calls."""
-    backwards = {"newest": "oldest", "oldest": "newest", "latest": "earliest", "earliest": "latest"}[sort]
-    there = [page(cursor, call.task_id, chosen, way, _place(way, call), 1).calls for way in (backwards, sort)]
+    place = _place(sort, call)
+    there = [page(cursor, call.task_id, chosen, sort, place, 1, backwards=way).calls for way in (True, False)]
     before, behind = (calls[0].id if calls else None for calls in there)
     return before, behind
 
@@ -125,15 +167,17 @@ def conversation(cursor: Cursor, list_id: int) -> str:
     return str(row[0] or "") if row else ""
 
 
-def _some(cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int) -> list[Call]:
+def _some(
+    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
+) -> list[Call]:
     if sort not in SORTS:
         raise ValueError(sort)
-    column, way = SORTS[sort]
-    key = column or f"COALESCE({CALLED_AT}, '{_NO_TIME}')"
+    key, way = SORTS[sort]
+    way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
     if after:
         value, _, id_ = after.rpartition("~")
-        told = int(value) if column else datetime.fromisoformat(value)
+        told = datetime.fromisoformat(value) if key == _TIME else int(value)
         sign = "<" if way == "DESC" else ">"
         conditions.append(f"({key} {sign} %s OR ({key} = %s AND l.id {sign} %s))")
         values += [told, told, int(id_)]
@@ -147,9 +191,8 @@ def _some(cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: st
 
 
 def _place(sort: str, call: Call) -> str:
-    if SORTS[sort][0]:
-        return f"{call.id}~{call.id}"
-    return f"{call.called_at or datetime.fromisoformat(_NO_TIME)}~{call.id}"
+    values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
+    return f"{values[SORTS[sort][0]]}~{call.id}"
 
 
 def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
@@ -165,6 +208,8 @@ def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
         conditions.append(f"NOT {needs.UNLINKED}")
     if chosen.opted_out:
         conditions.append("EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call')")
+    if chosen.to_read:
+        conditions += [f"{_WORTH} > 0", _UNSEEN, f"NOT {needs.UNLINKED}"]
     if chosen.day:
         conditions.append(f"{CALLED_AT} >= %s AND {CALLED_AT} < %s")
         values += [chosen.day, chosen.day + timedelta(days=1)]
@@ -193,8 +238,8 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
     cursor.execute(
         "SELECT l.id, l.task_id, l.call_job_id, l.leads_id, COALESCE(l.leads_name, ''), COALESCE(l.leads_phone, ''),"
         f" COALESCE(l.call_status, ''), {CALLED_AT}, COALESCE(k.outcome, ''), {needs.RECORDED},"
-        " EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call')"
-        f" FROM leads_task_list l LEFT JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')}"
+        " EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call'),"
+        f" {_WORTH} FROM leads_task_list l LEFT JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')}"
         f" WHERE l.id IN ({marks(len(ids))}) AND {CALLED}",
         flat([(id_,) for id_ in ids]),
     )
@@ -214,6 +259,7 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
             outcome=str(row[8]),
             recorded=bool(row[9]),
             opted_out=bool(row[10]),
+            worth=int(row[11]),
             follow_up=stands[id_],
         )
         for id_ in ids

@@ -5,18 +5,23 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from calltasks.api.console import rendering
 from calltasks.api.console.application import HEADERS
+from calltasks.api.console.words import CHINESE
 from devstack.mariadb import EmbeddedMariaDB
+from devstack.processes import wait_until
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions, running_in_thread
-from tests.api_site import OTHER_TOKEN, TOKEN, ApiSite, opening
+from tests.api_site import OTHER_TOKEN, READ_TOKEN, TOKEN, ApiSite, failed, opening
 
 SCRIPT = "<script>document.title='owned'</script>"
-READ_TOKEN = "token-to-read-org7"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +176,154 @@ def test_forms_of_others_change_nothing(site: ApiSite, complete: int, person: ht
     assert person.post(path, data={"form_token": token[1]}, headers=stranger).status_code == 403
     # Ours is taken; the task is not running any more, which is said.
     assert person.post(path, data={"form_token": token[1]}).status_code == 409
+
+
+# --- a person's word ------------------------------------------------------------------------------------------------
+
+
+def form(person: httpx.Client, page: str, action: str, **fields: str) -> httpx.Response:
+    """Send a form of a page."""
+    token = re.search(r'name="form_token" value="(\w+)"', person.get(page).text)
+    assert token
+    return person.post(action, data={"form_token": token[1], **fields})
+
+
+def judged(site: ApiSite, row: int) -> dict[str, Any]:
+    [found] = site.sql(
+        "SELECT l.is_interested, f.leads_remark, f.next_follow_time FROM leads_task_list l"
+        " JOIN dcc_leads_follow f ON f.id = l.leads_follow_id WHERE l.id = %s",
+        row,
+    )
+    return found
+
+
+def test_a_correction_is_in_the_crm_and_survives_a_re_analysis(
+    site: ApiSite, complete: int, person: httpx.Client
+) -> None:
+    call = a_call(site, complete)
+    word = {"is_interested": "1", "leads_remark": "周六带家人来试驾", "next_follow_time": "2026-12-05T10:30"}
+    assert form(person, f"/calls/{call}", f"/calls/{call}/correct", **word).status_code == 303
+    said = {"is_interested": 1, "leads_remark": "周六带家人来试驾", "next_follow_time": datetime(2026, 12, 5, 10, 30)}
+    assert judged(site, call) == said
+    reanalysed(site, complete)
+    assert judged(site, call) == said
+    text = person.get(f"/calls/{call}").text
+    assert "corrected" in text and "周六带家人来试驾" in text
+    assert f"/calls/{call}?" in person.get(f"/campaigns/{complete}?edited=1").text
+
+
+def test_what_a_person_finds_right_stays_although_nothing_was_changed(
+    site: ApiSite, complete: int, person: httpx.Client
+) -> None:
+    rows = site.sql(
+        "SELECT l.id FROM leads_task_list l JOIN call_follow_ups k ON k.list_id = l.id WHERE l.task_id = %s"
+        " AND k.outcome = 'analysed' ORDER BY l.id DESC LIMIT 1",
+        complete,
+    )
+    call = rows[0]["id"]
+    before = judged(site, call)
+    assert form(person, f"/calls/{call}", f"/calls/{call}/right").status_code == 303
+    # A model that says something else from now on.
+    site.sql(
+        "UPDATE leads_task_list SET call_conversation = REPLACE(call_conversation, '。', '！') WHERE id = %s", call
+    )
+    reanalysed(site, complete)
+    assert judged(site, call) == before and "confirmed" in person.get(f"/calls/{call}").text
+
+
+def reanalysed(site: ApiSite, task_id: int) -> None:
+    [before] = site.sql("SELECT COUNT(*) AS n FROM call_analyses WHERE task_id = %s AND outcome = 'kept'", task_id)
+    site.done("/force-analyze", {"task_id": task_id, "all": True})
+
+    def over() -> bool:
+        progress = site.done(f"/call-tasks/{task_id}/progress")
+        return progress["phase"] == "complete" and not progress["analysing_again"]
+
+    wait_until(over, 60, "the calls are judged again", interval=0.2)
+    [after] = site.sql("SELECT COUNT(*) AS n FROM call_analyses WHERE task_id = %s AND outcome = 'kept'", task_id)
+    assert after["n"] > before["n"]
+
+
+def test_call_no_more_is_entered_and_lifted_by_a_person(site: ApiSite, complete: int, person: httpx.Client) -> None:
+    call = a_call(site, complete)
+    word = {"is_interested": "2", "leads_remark": "请勿再打", "next_follow_time": ""}
+    form(person, f"/calls/{call}", f"/calls/{call}/correct", **word, do_not_call="1")
+    entries = "SELECT organization_id, source, standing, list_id FROM call_opt_outs ORDER BY id"
+    assert site.sql(entries)[-1] == {"organization_id": "org7", "source": "person", "standing": 1, "list_id": call}
+    form(person, f"/calls/{call}", f"/calls/{call}/correct", **word)
+    assert site.sql(entries)[-1]["standing"] is None
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        {"is_interested": "3", "leads_remark": "x"},
+        {"is_interested": "1", "leads_remark": " "},
+        {"is_interested": "1", "leads_remark": "x", "next_follow_time": "tomorrow"},
+        {"is_interested": "1", "leads_remark": "x", "next_follow_time": "9999-12-31T23:59"},
+        {"is_interested": "1", "leads_remark": "长" * 2_001},
+    ],
+)
+def test_a_wrong_correction_changes_nothing(
+    site: ApiSite, complete: int, person: httpx.Client, word: dict[str, str]
+) -> None:
+    call = a_call(site, complete)
+    before = judged(site, call)
+    assert form(person, f"/calls/{call}", f"/calls/{call}/correct", **word).status_code == 400
+    assert judged(site, call) == before
+
+
+def test_calls_that_are_worth_reading_come_first_and_go_when_they_were_read(
+    site: ApiSite, person: httpx.Client
+) -> None:
+    task_id = site.create()
+    site.done("/start-call-task", {"task_id": task_id})
+    site.finished(task_id)
+    unproven, disputed = (
+        row["list_id"]
+        for row in site.sql(
+            "SELECT list_id FROM call_analyses WHERE task_id = %s AND outcome = 'analysed' ORDER BY id LIMIT 2", task_id
+        )
+    )
+    site.sql("UPDATE call_analyses SET evidence = '……' WHERE task_id = %s", task_id)
+    site.sql("UPDATE call_analyses SET evidence = '' WHERE list_id = %s", unproven)
+    site.sql(
+        "INSERT INTO call_analyses (list_id, task_id, call_job_id, outcome, is_interested, leads_remark, evidence,"
+        " do_not_call, transcript_hash, created_at) SELECT list_id, task_id, call_job_id, 'second',"
+        " (is_interested + 1) %% 3, 'x', 'x', '', transcript_hash, created_at FROM call_analyses"
+        " WHERE list_id = %s AND outcome = 'analysed'",
+        disputed,
+    )
+    page = person.get(f"/campaigns/{task_id}?to_read=1").text
+    shown = [int(id_) for id_ in re.findall(r'href="/console/calls/(\d+)\?', page)]
+    assert shown[0] == disputed and unproven in shown
+    answer = form(person, f"/calls/{disputed}", f"/calls/{disputed}/right?to_read=1&sort=worth")
+    assert answer.headers["location"].startswith(f"/console/calls/{shown[1]}?")
+    assert f"/calls/{disputed}?" not in person.get(f"/campaigns/{task_id}?to_read=1").text
+
+
+# --- roles ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_that_may_only_read_sees_masked_numbers_and_changes_nothing(site: ApiSite, complete: int) -> None:
+    with signed_in(site, READ_TOKEN) as reader:
+        page = reader.get(f"/campaigns/{complete}").text
+        assert "139****0001" in page and "13900000001" not in page and "analyse-again" not in page
+        assert "13900000001" not in reader.get(f"/campaigns/{complete}/calls.csv").text
+        call = a_call(site, complete)
+        assert "/correct" not in reader.get(f"/calls/{call}").text
+        assert form(reader, "/campaigns", f"/calls/{call}/right").status_code == 403
+        assert form(reader, "/campaigns", f"/campaigns/{complete}/cancel").status_code == 403
+    failed(site.ask("POST", "/force-analyze", {"task_id": complete, "all": True}, token=READ_TOKEN), 403)
+    assert site.ask("GET", f"/call-tasks/{complete}/progress", token=READ_TOKEN).status_code == 200
+
+
+def test_every_word_of_the_pages_has_its_chinese() -> None:
+    templates = Path(rendering.__file__).parent / "templates"
+    said = {word for one in templates.glob("*.html") for word in re.findall(r't\("([^"]+)"', one.read_text("utf-8"))}
+    said |= {word for one in templates.glob("*.html") for word in re.findall(r"t\('([^']+)'", one.read_text("utf-8"))}
+    assert len(said) > 60 and said <= CHINESE.keys()
+    assert all(set(re.findall(r"{\w+}", word)) == set(re.findall(r"{\w+}", CHINESE[word])) for word in CHINESE)
 
 
 def test_pages_speak_the_browsers_language(site: ApiSite) -> None:

@@ -28,6 +28,7 @@ from activities.job_groups import JobGroups
 from activities.job_ids import JobIds
 from activities.liveness import BEAT_SECONDS
 from activities.monitoring import Monitoring
+from activities.opt_outs import OptOuts
 from activities.recordings import Recordings
 from activities.tasks import Tasks
 from calltasks.database import endpoint, schema
@@ -44,9 +45,11 @@ from calltasks.settings import (
     require,
 )
 from calltasks.temporal.connection import connect, registered_search_attributes
+from calltasks.temporal.withdrawals import keep_withdrawing
 from calltasks.wiring import Clients
 from workflows.call_task import CallTaskWorkflow
 from workflows.monitor import MonitorWorkflow
+from workflows.withdraw import WithdrawWorkflow
 
 log = logging.getLogger("worker")
 
@@ -60,6 +63,7 @@ SANDBOX = SandboxedWorkflowRunner(
         "calltasks.database.tables",
         "calltasks.names",
         "calltasks.options",
+        "calltasks.platform.strategy",
         "calltasks.progress",
         "calltasks.rules",
         "calltasks.steps",
@@ -80,7 +84,7 @@ def build_worker(
     return Worker(
         client,
         task_queue=queue,
-        workflows=[workflow, MonitorWorkflow] if queue == CALL_TASKS else [],
+        workflows=[workflow, MonitorWorkflow, WithdrawWorkflow] if queue == CALL_TASKS else [],
         activities=activities,
         workflow_runner=SANDBOX,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
@@ -118,15 +122,17 @@ async def workers(
                 Monitoring(database, client).take_up_tasks,
             ]
         if OUTBOUND_BOT in activities:
-            activities[OUTBOUND_BOT] = await _platform_activities(clients)
+            activities[OUTBOUND_BOT] = await _platform_activities(clients, client)
         if ANALYSIS in activities:
             activities[ANALYSIS] = await _analysis_activities(clients)
         yield [build_worker(client, queue, functions, workflow) for queue, functions in activities.items()]
 
 
-async def _platform_activities(clients: Clients) -> list[Callable[..., Any]]:
+async def _platform_activities(clients: Clients, client: Client) -> list[Callable[..., Any]]:
     await clients.database.open_limit(OUTBOUND_BOT)
     archive, platform, database = await clients.archive(), clients.platform, clients.database
+    if platform.strategy is None:
+        log.info("OUTBOUND_BOT_STRATEGY is not set: new job groups dial in the hours of the platform's instance")
     dispatching, job_ids, job_groups = Dispatching(database, platform), JobIds(database, platform), JobGroups(platform)
     return [
         dispatching.open_job_group,
@@ -137,6 +143,7 @@ async def _platform_activities(clients: Clients) -> list[Callable[..., Any]]:
         job_groups.control_calls,
         Conversations(database, platform).fetch_conversations,
         Recordings(database, platform, archive).save_recordings,
+        OptOuts(database, platform, client).withdraw_calls,
     ]
 
 
@@ -163,6 +170,7 @@ async def run(queues: Sequence[str]) -> None:
     async with workers(client, queues) as built, AsyncExitStack() as stack:
         for worker in built:
             await stack.enter_async_context(worker)
+        await keep_withdrawing(client)
         log.info("worker ready, polling %s", ", ".join(queues))
         await stop.wait()
         log.info("worker stops: finishing what it holds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,14 +10,17 @@ from pymysql.cursors import Cursor
 
 from activities.holdings import GroupReading, Holding, Lead, hold
 from activities.tasks import existing
+from calltasks.database.tables import contacts, suppressions, task_options
 from calltasks.database.tables import dispatches as table
-from calltasks.database.tables import suppressions
 from calltasks.database.tables.dispatches import NOTHING, Batch, DoubtError, Span, Undialled, Written
+from calltasks.database.tables.gate import Gate
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.platform.session import CONTACTS_A_CALL
 from calltasks.rules.pairing import reference
 
 BATCHES_AT_ONCE = 11
+PORTIONS = 5
+"""Of as many rows as these batches hold: so many in a row are looked at in one transaction while nobody is called."""
 MOST_TRIES = 3
 """A contact for which the platform makes no job, and says nothing against it, is sent so often in all."""
 
@@ -59,7 +63,8 @@ class Claimed:
         read: it went by a whole reading of the group.
         unread: rows among those that are left are with the platform, and do not say so.
         unclaimed: jobs of the group that belong to no row: nothing was sent again.
-        suppressed: rows that have no number; ``failed``: rows that were sent in vain for the last time.
+        suppressed: rows that are left out, by reason.
+        failed: rows that were sent in vain for the last time.
         known: what is written down then.
     """
 
@@ -69,7 +74,7 @@ class Claimed:
     read: bool = False
     unread: bool = False
     unclaimed: int = 0
-    suppressed: int = 0
+    suppressed: Counter[str] = field(default_factory=Counter)
     failed: int = 0
     known: Written = NOTHING
 
@@ -127,7 +132,7 @@ def claim(
     _same_rows(cursor, task_id, group_id)
     written = table.written(cursor, task_id, group_id)
     if written.entry < known.entry:
-        _write_down_again(cursor, task_id, group_id, written.last_id + 1, known.last_id)
+        _write_down_again(cursor, task, written.last_id + 1, known.last_id)
         written, ripe = table.written(cursor, task_id, group_id), []
     result = _claim(cursor, task, written.last_id, ripe=ripe, reading=reading, list_first=list_first)
     result.known = table.written(cursor, task_id, group_id)
@@ -143,9 +148,8 @@ def _claim(
     reading: GroupReading | None,
     list_first: bool,
 ) -> Claimed:
-    task_id, group_id = task.task_id, task.job_group_id
-    unresolved = table.unresolved(cursor, task_id, group_id)
-    result = Claimed()
+    unresolved = table.unresolved(cursor, task.task_id, task.job_group_id)
+    result, gate = Claimed(), _gate(cursor, task)
     holding = Holding(rows=set(), unclaimed=[])
     if reading is not None:
         holding = _hold(cursor, task, reading, unresolved, started)
@@ -157,27 +161,45 @@ def _claim(
         return result
     result.read = reading is not None
     for batch in again[:BATCHES_AT_ONCE]:
-        _again(cursor, task_id, group_id, batch, holding, result)
+        _again(cursor, gate, batch, holding, result)
     sent_again = {batch.id for batch in again[:BATCHES_AT_ONCE]}
     result.waiting = [batch for batch in unresolved if batch.id not in sent_again]
-    _next(cursor, task_id, group_id, started, holding, result)
+    _next(cursor, gate, started, holding, result)
+    _hand_over(cursor, task, result.claims)
     return result
 
 
-def _write_down_again(cursor: Cursor, task_id: int, group_id: str, first: int, last: int) -> None:
+def _write_down_again(cursor: Cursor, task: TaskRow, first: int, last: int) -> None:
+    task_id, group_id = task.task_id, task.job_group_id
     table.in_doubt(cursor, task_id, group_id)
     while rows := table.undialled(cursor, task_id, first=first, last=last, limit=CONTACTS_A_CALL):
-        table.insert(cursor, task_id, group_id, [Span(first=rows[0], last_id=rows[-1].id)])
+        ids = table.insert(cursor, task_id, group_id, [Span(first=rows[0], last_id=rows[-1].id)])
+        _hand_over(cursor, task, [Claim(id=ids[0], rows=[row for row in rows if row.phone], tries=0)])
         first = rows[-1].id + 1
 
 
-def renew(cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequence[list[Undialled]]) -> list[Claim]:
-    """Put batches of these rows in the place of one whose request was refused, inside a transaction."""
-    _own(cursor, task_id, group_id)
+def _hand_over(cursor: Cursor, task: TaskRow, claims: Sequence[Claim]) -> None:
+    rows = [(row.id, row.phone) for claim in claims for row in claim.rows]
+    contacts.hand_over(cursor, task.task_id, task.organization_id, rows)
+
+
+def renew(
+    cursor: Cursor, task_id: int, group_id: str, old: Claim, parts: Sequence[list[Undialled]]
+) -> tuple[list[Claim], Counter[str]]:
+    """Put batches of these rows in the place of one whose request was refused, inside a transaction.
+
+    Returns:
+        The batches, and how many rows are left out now, by reason.
+    """
+    task = _own(cursor, task_id, group_id)
     table.close(cursor, old.id)
+    out, suppressed = _leave_out(cursor, _gate(cursor, task), [row for part in parts for row in part])
+    parts = [left for part in parts if (left := [row for row in part if row.id not in out])]
     spans = [Span(first=part[0], last_id=part[-1].id, tries=old.tries) for part in parts]
     ids = table.insert(cursor, task_id, group_id, spans)
-    return [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
+    claims = [Claim(id=id_, rows=part, tries=old.tries) for id_, part in zip(ids, parts, strict=True)]
+    _hand_over(cursor, task, claims)
+    return claims, suppressed
 
 
 def _own(cursor: Cursor, task_id: int, group_id: str) -> TaskRow:
@@ -219,13 +241,14 @@ def _hold(cursor: Cursor, task: TaskRow, reading: GroupReading, unresolved: Sequ
     return Holding(rows=holding.rows, unclaimed=[job for job in holding.unclaimed if job not in elsewhere])
 
 
-def _again(cursor: Cursor, task_id: int, group_id: str, batch: Batch, holding: Holding, result: Claimed) -> None:
+def _again(cursor: Cursor, gate: Gate, batch: Batch, holding: Holding, result: Claimed) -> None:
     """Claim once more what the platform turned out not to have of a batch.
 
     What may have left goes out in halves: one contact that the platform chokes on does not hold up the others for ever.
     """
+    task_id = gate.task.task_id
     rows = table.undialled(cursor, task_id, first=batch.first_id, last=batch.last_id, limit=CONTACTS_A_CALL)
-    rows = _with_number(cursor, task_id, rows, result)
+    rows = _allowed(cursor, gate, rows, holding, result)
     left = [row for row in rows if row.id not in holding.rows]
     if batch.tries >= MOST_TRIES or not left:
         table.fail(cursor, [row.id for row in left])
@@ -235,29 +258,52 @@ def _again(cursor: Cursor, task_id: int, group_id: str, batch: Batch, holding: H
     table.close(cursor, batch.id)
     size = CONTACTS_A_CALL if batch.unsent else -(-len(left) // 2)
     parts = [part for part in _parts(rows, holding, size) if part[0].id not in holding.rows]
-    _write_down(cursor, task_id, group_id, parts, holding, result, tries=batch.tries)
+    _write_down(cursor, gate.task, parts, holding, result, tries=batch.tries)
 
 
-def _next(cursor: Cursor, task_id: int, group_id: str, started: int, holding: Holding, result: Claimed) -> None:
+def _next(cursor: Cursor, gate: Gate, started: int, holding: Holding, result: Claimed) -> None:
     """Claim the next rows that were in no batch yet."""
-    limit = BATCHES_AT_ONCE * CONTACTS_A_CALL
-    found = table.undialled(cursor, task_id, first=started + 1, last=None, limit=limit)
-    result.more = len(found) == limit
+    task, limit = gate.task, BATCHES_AT_ONCE * CONTACTS_A_CALL
+    found: list[Undialled] = []
+    rows: list[Undialled] = []
+    for _ in range(PORTIONS):
+        first = found[-1].id if found else started
+        found = table.undialled(cursor, task.task_id, first=first + 1, last=None, limit=limit)
+        result.more = len(found) == limit
+        rows = _allowed(cursor, gate, found, holding, result)
+        if rows or not result.more:
+            break
     result.unread = result.more and any(row_id > found[-1].id for row_id in holding.rows)
-    rows = _with_number(cursor, task_id, found, result)
     if result.more and not rows:
         # Where the database refuses to leave them out, they would be found again for ever.
-        for id_ in table.insert(cursor, task_id, group_id, [Span(first=found[0], last_id=found[-1].id)]):
+        span = Span(first=found[0], last_id=found[-1].id)
+        for id_ in table.insert(cursor, task.task_id, task.job_group_id, [span]):
             table.close(cursor, id_)
-    _write_down(cursor, task_id, group_id, _parts(rows, holding, CONTACTS_A_CALL), holding, result, tries=0)
+    _write_down(cursor, task, _parts(rows, holding, CONTACTS_A_CALL), holding, result, tries=0)
 
 
-def _with_number(cursor: Cursor, task_id: int, rows: Sequence[Undialled], result: Claimed) -> list[Undialled]:
-    """The rows that have a phone number; the others are left out (rule 11.1)."""
-    without = [(row.id, row.leads_id) for row in rows if not row.number]
-    refused = suppressions.suppress(cursor, task_id, without, suppressions.NO_NUMBER)
-    result.suppressed += len(without) - len(refused)
-    return [row for row in rows if row.number]
+def _gate(cursor: Cursor, task: TaskRow) -> Gate:
+    """What this task's rows must pass; until the transaction ends, no other campaign does that would matter."""
+    gate = Gate(task=task, limits=task_options.limits(task_options.kept(cursor, task).options))
+    gate.shut(cursor)
+    return gate
+
+
+def _allowed(
+    cursor: Cursor, gate: Gate, rows: Sequence[Undialled], holding: Holding, result: Claimed
+) -> list[Undialled]:
+    """The rows that may be called, or that the platform has already; the others are left out."""
+    out, suppressed = _leave_out(cursor, gate, [row for row in rows if row.id not in holding.rows])
+    result.suppressed += suppressed
+    return [row for row in rows if row.id not in out]
+
+
+def _leave_out(cursor: Cursor, gate: Gate, rows: Sequence[Undialled]) -> tuple[dict[int, str], Counter[str]]:
+    """Rows that are not to be called, and how many of them are left out now, by reason (rules 11.1, 11.7, 11.8)."""
+    out = gate.left_out(cursor, rows)
+    leads = [(row.id, row.leads_id, out[row.id]) for row in rows if row.id in out]
+    refused = suppressions.suppress(cursor, gate.task.task_id, leads)
+    return out, Counter(why for row_id, _, why in leads if row_id not in refused)
 
 
 def _parts(rows: Sequence[Undialled], holding: Holding, size: int) -> list[list[Undialled]]:
@@ -272,19 +318,19 @@ def _parts(rows: Sequence[Undialled], holding: Holding, size: int) -> list[list[
 
 def _write_down(
     cursor: Cursor,
-    task_id: int,
-    group_id: str,
+    task: TaskRow,
     parts: Sequence[list[Undialled]],
     holding: Holding,
     result: Claimed,
     *,
     tries: int,
 ) -> None:
-    single = {row.id for row in table.without_repeated(cursor, task_id, [row for part in parts for row in part])}
+    every = [row for part in parts for row in part]
+    single = {row.id for row in table.without_repeated(cursor, task.task_id, every)}
     spans = [Span(first=part[0], last_id=part[-1].id, tries=tries) for part in parts]
     claims = [
         Claim(id=id_, rows=[row for row in part if row.id in single - holding.rows], tries=tries)
-        for id_, part in zip(table.insert(cursor, task_id, group_id, spans), parts, strict=True)
+        for id_, part in zip(table.insert(cursor, task.task_id, task.job_group_id, spans), parts, strict=True)
     ]
     table.accept(cursor, [claim.id for claim in claims if not claim.rows])
     result.claims += [claim for claim in claims if claim.rows]

@@ -25,11 +25,13 @@ from activities.sending import Sent, send_batch
 from calltasks.clock import elapsed
 from calltasks.database.connection import Database
 from calltasks.database.tables import dispatches as table
+from calltasks.database.tables import task_options
 from calltasks.database.tables.dispatches import NOTHING, DoubtError, Written
 from calltasks.database.tables.dispatches import group_name as group_name
 from calltasks.errors import PassingError, PermanentError, ServiceError
 from calltasks.names import Turn
 from calltasks.observing import telemetry
+from calltasks.options import Options
 from calltasks.platform.errors import SERVICE
 from calltasks.platform.session import PlatformSession
 
@@ -67,13 +69,15 @@ class DispatchRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The task's job group; without an id, try again in ``retry_in`` seconds. ``found``: it was there already."""
+    """The task's job group; without an id, try again in ``retry_in`` seconds. ``found``: it was there already.
+    ``options``: those of the task, with the strategy of a group that is new; ``""``: as they were."""
 
     job_group_id: str
     found: bool
     retry_in: float
     api_calls: int
     error: str = ""
+    options: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ class Assigned:
     Attributes:
         done: nobody is left to be sent, and no batch is without its answer.
         assigned: contacts that the platform took now; ``rejected`` those that it refused, each for itself.
-        suppressed: rows that were left out now, because they have no number.
+        suppressed: rows that were left out now.
         unresolved: batches without an answer.
         handed_over: every row was sent or left out; only batches without an answer are waited for.
         list_first: the group must be read before anything more is assigned.
@@ -126,19 +130,23 @@ class Dispatching:
 
     async def _open_group(self, request: DispatchRequest, session: PlatformSession) -> Group:
         plan = await self._database.transaction(claiming.plan_group, request.task_id)
+        settle = task_options.settle_strategy
         if plan.job_group_id:
-            return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=session.calls)
+            options = await self._database.transaction(settle, request.task_id, None)
+            return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=0, options=options)
         creating = False
         try:
             found = await _find_group(session, plan.name)
             waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
             if found is None and any(wait > 0 for wait in waits):
                 return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
+            own = None if found else self._platform.strategy
+            options = await self._database.transaction(settle, request.task_id, own)
             claim = await self._database.transaction(
                 table.claim_group, request.task_id, plan.name, [one.id for one in plan.tries]
             )
             creating = not found
-            group_id = found or await self._create_group(plan.name, claim, session)
+            group_id = found or await self._create_group(plan.name, claim, session, options)
             # The table decides: another attempt may have saved its group first.
             saved = await self._database.transaction(table.save_group, request.task_id, claim, group_id)
         except table.TakenOverError:
@@ -148,11 +156,12 @@ class Dispatching:
                 raise
             wait = _grace(request) if creating and error.sent else max(request.retry_interval, LEAST_WAIT)
             return Group(job_group_id="", found=False, retry_in=wait, api_calls=session.calls, error=str(error))
-        return Group(job_group_id=saved, found=bool(found) or saved != group_id, retry_in=0, api_calls=session.calls)
+        found_it, calls = bool(found) or saved != group_id, session.calls
+        return Group(job_group_id=saved, found=found_it, retry_in=0, api_calls=calls, options=options)
 
-    async def _create_group(self, name: str, claim: int, session: PlatformSession) -> str:
+    async def _create_group(self, name: str, claim: int, session: PlatformSession, options: str) -> str:
         try:
-            return await session.create_group(name)
+            return await session.create_group(name, Options().over(options).strategy)
         except ServiceError as error:
             if isinstance(error, PermanentError) or (isinstance(error, PassingError) and not error.sent):
                 await self._database.run(table.release, [claim])
@@ -298,9 +307,10 @@ class Dispatching:
         send_before = _send_before(request)
         del sent.open[claim.id]
         with suppress(table.TakenOverError):
-            halves = await self._database.transaction(
+            halves, suppressed = await self._database.transaction(
                 claiming.renew, request.task_id, request.job_group_id, claim, parts
             )
+            sent.suppressed += suppressed
             await self._send(request, session, halves, sent, send_before)
 
     async def _release(self, sent: Sent, claims: Sequence[Claim]) -> None:
@@ -341,19 +351,20 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
     retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
     if waits and not (claimed.more and not sent.error):
         retry_in = max(min(waits), retry_in, 1.0)
+    suppressed = claimed.suppressed + sent.suppressed
     activity.logger.info(
-        "task %d: %d contacts assigned, %s refused, %d without a number, %d sent in vain, %d batches without an answer"
+        "task %d: %d contacts assigned, %s refused, %s left out, %d sent in vain, %d batches without an answer"
         " (last error: %s)",
-        *(request.task_id, sent.assigned, dict(sent.rejected) or "none", claimed.suppressed, claimed.failed),
+        *(request.task_id, sent.assigned, dict(sent.rejected) or "none", dict(suppressed) or "none", claimed.failed),
         *(len(waits), sent.error or None),
     )
-    for outcome, count in (("suppressed", claimed.suppressed), ("failed", claimed.failed)):
+    for outcome, count in (*suppressed.items(), ("failed", claimed.failed)):
         telemetry.metrics.wrote("dispatch", outcome, count)
     return Assigned(
         done=not claimed.more and not waits,
         assigned=sent.assigned,
         rejected=sent.rejected.total(),
-        suppressed=claimed.suppressed,
+        suppressed=suppressed.total(),
         unresolved=len(waits),
         handed_over=not claimed.more,
         list_first=claimed.unread or (request.list_first and not claimed.read),

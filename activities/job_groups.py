@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
-from activities.liveness import heartbeating
+from activities.liveness import heartbeating, not_yet
 from calltasks.errors import PermanentError, ServiceError
 from calltasks.names import Turn
 from calltasks.platform.errors import SERVICE
@@ -21,6 +20,9 @@ GROWTH = 1.5
 """By which the pause between two looks grows while nothing changes."""
 FULL_LOOK = 4
 """After this many of the longest pauses the calls are looked at even if the group's counters never move."""
+
+CLOSED_LOOK = 6
+"""While nobody is dialled, so many of the longest pauses lie between two looks: the platform may know other hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class WatchRequest:
     Attributes:
         called: jobs that we know of; counters that know fewer are not believed.
         first, shortest, longest: seconds before the first look, and between two looks.
+        opens: Unix time before which nobody is dialled; 0: calls are made now, as far as is known.
     """
 
     task_id: int
@@ -48,6 +51,7 @@ class WatchRequest:
     first: float
     shortest: float
     longest: float
+    opens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,7 @@ class JobGroups:
         info = activity.info()
         looks = info.attempt - 1
         if looks == 0 and request.first > 0:
-            raise _not_yet("first look", request.first)
+            raise not_yet("first look", request.first)
         session = self._platform.session(request.organization_id, Turn.CONVERSATIONS)
         try:
             progress = await session.progress(request.job_group_id)
@@ -94,10 +98,15 @@ class JobGroups:
         counters = Counters(total=progress.total_jobs, over=progress.over)
         # Both by the server's clock: this worker's may be wrong.
         waited = (info.current_attempt_scheduled_time - info.scheduled_time).total_seconds()
-        if counters != request.seen or counters.total < request.called or waited > FULL_LOOK * request.longest:
+        closed = request.opens - info.current_attempt_scheduled_time.timestamp()
+        full = waited > FULL_LOOK * request.longest and closed <= 0
+        if counters != request.seen or counters.total < request.called or full:
             return Watched(counters=counters, polls=max(looks, 1))
         pause = min(request.shortest * GROWTH ** min(looks, 50), request.longest)
-        raise _not_yet(f"{counters.over} of {counters.total} calls are over, as before", pause)
+        if closed > 0:
+            pause = max(pause, min(closed, CLOSED_LOOK * request.longest))
+        said = f"{counters.over} of {counters.total} calls are over, as before"
+        raise not_yet(said + (f"; dialling begins in {closed:.0f} s" if closed > 0 else ""), pause)
 
     @activity.defn
     async def control_calls(self, request: ControlRequest) -> str:
@@ -115,12 +124,3 @@ class JobGroups:
                 raise
             raise ApplicationError(str(error), type="PlatformRefused", non_retryable=True) from None
         return request.action
-
-
-def _not_yet(reason: str, pause: float) -> ApplicationError:
-    return ApplicationError(
-        f"{reason}; next look in {pause:.0f} s",
-        type="NotYet",
-        next_retry_delay=timedelta(seconds=pause),
-        category=ApplicationErrorCategory.BENIGN,
-    )

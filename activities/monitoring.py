@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,6 +16,7 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import tasks as table
 from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from calltasks.observing import telemetry
+from calltasks.temporal.withdrawals import keep_withdrawing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,8 @@ class Monitoring:
         taken_up: list[int] = []
         failed = 0
         async with heartbeating():
+            with suppress(RPCError):
+                await keep_withdrawing(self._client)
             tasks = await self._database.run(table.open_tasks)
             wanted = [task_id for task_id, due in tasks.items() if due or every]
             for task_id in wanted:

@@ -21,7 +21,7 @@ class Sent:
         accepted, released, short: their ids: taken, not sent, taken in part.
         refused: one of their contacts may be why; ``lost``: whether they were taken is not known.
         open: ids of those without an answer, and how many seconds to wait before they may be sent again.
-        rejected: contacts that were refused alone, by code.
+        rejected: contacts that were refused alone, by code; ``suppressed``: rows that were left out since, by reason.
     """
 
     accepted: list[int] = field(default_factory=list)
@@ -32,6 +32,7 @@ class Sent:
     open: dict[int, float] = field(default_factory=dict)
     assigned: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    suppressed: Counter[str] = field(default_factory=Counter)
     error: str = ""
 
 

@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from activities.liveness import heartbeating
 from activities.steps import STEPS
 from calltasks.database.connection import Database, translate
-from calltasks.database.tables import dispatches, needs, suppressions, task_options
+from calltasks.database.tables import contacts, dispatches, gate, needs, suppressions, task_options, withdrawals
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.needs import Standing, Work
@@ -92,7 +92,7 @@ class Review:
 
     Attributes:
         rows: how they stand.
-        counts: what the steps count.
+        counts: what the steps count, and calls that were withdrawn.
         suppressed: rows that are left out, by reason.
         next_due: seconds until a row that was set aside is due; None if none is.
         work: by step.
@@ -154,10 +154,12 @@ class Tasks:
         def read(cursor: Cursor) -> tuple[TaskRow, bool, Kept]:
             # Locked: whether anybody is to be dialled is not asked of a copy of the database that may be late.
             row = existing(cursor, task_id, lock=True, otherwise="does not exist")
-            return row, _dispatched(cursor, row), task_options.kept(cursor, row)
+            return row, gate.dispatched(cursor, row), task_options.kept(cursor, row)
 
         async with heartbeating():
             row, dispatched, kept = await self._database.transaction(read)
+            if row.job_group_id:
+                await self._database.run(contacts.enter, row, dispatched=dispatched)
             asked = dispatched or await self._by_start_call()
         return Task(
             task_id=row.task_id,
@@ -252,19 +254,6 @@ def existing(cursor: Cursor, task_id: int, *, lock: bool = False, otherwise: str
     return row
 
 
-def _dispatched(cursor: Cursor, row: TaskRow) -> bool:
-    """Whether nobody is to be dialled any more."""
-    if row.task_type >= 3:
-        return True
-    name = dispatches.group_name(row.task_id, row.create_time)
-    ours = dispatches.ours(cursor, row.task_id, row.job_group_id, name)
-    if row.job_group_id:
-        # A group that we did not make ourselves is adopted as it is (rule 2.3); one of ours may be half dispatched.
-        return row.task_type >= 2 or not ours
-    # Calls that another program has made prove a group that the task no longer names: who is in it is not known.
-    return row.task_type >= 2 and not ours and bool(dispatches.held_jobs(cursor, row.task_id))
-
-
 def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequence[Step[Any, Any]]) -> Review:
     row = existing(cursor, request.task_id)
     groups = table.standing(cursor, request.task_id)
@@ -284,7 +273,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     asked = [step for step in steps if step.name in request.rows]
     lacking = {step.name: step.need for step in asked if any(map(step.need.may, called))}
     work, next_due = needs.work(cursor, request.task_id, lacking, now=now, sizes=request.rows, values=request.values)
-    counts: dict[str, int] = {}
+    counts = withdrawals.count(cursor, request.task_id)
     for step in steps:
         counts |= step.counts(cursor, request.task_id) if step.counts else {}
     return Review(

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks import against_floor, growth, sharing
 from benchmarks.figures import Figure, Sizes
+from benchmarks.gate import gate
 from benchmarks.site import DIALOGUES
 from devstack.stack import PROJECT
 
@@ -32,6 +33,7 @@ FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "trickle": growth.trickle,
     "fairness": sharing.fairness,
     "limits": sharing.limits,
+    "gate": gate,
 }
 REPORT = PROJECT / ".stack/benchmarks.json"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calltasks.errors import ServiceError as ServiceError
     from calltasks.errors import SettingsError as SettingsError
     from calltasks.errors import UnknownLeadsError as UnknownLeadsError
+    from calltasks.errors import UnknownOptOutError as UnknownOptOutError
     from calltasks.errors import UnknownTaskError as UnknownTaskError
     from calltasks.errors import WrongUseError as WrongUseError
     from calltasks.options import Options as Options

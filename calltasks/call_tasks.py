@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -34,11 +34,14 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from calltasks import errors, names
+from calltasks.calling_hours import CallingHours, Started, calling_hours
+from calltasks.campaigns import Campaigns
 from calltasks.database import schema
 from calltasks.database.columns import Table
-from calltasks.database.tables import campaigns, tasks
+from calltasks.database.tables import task_options, tasks
 from calltasks.database.tables.analyses import CallHistory, history
-from calltasks.database.tables.campaigns import Campaign
+from calltasks.dry_run import DryRun, rehearse
+from calltasks.opt_outs import OptOuts
 from calltasks.options import Options
 from calltasks.progress import ENDED_BADLY
 from calltasks.rules.reanalysis import Answer, Reanalysis, read
@@ -55,21 +58,8 @@ MOST_NAMED_BYTES = 1_000_000
 """Of one request: a payload of Temporal holds twice as much."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A run as Temporal lists it. ``status``: in lower case; ``stalled_since``: if looks find nothing new."""
-
-    status: str
-    stalled_since: datetime | None
-
-    @property
-    def open(self) -> bool:
-        """Whether it is under way."""
-        return self.status == "running"
-
-
-class CallTasks:
-    """Call tasks, for a backend.
+class CallTasks(OptOuts, Campaigns):
+    """Call tasks, for a backend; and, by organisation, who is not called, and what people look at and correct.
 
     Args:
         clients: what is asked and written to.
@@ -144,14 +134,41 @@ class CallTasks:
         return row
 
     async def start_call(self, task_id: int, options: Options | None = None) -> bool:
-        """Start the task's workflow; False if it is running already.
+        """Start the task's workflow; False if it is running already. As :meth:`start`, which tells more."""
+        return (await self.start(task_id, options)).started
+
+    async def start(self, task_id: int, options: Options | None = None) -> Started:
+        """Start the task's workflow, unless it is running already.
 
         One that runs for something else, a re-analysis or a check, is told to make the calls.
+
+        Returns:
+            Whether it was started, and when its calls are made.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            WrongUseError: nobody would be called: the strategy is over.
+        """
+        hours = await self.calling_hours(task_id, options)
+        if hours.over:
+            raise errors.WrongUseError(hours.told)
+        started = await self._begin(task_id, options)
+        return Started(started=started, hours=hours if started else await self.calling_hours(task_id))
+
+    async def calling_hours(
+        self, task_id: int, options: Options | None = None, *, now: datetime | None = None
+    ) -> CallingHours:
+        """When the task's calls would be made, were it started with these options (rule 11.13).
 
         Raises:
             UnknownTaskError: there is no such task.
         """
-        await self.task(task_id)
+        task = await self.task(task_id)
+        kept = await self.database.run(task_options.kept, task)
+        given = options.strategy if options else None
+        return calling_hours(task, kept, given, self.clients.strategy, now or await self.database.now())
+
+    async def _begin(self, task_id: int, options: Options | None) -> bool:
         given = options.model_dump(exclude_unset=True, exclude_none=True) if options else {}
         while True:
             try:
@@ -162,6 +179,21 @@ class CallTasks:
                 with suppress(errors.NotRunningError), self._run(task_id) as run:
                     await run.signal(names.START_CALL, given or None, rpc_timeout=ANSWER_SECONDS)
                     return False
+
+    async def dry_run(self, task_id: int, options: Options | None = None) -> DryRun:
+        """Who would be called if the task were started now, who not, and why (rule 11.9). Nobody is called, nothing is
+        written, and no run begins.
+
+        Raises:
+            UnknownTaskError: there is no such task.
+            DoubtError: who was called already cannot be told; a start would call nobody.
+        """
+        row = await self.task(task_id)
+        found = await self.database.run(rehearse, row, options or Options())
+        with suppress(errors.NotRunningError):
+            if await self.is_open(task_id):
+                found = replace(found, phase=(await self.progress(task_id))["phase"])
+        return found
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
@@ -201,23 +233,6 @@ class CallTasks:
         with self._run(task_id) as run:
             described = await run.describe(rpc_timeout=ANSWER_SECONDS)
         return described.close_time is None
-
-    async def campaigns(self, organization_id: str, *, before: int | None = None, limit: int = 20) -> list[Campaign]:
-        """The organisation's call tasks in numbers, the newest first, from before an id."""
-        return await self.database.run(campaigns.recent, organization_id, before, limit)
-
-    async def runs(self, task_ids: Sequence[int]) -> dict[int, Run]:
-        """The latest run of each of these tasks, as far as Temporal knows one; none where it does not answer."""
-        ids = ", ".join(f'"{names.workflow_id(task_id)}"' for task_id in task_ids)
-        found: dict[int, Run] = {}
-        with suppress(errors.TemporalError), _answers():
-            async for one in self._temporal.list_workflows(f"WorkflowId IN ({ids})", rpc_timeout=ANSWER_SECONDS):
-                task_id = names.task_of(one.id)
-                if task_id is not None and one.status is not None:
-                    since = one.typed_search_attributes.get(names.STALLED_SINCE)
-                    # The latest one is told first.
-                    found.setdefault(task_id, Run(status=one.status.name.lower(), stalled_since=since))
-        return found
 
     # --- rules 7, 10 and signals ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@
     ├── NoFollowUpError               HTTP 409
     ├── UnknownLeadsError             HTTP 404
     │   └── NoLeadIdError             exit code 2
+    ├── UnknownOptOutError            HTTP 404
     ├── NoWorkerError                 HTTP 503
     ├── RunFailedError                the run that was waited for
     ├── DoubtError                    (calltasks.database.tables.dispatches) who was called cannot be told
@@ -174,6 +175,13 @@ class NoLeadIdError(UnknownLeadsError):
     def __init__(self, leads: Sequence[str]) -> None:
         super().__init__(leads)
         self.args = ("the ids of leads must be numbers, for example 1,2,3: in this CRM dcc_leads.leads_id is one",)
+
+
+class UnknownOptOutError(CallTasksError):
+    """The number does not stand among those that the organisation does not call."""
+
+    http_status = 404
+    says = "this number is not opted out in this organisation"
 
 
 class NoWorkerError(CallTasksError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from temporalio.common import RetryPolicy
 
+from calltasks.platform.strategy import Strategy
 from calltasks.rules.reanalysis import Answer, Asked
 
 MONITOR_INTERVAL = timedelta(minutes=5)
@@ -34,20 +36,28 @@ THREE_TRIES = RetryPolicy(
 """For a piece of work that is set aside after it and found again in the database."""
 WATCHING = RetryPolicy(initial_interval=timedelta(seconds=10), backoff_coefficient=1)
 """The watch names its own pauses."""
+WITHDRAWING = RetryPolicy(initial_interval=timedelta(seconds=2), backoff_coefficient=1)
+"""It names its own pauses too; a database that is away is asked again soon."""
 
 
 LONGEST = 31_536_000
 """A year, in seconds: nobody waits longer, and timers hold it."""
 Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
 Pause = Annotated[float, Field(gt=0, le=LONGEST)]
+MOST_DAYS = 366
+MOST_CALLS = 1000
+Days = Annotated[int, Field(ge=0, le=MOST_DAYS)]
 
 
 class Options(BaseModel):
-    """How patient a task is, in seconds (rule 17.2), and what it may cost. They stay with the task: what a
-    start does not give is as it was given before.
+    """How patient a task is, in seconds (rule 17.2), what it may cost, and how rarely people are called. They stay with
+    the task: what a start does not give is as it was given before.
 
     Attributes:
         token_ceiling: input and output tokens that the task's judgements may cost; None for no ceiling.
+        not_called_within: days in which no other campaign may have called a number; 0 for no such limit.
+        at_most: calls of a number in ``in_days`` days, this one among them; 0 for no such limit.
+        strategy: when its calls are made (docs/calling-hours.md); it counts until the task has its job group.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +70,17 @@ class Options(BaseModel):
     retry_interval: Seconds = 60
     recording_grace: Seconds = 600
     token_ceiling: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    not_called_within: Days | None = None
+    at_most: int | None = Field(default=None, ge=0, le=MOST_CALLS)
+    in_days: Days | None = None
+
+    strategy: Strategy | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.at_most is None) != (self.in_days is None):
+            raise PydanticCustomError("together", "at_most and in_days go together")
+        return self
 
     def kept(self) -> str:
         """Those that were given, as a JSON object."""

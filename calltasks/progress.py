@@ -40,4 +40,7 @@ class Progress:
     kept_edits: int = 0
     analysing_again: int = 0
     suppressed_by_reason: dict[str, int] = field(default_factory=dict)
+    withdrawn: int = 0
+    too_late: int = 0
     last_error: str = ""
+    dialling_begins: str = ""

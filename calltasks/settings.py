@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from calltasks.errors import SettingsError
+from calltasks.platform import strategy
 
 _SAFE = re.compile(r"[^A-Za-z0-9_]")
 URL_PARAMETERS = (
@@ -138,7 +139,17 @@ class DatabaseSettings(_Group):
         return ZoneInfo(self.time_zone)
 
 
-class PlatformSettings(_Group):
+def _strategy(value: Any) -> strategy.Strategy:
+    return strategy.read(value) if isinstance(value, str) else value
+
+
+class CallingSettings(_Group):
+    """When the platform dials, where a start says nothing else. None: as its instance does (docs/calling-hours.md)."""
+
+    outbound_bot_strategy: Annotated[strategy.Strategy | None, NoDecode, BeforeValidator(_strategy)] = None
+
+
+class PlatformSettings(CallingSettings):
     """Alibaba Cloud OutboundBot. ``outbound_bot_qps`` is calls per second, all workers together."""
 
     alibaba_cloud_access_key_id: Text

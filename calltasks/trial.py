@@ -49,6 +49,8 @@ class Change:
         edit: what a person did to the follow-up: ``edited``, ``deleted`` or ``""``.
         before: None where there is no follow-up.
         differs: the fields in which ``after`` differs from ``before``.
+        do_not_call: the sentence that refuses further calls, or ``""``.
+        wrong_number: the number is not the lead's.
     """
 
     list_id: int
@@ -60,6 +62,8 @@ class Change:
     after: Opinion
     differs: list[str]
     evidence: str
+    do_not_call: str
+    wrong_number: bool
     error_code: str
 
 
@@ -131,6 +135,8 @@ def _change(call: FinishedCall, there: Present, follow_up: FollowUp, *, override
         after=after,
         differs=differs,
         evidence=follow_up.evidence,
+        do_not_call=follow_up.do_not_call,
+        wrong_number=follow_up.wrong_number,
         error_code=follow_up.error_code,
     )
 

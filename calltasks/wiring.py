@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from calltasks.database.connection import Database
 from calltasks.limiter import shared
 from calltasks.names import ANALYSIS, OUTBOUND_BOT
-from calltasks.settings import AnalysisSettings, ArchiveSettings, DatabaseSettings, PlatformSettings, load
+from calltasks.platform.strategy import Strategy
+from calltasks.settings import (
+    AnalysisSettings,
+    ArchiveSettings,
+    CallingSettings,
+    DatabaseSettings,
+    PlatformSettings,
+    load,
+)
 
 if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
@@ -29,6 +37,11 @@ class Clients(AsyncExitStack):
         database = Database(load(DatabaseSettings))
         self.callback(database.close)
         return database
+
+    @cached_property
+    def strategy(self) -> Strategy | None:
+        """The strategy of new job groups, where a start gives none."""
+        return load(CallingSettings).outbound_bot_strategy
 
     @cached_property
     def platform(self) -> OutboundBot:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from simulators.conversations import Conversation, Conversations
 from simulators.options import SimulatorOptions
+from simulators.strategy import Hours
 
 FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
 NOT_CONNECTED = ("NoAnswer", "NoAnswer", "NoAnswer", "Busy", "PoweredOff", "NotConnected", "OutOfService", "NotExist")
@@ -66,13 +68,14 @@ class Job:
 
     __slots__ = (
         "assigned", "attempts", "calling_number", "cancelled_at", "contact", "conversation", "entry",
-        "flips", "group_id", "id", "missing_until", "next_event", "outcome", "paused_at", "recording_at",
+        "flips", "group_id", "hours", "id", "missing_until", "next_event", "outcome", "paused_at", "recording_at",
         "recording_style", "row", "shown_final", "status", "transcript_at", "visible_at",
     )  # fmt: skip
 
-    def __init__(self, job_id: str, group_id: str, contact: Contact, assigned: float) -> None:
+    def __init__(self, job_id: str, group_id: str, contact: Contact, assigned: float, hours: Hours) -> None:
         self.id = job_id
         self.group_id = group_id
+        self.hours = hours
         self.contact = contact
         self.assigned = assigned
         self.attempts: list[Attempt] = []
@@ -149,20 +152,31 @@ class Job:
         if self.paused_at == NEVER:
             return
         wait = moment - self.paused_at
-        if self.chosen is not None and self.attempts[self.chosen].start > self.paused_at:
-            self.transcript_at += wait
-            self.recording_at += wait
-        self.attempts = [
-            attempt._replace(start=attempt.start + wait, end=attempt.end + wait)
-            if attempt.start > self.paused_at
-            else attempt
-            for attempt in self.attempts
-        ]
+        before, chosen = self.attempts, self.chosen
+        begun = self.begun_at(self.paused_at)
+        self.attempts = before[:begun]
+        self.plan((attempt.start + wait, attempt.end - attempt.start, attempt.status) for attempt in before[begun:])
+        if chosen is not None and begun <= chosen < len(self.attempts):
+            self.transcript_at += self.attempts[chosen].start - before[chosen].start
+            self.recording_at += self.attempts[chosen].start - before[chosen].start
         self.paused_at = NEVER
 
+    def plan(self, calls: Iterable[tuple[float, float, str]]) -> None:
+        """Adds attempts, each given by when it would begin, its length and how it ends, when the group's hours let
+        them; those that never may are left out."""
+        for wanted, length, status in calls:
+            start = self.hours.place(self.attempts, wanted)
+            if start == NEVER:
+                break
+            self.attempts.append(Attempt(start, start + length, status))
+        if self.outcome == "Succeeded" and not any(attempt.connected for attempt in self.attempts):
+            self.outcome, self.conversation = "Failed", None
+        if self.outcome == "Failed" and not self.attempts:
+            self.outcome = "Cancelled"
+
     def cancel(self, moment: float) -> None:
-        """Takes back what has not begun; a call under way is finished, and counts."""
-        if self.status_at(moment) in FINAL:
+        """Takes back what has not begun. A call under way is not touched, nor what attempts may follow it."""
+        if self.status_at(moment) in FINAL or self.status_at(moment) == "Executing":
             return
         self.attempts = self.attempts[: self.begun_at(moment)]
         self.paused_at = NEVER
@@ -202,15 +216,22 @@ class CallPlan:
         if called_at is None:
             line = index % len(lines)
             start = max(job.assigned + min(1.0, options.seconds_per_call), lines[line])
-            lines[line] = start + lengths[0] if lengths else start
+            job.plan(self._calls(job, start, lengths, statuses))
+            lines[line] = job.attempts[0].end if job.attempts else start
         else:
             start = called_at - sum(lengths) - options.retry_after * max(0, len(lengths) - 1)
-        for status, length in zip(statuses, lengths, strict=True):
-            job.attempts.append(Attempt(start, start + length, status))
-            start += length + options.retry_after
+            for status, length in zip(statuses, lengths, strict=True):
+                job.attempts.append(Attempt(start, start + length, status))
+                start += length + options.retry_after
         late = draws[8] < options.late_rate
         job.visible_at = job.assigned + (options.late_lag if late else options.listing_lag)
         self._set_lags(job, draws, job.assigned if called_at is not None else None)
+
+    def _calls(
+        self, job: Job, first: float, lengths: list[float], statuses: list[str]
+    ) -> Iterator[tuple[float, float, str]]:
+        for status, length in zip(statuses, lengths, strict=True):
+            yield job.attempts[-1].end + self._options.retry_after if job.attempts else first, length, status
 
     def _set_lags(self, job: Job, draws: Draws, base: float | None) -> None:
         if job.outcome != "Succeeded" or job.chosen is None:

@@ -32,6 +32,15 @@ class Clock:
         """Unix time in ms at which clients see something of the simulated second `moment`."""
         return int((self._wall + moment / self.scale) * 1000)
 
+    def calendar(self, moment: float) -> float:
+        """Unix time of the simulated second `moment` on the platform's own calendar: there a simulated day is a day, at
+        whatever scale, and what was advanced has passed."""
+        return self._wall + moment
+
+    def on_calendar(self, unix: float) -> float:
+        """Simulated second at which it is `unix` on the platform's own calendar."""
+        return unix - self._wall
+
     def moment(self, unix: float) -> float:
         """Simulated second shown as the Unix time `unix` (seconds); negative when it lies before the start."""
         return (unix - self._wall) * self.scale

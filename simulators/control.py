@@ -1,4 +1,8 @@
-"""The simulation's own HTTP interface under /_sim/: faults, clock, groups, who says what, truth, statistics."""
+"""The simulation's own HTTP interface under /_sim/: faults, clock, groups, courses, refusals, truth, statistics.
+
+Who says what can be fixed: POST `courses` `{"course": "refuses-politely", "phones": ["13900000001"]}`, for whoever is
+assigned after that. GET `refusals` is the record of who has refused further calls by now, in which call, and when.
+"""
 
 from __future__ import annotations
 

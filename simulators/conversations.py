@@ -73,16 +73,16 @@ class Conversation:
 class Conversations:
     """Chooses conversations and keeps the rendered ones.
 
-    With a `refusal_rate` (0..1) so many of those that are drawn refuse further calls, and no others; without one, those
-    of `COURSES` that do.
+    With a `refusal_rate` of 0..1 so many of those that are drawn refuse further calls, and no others; below 0, those of
+    `COURSES` that do.
     """
 
-    def __init__(self, file: str = "", refusal_rate: float | None = None) -> None:
+    def __init__(self, file: str = "", refusal_rate: float = -1.0) -> None:
         self._own: dict[tuple[str, int], Conversation] = {}
         self._given: dict[Turns, Conversation] = {}
         self._courses = {course.id: course for course in (*COURSES, *REFUSALS)}
         self._refusal_rate = refusal_rate
-        self._drawn = COURSES if refusal_rate is None else tuple(course for course in COURSES if not course.refusal)
+        self._drawn = COURSES if refusal_rate < 0 else tuple(course for course in COURSES if not course.refusal)
         self._foreign = [Conversation(name, turns) for name, turns in _read(Path(file))] if file else []
 
     def choose(self, course_id: str, turns: Turns, number: int, variant: int) -> Conversation:
@@ -93,7 +93,7 @@ class Conversations:
             return self.of(self._courses[course_id], variant)
         if self._foreign:
             return self._foreign[number % len(self._foreign)]
-        refuses = self._refusal_rate is not None and _share(number) < self._refusal_rate
+        refuses = _share(number) < self._refusal_rate
         courses = REFUSALS if refuses else self._drawn
         return self.of(courses[number % len(courses)], variant)
 

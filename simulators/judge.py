@@ -31,7 +31,7 @@ _INJECTION = re.compile(
 _NEVER = re.compile(
     r"别再?打|不要再?打|投诉|骚扰|拉黑|打错|不认识|不是本人|已经(买|提车|订|定)|买过了|刚(买|提)了?(车|一台)|订好了|(?<!就)是?卖车的|不买车|吊销"
 )
-_REFUSES = re.compile(r"(别|不要)再打")
+_REFUSES = re.compile(r"(别|不要)再?打")
 _WRONG_NUMBER = re.compile(r"打错|不是本人")
 _AGAINST = re.compile(
     r"不需要|不用了|不考虑|不想(买|要|弄|听|换)|没兴趣|不感兴趣|没有(这个|这种)?(打算|想法|需要|需求|意向)|没(这个)?打算|不打算|"

@@ -33,8 +33,7 @@ class SimulatorOptions:
     retry_rate: float = 0.25  # share of jobs that need two or three attempts
     retry_after: float = 60.0  # between two attempts
     trailing_rate: float = 0.05  # share of answered jobs with several attempts whose last attempt did not connect
-
-    refusal_rate: float | None = None  # share of answered calls that refuse further ones; None: as courses are drawn
+    refusal_rate: float = -1.0  # share of answered calls that refuse further ones; below 0: as courses are drawn
 
     # How late things appear.
     listing_lag: float = 0.0  # from AssignJobs to being listed at all

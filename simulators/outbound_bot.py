@@ -66,7 +66,11 @@ class OutboundBot:
         name = _required(params, "JobGroupName")
         if len(_listed(params, "CallingNumber")) > MAX_BATCH:
             raise _invalid("CallingNumber")
-        group = self._world.create_group(name, params.get("ScriptId", ""))
+        strategy, recall = params.get("StrategyJson", ""), params.get("RecallStrategyJson", "")
+        try:
+            group = self._world.create_group(name, params.get("ScriptId", ""), strategy=strategy, recall=recall)
+        except (ValueError, TypeError, LookupError):
+            raise _invalid("StrategyJson") from None
         if fault and fault.kind == "lost_late":
             group.visible_at = group.created + fault.seconds
         return b'"JobGroup":%b' % self._group(group)
@@ -116,6 +120,7 @@ class OutboundBot:
             "MinConcurrency": 0,
             "CallingNumbers": [],
             "Progress": progress,
+            **group.hours.shown(),
         }
         return json.dumps(shown).encode()
 
@@ -214,17 +219,18 @@ class OutboundBot:
         everything = _required(params, "All").lower()
         if everything not in ("true", "false"):
             raise _invalid("All")
-        if everything == "true":
-            group = self._group_of(params)
-            self._world.change(group, group.jobs, step)
-            return b""
-        ids = _listed(params, "JobId")
-        if not 1 <= len(ids) <= MAX_BATCH:
+        ids, references = _listed(params, "JobId"), _listed(params, "JobReferenceId")
+        if max(len(ids), len(references)) > MAX_BATCH or not (ids or everything == "true"):
             raise _invalid("JobId")
-        for job in [self._world.find_job(job_id) for job_id in ids]:
-            if job is None:
+        group = self._group_of(params) if everything == "true" or params.get("JobGroupId") else None
+        jobs = [self._world.find_job(job_id) for job_id in ids] if ids else group.jobs if group else []
+        # All others are filters: each leaves fewer.
+        for job in jobs:
+            if job is None or (group and job.group_id != group.id):
                 raise ApiError(404, "NotExist.Job", "The specified Job does not exist.")
-            self._world.change(self._world.groups[job.group_id], [job], step)
+        for job in jobs:
+            if job and (not references or job.contact.reference in references):
+                self._world.change(self._world.groups[job.group_id], [job], step)
         return b""
 
     def _group_of(self, params: Params) -> Group:

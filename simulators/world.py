@@ -14,6 +14,7 @@ from simulators.calls import FINAL, NEVER, PLANNED_BEFORE_MS, Attempt, CallPlan,
 from simulators.clock import Clock
 from simulators.conversations import Conversations
 from simulators.options import SimulatorOptions
+from simulators.strategy import Hours
 
 STATUSES = ("Scheduling", "Executing", "Succeeded", "Paused", "Failed", "Cancelled")
 
@@ -21,8 +22,9 @@ STATUSES = ("Scheduling", "Executing", "Succeeded", "Paused", "Failed", "Cancell
 class Group:
     """A job group: all its jobs, and those that are listed by now, in the order in which they became so."""
 
-    def __init__(self, group_id: str, name: str, script_id: str, created: float, lines: int) -> None:
+    def __init__(self, group_id: str, name: str, script_id: str, created: float, lines: int, hours: Hours) -> None:
         self.id = group_id
+        self.hours = hours
         self.name = name
         self.script_id = script_id
         self.created = created
@@ -101,10 +103,14 @@ class World:
         self.jobs: dict[str, Job] = {}
         self._plan = CallPlan(options, self.conversations)
 
-    def create_group(self, name: str, script_id: str = "", group_id: str = "") -> Group:
+    def create_group(
+        self, name: str, script_id: str = "", group_id: str = "", strategy: str = "", recall: str = ""
+    ) -> Group:
+        """A new group; ValueError if the strategies are none."""
         now = self.clock.now()
         made = group_id or _identifier(f"{self.options.seed}|group|{len(self.groups)}")
-        group = Group(made, name, script_id, now, max(1, self.options.concurrency))
+        hours = Hours(self.clock, strategy, recall)
+        group = Group(made, name, script_id, now, max(1, self.options.concurrency), hours)
         self.groups[made] = group
         return group
 
@@ -114,14 +120,14 @@ class World:
         """Adds a job for each contact. With `called_at` (a simulated second) the calls are over already; none is listed
         earlier than `listed_after` seconds from now."""
         now = self.clock.now()
-        if called_at is None and self.options.calls_over:
+        if called_at is None and self.options.calls_over and group.hours.place([], now) == now:
             called_at = now
         jobs = []
         for contact in contacts:
             if contact.phone in self.courses and not contact.course and not contact.turns:
                 contact = replace(contact, course=self.courses[contact.phone], outcome="Succeeded")
             index = len(group.jobs)
-            job = Job(_job_id(f"{self.options.seed}|{group.id}|{index}"), group.id, contact, now)
+            job = Job(_job_id(f"{self.options.seed}|{group.id}|{index}"), group.id, contact, now, group.hours)
             self._plan.fill(job, group.lines, index, called_at)
             job.visible_at = max(job.visible_at, now + listed_after)
             self.jobs[job.id] = job
@@ -248,6 +254,7 @@ class World:
             "status": attempt.status,
             "start": self.clock.shown_ms(attempt.start),
             "end": self.clock.shown_ms(attempt.end),
+            "calendar": self.clock.calendar(attempt.start),
         }
 
 

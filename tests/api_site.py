@@ -32,7 +32,7 @@ UPPER_TOKEN = "token-of-ORG7"
 READ_TOKEN = "token-to-read-org7"
 TOKENS = {TOKEN: ORGANIZATION, OTHER_TOKEN: OTHER, UPPER_TOKEN: ORGANIZATION.upper()}
 TASK_PATHS = ("/start-call-task", "/query-task-execution", "/force-analyze")
-PATHS = ("/create-autoCall-tasks", *TASK_PATHS, "/auto-task")
+PATHS = ("/create-autoCall-tasks", *TASK_PATHS, "/auto-task", "/opt-outs", "/opt-outs/lift")
 
 
 class ApiSite:

@@ -128,6 +128,21 @@ async def test_the_history_of_a_call_holds_every_judgement_and_its_follow_up(sit
     assert shown.exit_code == 0 and first["evidence"] in shown.stdout and PROMPT_VERSION in shown.stdout
 
 
+async def test_the_history_and_a_trial_show_who_said_no_and_a_wrong_number(sites: Sites) -> None:
+    refusal, wrong = BY_ID["scam-accusation"], BY_ID["wrong-number-repair-shop"]
+    site, task_id, rows = await judged_task(sites, [refusal, wrong])
+    found = [(await answer("analyses", row["call_job_id"]))["analyses"][0] for row in rows]
+    assert [(one["do_not_call"], one["wrong_number"]) for one in found] == [(refusal.do_not_call, False), ("", True)]
+    shown = [(await command("analyses", row["call_job_id"])).stdout for row in rows]
+    assert "do not call: “" in shown[0] and "wrong number" not in shown[0]
+    assert "wrong number" in shown[1] and "do not call" not in shown[1]
+    site.sim.set_faults()  # nothing differs, and what was found is shown all the same
+    tried = (await command("force-analyze", str(task_id), "--all", "--dry-run")).stdout
+    assert "do not call: “" in tried and "wrong number" in tried
+    changes = (await answer("force-analyze", str(task_id), "--all", "--dry-run"))["changes"]
+    assert [(one["do_not_call"], one["wrong_number"]) for one in changes] == [(refusal.do_not_call, False), ("", True)]
+
+
 async def test_the_history_says_what_a_person_did(sites: Sites) -> None:
     site, _, rows = await judged_task(sites)
     site.sql("UPDATE dcc_leads_follow SET leads_remark = '[b]已电话确认[/b]' WHERE id = %s", rows[0]["leads_follow_id"])

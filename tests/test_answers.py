@@ -350,10 +350,17 @@ def test_a_long_answer_is_read_as_json_and_not_mended() -> None:
 REMARKS = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff\u200b\u2060"), min_size=1, max_size=60)
 TIMES = st.none() | st.sampled_from([TIME, "周六下午三点", "待定", ""])
 EVIDENCE = st.none() | st.sampled_from([SAID, "没有人说过", ""])
-ANSWERS = st.fixed_dictionaries(
+REFUSING: list[dict[str, Any]] = [
+    {},
+    {"do_not_call_evidence": SAID, "do_not_call": True, "wrong_number": True},
+    {"do_not_call": SAID},
+]
+"""What the prompt asks for before the last of the old fields: an answer that is cut off there is known to be."""
+FIELDS_OF_OLD = st.fixed_dictionaries(
     {"leads_remark": REMARKS, "is_interested": st.sampled_from([0, 1, 2])},
     optional={"next_follow_time": TIMES, "evidence": EVIDENCE, "extra": st.sampled_from([1, "…", [1], {"a": "}"}])},
 ).flatmap(lambda fields: st.permutations(list(fields.items())).map(dict))
+ANSWERS = st.tuples(st.sampled_from(REFUSING), FIELDS_OF_OLD).map(lambda both: both[0] | both[1])
 MARKS = [*"{}\"':,：“”\\\n[] 1", "leads_remark", "is_interested", "evidence", "客户", "null", "//", "/*", "*/"]
 PIECES = st.sampled_from([*MARKS, "<think>", "</think>", "```", '{"leads_remark": "客户想看车。", "is_interested": 1}'])
 

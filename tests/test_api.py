@@ -172,6 +172,25 @@ def test_a_token_ceiling_of_the_start_is_shown_and_kept(site: ApiSite) -> None:
     assert progress["follow_ups"] == progress["called"] == 12
 
 
+def test_a_dry_run_says_who_would_be_called_and_the_limits_of_a_start_are_kept(site: ApiSite) -> None:
+    site.finished(_started(site, task_id=site.create()))
+    task_id = site.create()
+    body = {"task_id": task_id, "not_called_within": 7, "at_most": 3.0, "in_days": 30}
+    said = site.done("/start-call-task", body | {"dry_run": True})
+    assert (said["leads"], said["to_call"], said["by_reason"]) == (12, 0, {"called_lately": 12})
+    assert sorted(map(int, said["left_out"]["called_lately"])) == list(range(1, 13))
+    assert said["limits"] == {"not_called_within": 7, "at_most": 3, "in_days": 30}
+    failed(site.ask("POST", "/start-call-task", {"task_id": task_id, "dry_run": True}, token=OTHER_TOKEN), 404)
+    assert site.sql("SELECT * FROM call_task_options WHERE task_id = %s", task_id) == []
+    progress = site.finished(_started(site, **body))
+    assert progress["suppressed_by_reason"] == said["by_reason"] and progress["called"] == 0
+
+
+def _started(site: ApiSite, **body: Any) -> int:
+    assert site.done("/start-call-task", body)["started"] is True
+    return int(body["task_id"])
+
+
 def test_a_run_that_is_over_says_so(site: ApiSite) -> None:
     task_id = site.create(leads_ids=[1, 2, 3, 4], all_leads=False)
     site.done("/start-call-task", {"task_id": task_id})
@@ -236,7 +255,9 @@ def test_a_task_of_another_organisation_is_like_none_at_all(site: ApiSite, compl
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_body_cannot_name_another_organisation(site: ApiSite, complete: int, path: str) -> None:
-    whole = {"task_name": "x", "all_leads": True} if path == PATHS[0] else {"all": True, "action": "check"}
+    whole: dict[str, Any] = {"all": True, "action": "check", "phone": "13900000001", "reason": "asked"}
+    if path == PATHS[0]:
+        whole = {"task_name": "x", "all_leads": True}
     for task_id in (complete, MISSING):
         for other in (OTHER, ORGANIZATION.upper(), f"{ORGANIZATION} ", "", 7):
             body = whole | {"task_id": task_id, "organization_id": other}
@@ -289,6 +310,11 @@ INVALID: list[tuple[str, Any, str]] = [
     ("/force-analyze", {"task_id": 1, "all": True, "prompt_version": "a b"}, "prompt_version"),
     ("/force-analyze", {"task_id": 1, "all": True, "max_tokens": 0}, "max_tokens: must be a whole number"),
     ("/start-call-task", {"task_id": 1, "token_ceiling": 0}, "token_ceiling: must be a whole number"),
+    ("/start-call-task", {"task_id": 1, "not_called_within": 367}, "not_called_within"),
+    ("/start-call-task", {"task_id": 1, "not_called_within": None}, "not_called_within"),
+    ("/start-call-task", {"task_id": 1, "at_most": 3}, "at_most and in_days go together"),
+    ("/start-call-task", {"task_id": 1, "in_days": 3}, "at_most and in_days go together"),
+    ("/start-call-task", {"task_id": 1, "dry_run": "true"}, "dry_run"),
     ("/auto-task", {}, "action: is missing"),
     ("/auto-task", {"action": "status"}, "action"),
     *(("/auto-task", wrong, "JSON object") for wrong in NO_OBJECTS),

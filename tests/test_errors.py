@@ -23,6 +23,7 @@ ANSWERS = [
     (errors.UnknownTaskError(42), 1, 404, 404),
     (errors.UnknownLeadsError([7]), 1, 404, 404),
     (errors.NoLeadIdError(["x"]), 2, 404, 404),
+    (errors.UnknownOptOutError(), 1, 404, 404),
     (errors.NotRunningError(42), 1, 409, 409),
     (errors.NoJobIdsError(42), 1, 409, 4009),
     (errors.NotStartedError(42), 1, 409, 4009),

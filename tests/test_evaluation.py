@@ -17,10 +17,11 @@ from calltasks.errors import PermanentError
 from calltasks.evaluation.conversations import ConversationsError, Labelled, load
 from calltasks.evaluation.scoring import evaluate
 from calltasks.model.analysis import AnalysisModel, Completion
+from calltasks.rules.customers_words import proven
 from calltasks.rules.follow_up_times import resolve
-from calltasks.rules.judgement import PROMPT_VERSION
+from calltasks.rules.judgement import PROMPT_VERSION, render
 from simulators import Fault, Simulators
-from simulators.dialogues import COURSES
+from simulators.dialogues import COURSES, REFUSALS
 
 SET = load()
 WEEKDAYS = "一二三四五六日"
@@ -53,8 +54,28 @@ def test_the_set_is_large_balanced_and_varied() -> None:
     assert all(not re.search(r"\d{7}", turn.text) for labelled in SET for turn in labelled.turns)
 
 
+def test_refusals_and_what_only_looks_like_them_are_many_and_proven() -> None:
+    """A set in which everybody who says so refuses would praise a model that looks for words."""
+    refusals = [labelled for labelled in SET if labelled.do_not_call]
+    for labelled in refusals:
+        assert proven([labelled.do_not_call], render(labelled.conversation())) == labelled.do_not_call, labelled.id
+        assert labelled.next_follow_time is None, labelled.id
+    assert len(refusals) >= 50 and len({labelled.do_not_call for labelled in refusals}) >= 50
+    wrong_numbers = [labelled for labelled in SET if labelled.wrong_number]
+    assert len(wrong_numbers) >= 8 and 2 <= sum(bool(labelled.do_not_call) for labelled in wrong_numbers) <= 4
+    words = re.compile("[别不勿]要?再?老?重?复?[打拨]|联系我|莫打")
+    alike = [
+        labelled
+        for labelled in SET
+        if not labelled.do_not_call
+        and any(words.search(turn.text) for turn in labelled.turns if turn.speaker == "Contact")
+    ]
+    assert len(alike) >= 25
+    assert {labelled.is_interested for labelled in alike} == {0, 1, 2}
+
+
 def test_the_set_shares_no_line_of_a_customer_with_the_simulators() -> None:
-    theirs = {text for course in COURSES for _, text in course.turns if len(text) > 6}
+    theirs = {text for course in (*COURSES, *REFUSALS) for _, text in course.turns if len(text) > 6}
     ours = {turn.text for labelled in SET for turn in labelled.turns if turn.speaker == "Contact"}
     assert not theirs & ours
 
@@ -110,6 +131,10 @@ def _day(words: str, called: date) -> date | None:
         ({"turns": []}, "line 2: turns"),
         ({"id": "first"}, "line 2: the id first is there twice"),
         ({"surprise": 1}, "line 2: surprise"),
+        (
+            {"do_not_call": "好的，给您留车，请带上驾驶证。"},
+            "line 2: Value error, do_not_call is not said by the customer",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -136,7 +161,7 @@ class Scripted:
     """A model that answers by the words of the customer."""
 
     name = "scripted"
-    fallback, version, under_way = "", "1", 50
+    endpoint, fallback, version, under_way = "https://model.invalid", "", "1", 50
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self._answers = answers
@@ -148,7 +173,7 @@ class Scripted:
         return Completion(model=self.name, text=answer, input_tokens=100, output_tokens=10)
 
 
-def said(name: str, interest: int, when: str | None) -> Labelled:
+def said(name: str, interest: int, when: str | None, **more: Any) -> Labelled:
     return Labelled.model_validate(
         {
             "id": name,
@@ -156,13 +181,14 @@ def said(name: str, interest: int, when: str | None) -> Labelled:
             "turns": [{"speaker": "Robot", "text": "您好"}, {"speaker": "Contact", "text": f"这里是{name}。"}],
             "is_interested": interest,
             "next_follow_time": when,
+            **more,
         }
     )
 
 
-def answer(interest: int, when: str | None, evidence: str = "") -> str:
+def answer(interest: int, when: str | None, evidence: str = "", **more: Any) -> str:
     return json.dumps(
-        {"leads_remark": "备注", "is_interested": interest, "next_follow_time": when, "evidence": evidence}
+        {"leads_remark": "备注", "is_interested": interest, "next_follow_time": when, "evidence": evidence, **more}
     )
 
 
@@ -202,8 +228,14 @@ async def test_every_kind_of_agreement_and_disagreement_is_counted() -> None:
     assert [one["id"] for one in report["disagreements"]] == ["near", "far", "missed", "invented", "turned"]
     assert report["disagreements"][1] == {
         "id": "far",
-        "expected": {"is_interested": 1, "next_follow_time": agreed},
-        "got": {"is_interested": 1, "next_follow_time": "2026-11-27 15:00", "leads_remark": "备注"},
+        "expected": {"is_interested": 1, "next_follow_time": agreed, "do_not_call": "", "wrong_number": False},
+        "got": {
+            "is_interested": 1,
+            "next_follow_time": "2026-11-27 15:00",
+            "do_not_call": "",
+            "wrong_number": False,
+            "leads_remark": "备注",
+        },
         "next_time": "wrong",
         "evidence": "这里是far。",
         "note": "",
@@ -212,6 +244,33 @@ async def test_every_kind_of_agreement_and_disagreement_is_counted() -> None:
     assert report["unreadable"] == {"share": 0.125, "tokens": 110}
     assert report["errors"] == [{"id": "refused", "code": "DataInspectionFailed"}]
     assert (report["calls"], report["input_tokens"], report["output_tokens"]) == (9, 800, 80)
+
+
+async def test_refusals_and_wrong_numbers_have_their_precision_and_recall() -> None:
+    cases: dict[str, tuple[bool, dict[str, Any]]] = {
+        "found": (True, {"do_not_call": True, "do_not_call_evidence": "这里是found。"}),
+        "again": (True, {"do_not_call": "这里是again"}),
+        "missed": (True, {"do_not_call": False}),
+        "unproven": (True, {"do_not_call": True, "do_not_call_evidence": "别再打来。"}),
+        "invalid": (True, {"is_interested": 9}),
+        "invented": (False, {"do_not_call": True, "evidence": "这里是invented。"}),
+        "rightly": (False, {"do_not_call": False, "wrong_number": True}),
+        "wrong": (False, {"wrong_number": "true"}),
+        "old": (False, {}),
+    }
+    labelled = [
+        said(name, 2, None, do_not_call=f"这里是{name}。" if refuses else "", wrong_number=name in ("wrong", "old"))
+        for name, (refuses, _) in cases.items()
+    ]
+    answers = {f"这里是{name}。": answer(2, None, **fields) for name, (_, fields) in cases.items()}
+    report = await evaluate(cast(AnalysisModel, Scripted(answers)), labelled)
+    # An invalid answer has missed what is there.
+    found = {"right": 2, "invented": 1, "missed": 3}
+    assert report["do_not_call"] == {"precision": 0.6667, "recall": 0.4, **found, "unproven": 1}
+    found = {"right": 1, "invented": 1, "missed": 1}
+    assert report["wrong_number"] == {"precision": 0.5, "recall": 0.5, **found}
+    assert {one["id"] for one in report["disagreements"]} == {"missed", "unproven", "invented", "rightly", "old"}
+    assert report["interest"]["right"] == 8
 
 
 async def test_the_shipped_set_goes_through_the_configured_model(settings: None, simulator: Simulators) -> None:
@@ -233,11 +292,17 @@ async def test_the_shipped_set_goes_through_the_configured_model(settings: None,
     assert sum(confusion[label][label] for label in "012") == report["interest"]["right"]
     # The simulated model judges by simple rules, made for other conversations: far from perfect, far from blind.
     assert 0.5 < report["interest"]["accuracy"] < 1
+    for name in ("do_not_call", "wrong_number"):
+        found = report[name]
+        assert found["right"] + found["missed"] == sum(bool(getattr(labelled, name)) for labelled in SET)
+        assert 0 < found["recall"] < 1 and 0 < found["precision"] < 1, name
+    assert report["do_not_call"]["unproven"] == 0
     times = report["next_time"]
     assert times["exact"] + times["within_a_day"] + times["wrong"] + times["missed"] == sum(
         labelled.next_follow_time is not None for labelled in SET
     )
     assert times["exact"] > 20
+    assert report["endpoint"] == simulator.url
     wrong = sum(one["expected"]["is_interested"] != one["got"]["is_interested"] for one in report["disagreements"])
     assert wrong == len(SET) - report["interest"]["right"]
 
@@ -247,13 +312,18 @@ async def test_the_report_for_a_person_names_disagreements_and_cost(settings: No
     assert result.exit_code == 0, result.stderr
     assert "30 conversations" in result.stdout and "interest: " in result.stdout
     assert re.search(r"1 interested +│", result.stdout)
+    assert re.search(r"do not call: precision .*%, recall .*%: \d+ right", result.stdout)
+    assert (
+        f"at {simulator.url}, prompt" in result.stdout
+        and "says nothing about judgements of real calls." in result.stdout
+    )
     assert "disagreements" in result.stdout and "cost: 30 calls" in result.stdout
     assert simulator.stats.report(simulator.world)["model_calls"] == 30
 
 
 async def test_a_limit_takes_of_every_class(settings: None) -> None:
     report = json.loads((await command("--limit", "9", "--json")).stdout)
-    assert sorted(sum(row.values()) for row in report["interest"]["confusion"].values()) == [2, 3, 4]
+    assert sorted(sum(row.values()) for row in report["interest"]["confusion"].values()) == [3, 3, 3]
 
 
 async def test_invalid_answers_and_refusals_are_reported_and_cost_what_they_cost(

@@ -317,3 +317,41 @@ async def test_old_tasks_left_half_done_are_finished_and_nothing_is_made_twice(s
     follow_ups = site.follow_ups()
     assert len(follow_ups) == 8 and len({row["leads_follow_id"] for row in rows}) == 8
     assert [follow_ups[500 + n]["leads_remark"] for n in (4, 5, 6)] == ["由人填写"] * 3
+
+
+# Who said no
+
+
+async def test_a_customer_who_refuses_is_in_the_ledger_with_the_sentence_and_a_wrong_number_too(sites: Sites) -> None:
+    site = await sites(SimulatorOptions(calls_over=True))
+    courses = ["refuses-politely", "wrong-person", "refuses-a-strangers-call", "busy-driving", "test-drive-tomorrow"]
+    contacts = [
+        Contact(phone=phone(n), reference=f"r{n}", course=course, outcome="Succeeded")
+        for n, course in enumerate(courses, 1)
+    ]
+    rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, len(contacts) + 1)]
+    task_id = site.old_task(rows, contacts)
+    async with site.working():
+        result = await site.run(task_id)
+    assert_finished(site, task_id, result)
+    found = site.sql("SELECT do_not_call, wrong_number, error_code FROM call_analyses ORDER BY list_id")
+    assert [tuple(entry.values()) for entry in found] == [
+        ("麻烦以后别再打给我了，辛苦。", 0, ""),
+        ("", 1, ""),
+        ("不需要，这个号码以后不要再打。", 1, ""),
+        ("", 0, ""),
+        ("", 0, ""),
+    ]
+
+
+async def test_a_refusal_that_nobody_said_stays_visible_and_silences_nobody(sites: Sites) -> None:
+    site = await sites(SimulatorOptions(calls_over=True))
+    task_id = answered(site, 3)
+    said = {"leads_remark": "客户不考虑。", "is_interested": 2, "do_not_call": True, "do_not_call_evidence": "别来电。"}
+    answer = json.dumps(said, ensure_ascii=False)
+    site.sim.set_faults(Fault(target="model", kind="wrapped", code=answer))
+    async with site.working():
+        result = await site.run(task_id)
+    assert (result["analysed"], result["by_interest"]["2"]) == (3, 3)
+    found = site.sql("SELECT do_not_call, wrong_number, error_code FROM call_analyses")
+    assert [tuple(entry.values()) for entry in found] == [("", 0, "RefusalUnproven")] * 3

@@ -53,6 +53,7 @@ PRODUCT = [
     *(PROJECT / name for name in ("worker.py", "starter.py")),
 ]
 NAMED = [names.WORKFLOW, names.MONITOR_WORKFLOW, names.MONITOR_SCHEDULE, names.MONITOR_CHECK, *names.QUEUES]
+NAMED += [names.WITHDRAW_WORKFLOW, names.WITHDRAWALS]
 NAMED += [names.PROGRESS, names.START_CALL, names.FORCE_ANALYZE, names.REFRESH, names.CONTROL_CALLS, *names.ACTIONS]
 NAMED += [*names.FINAL, *(key.name for key in names.SEARCH_ATTRIBUTES)]
 OTHERS_WORDS = {

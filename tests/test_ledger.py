@@ -8,9 +8,10 @@ from pymysql.converters import escape_string
 
 from calltasks.database.connection import bulks
 from calltasks.errors import PermanentError
+from calltasks.rules.judgement import PROMPT_VERSION
 from simulators import Fault
 from tests.pipeline import MODEL_FAILED, Site, Sites
-from tests.test_analyses import CALLS, FICKLE, follow_up, judge, judged_task, ledger, task_of
+from tests.test_analyses import CALLS, FICKLE, answer, follow_up, judge, judged_task, ledger, task_of
 
 MANY = CALLS * 3
 
@@ -93,6 +94,21 @@ async def test_a_crm_that_refuses_every_row_alike_is_asked_once_and_written_from
     site.sql("ALTER TABLE dcc_leads_follow CHANGE other new_follow_time DATETIME NULL")
     assert (await judge(site, task_id)).written == len(MANY)
     assert asked(site) == questions and not site.sql("SELECT * FROM call_analyses WHERE settled_at IS NULL")
+
+
+async def test_answers_of_an_older_prompt_stay_readable_and_their_calls_are_judged_by_the_present_one(
+    sites: Sites,
+) -> None:
+    site, task_id = await fresh(sites, "ALTER TABLE dcc_leads_follow CHANGE new_follow_time other DATETIME NULL")
+    with pytest.raises(PermanentError, match="1054"):
+        await judge(site, task_id)
+    site.sql("UPDATE call_analyses SET prompt_version = '2026-11-1', do_not_call = '', wrong_number = 0")
+    site.sql("ALTER TABLE dcc_leads_follow CHANGE other new_follow_time DATETIME NULL")
+    assert (await judge(site, task_id)).written == len(MANY)
+    for row in site.rows(task_id):
+        old, new = (await answer("analyses", row["call_job_id"]))["analyses"]
+        assert (old["prompt_version"], old["do_not_call"], old["wrong_number"]) == ("2026-11-1", "", False)
+        assert new["prompt_version"] == PROMPT_VERSION
 
 
 async def test_what_failed_for_good_is_not_asked_again_because_the_crm_refuses(sites: Sites) -> None:

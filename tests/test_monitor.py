@@ -5,7 +5,7 @@ import asyncio
 from temporalio.testing import ActivityEnvironment
 
 from activities.monitoring import Checked, Monitoring
-from calltasks.names import workflow_id
+from calltasks.names import WITHDRAWALS, workflow_id
 from calltasks.wiring import Clients
 from tests.pipeline import Sites
 
@@ -42,3 +42,5 @@ async def test_a_thousand_open_tasks_are_each_taken_up_once_by_overlapping_check
     assert [(checked.open_tasks, checked.failed) for checked in checks] == [(OPEN, 0)] * 3
     assert checks[2].taken_up == []
     assert (await site.client.get_workflow_handle(workflow_id(taken_up[0])).describe()).run_id
+    # What withdraws calls of people who said no is started too, once, should it have gone.
+    assert len(await site.runs(f"WorkflowId = '{WITHDRAWALS}'")) == 1

@@ -3,8 +3,10 @@ lifted by nobody but a person; each organisation's own."""
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.opt_outs import IMPORT, PERSON, OptOut, Refusal
 from calltasks.settings import DatabaseSettings
 from devstack.mariadb import EmbeddedMariaDB
+from tests.pipeline import Sites
+from tests.test_analyses import CALLS, judge, task_of
 from tests.test_follow_up_transaction import Crashed, DyingCursor
 
 ORGANIZATION, OTHER = "org7", "org8"
@@ -196,6 +200,28 @@ async def test_what_is_no_number_is_counted_in_the_log_and_stops_no_other(
     assert said.startswith(f"task {crm.task_of(rows[0])}: 3 customers") and "139" not in said
 
 
+async def test_the_activity_enters_what_the_model_has_said_and_disputes_what_it_says_no_more(sites: Sites) -> None:
+    """The worker dies between the model's answer and the follow-up; another one takes it from the ledger."""
+    site = await sites()
+    task_id = task_of(site, CALLS[:2])
+    await judge(site, task_id)
+    row, other = site.rows(task_id)
+    site.sql("UPDATE call_analyses SET settled_at = NULL, do_not_call = %s WHERE list_id = %s", NO, row["id"])
+    site.sql("DELETE FROM call_follow_ups")
+    site.sql("DELETE FROM dcc_leads_follow")
+    site.sql("UPDATE leads_task_list SET leads_follow_id = NULL, is_interested = NULL")
+    questions = site.stats()["model_calls"]
+    assert (await judge(site, task_id)).written == 2 and site.stats()["model_calls"] == questions
+    (entry,) = site.sql("SELECT * FROM call_opt_outs")
+    assert (entry["organization_id"], entry["phone"]) == (ORGANIZATION, f"+86{row['leads_phone']}")
+    assert (entry["evidence"], entry["list_id"], entry["disputed_at"]) == (NO, row["id"], None)
+    assert other["leads_phone"] not in entry["phone"]
+    await judge(site, task_id, "request-1")
+    (entry,) = site.sql("SELECT * FROM call_opt_outs")
+    refused_again = bool(site.sql("SELECT 1 FROM call_analyses WHERE request_id <> '' AND do_not_call <> ''"))
+    assert entry["standing"] == 1 and (entry["disputed_at"] is None) == refused_again
+
+
 # Disputed
 
 
@@ -290,6 +316,28 @@ async def test_an_organisation_that_is_a_number_in_the_crm_is_its_text(crm: Crm)
     crm.sql("ALTER TABLE call_tasks MODIFY organization_id INT NULL")
     await crm.first(crm.task(phone(1), organization="7"))
     assert await crm.standing("7") == [number(1)]
+
+
+# Erasure
+
+
+@pytest.mark.parametrize(("block", "stands"), [(0, True), (1, False)], ids=["the refusal stays", "everything goes"])
+async def test_the_statements_of_the_page_erase_what_they_say(crm: Crm, block: int, stands: bool) -> None:
+    page = (Path(__file__).parent.parent / "docs/security.md").read_text("utf-8")
+    page = page.partition("## Erasing a person from the list")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for name in ("org-7", OTHER):
+        await crm.first(crm.task(phone(1), phone(2), organization=name))
+    for statement in blocks[block].replace("crm.", "").split(";")[:-1]:
+        crm.sql(statement)
+    found = {one.phone: one for one in await crm.page(organization="org-7")}
+    assert found[number(2)].evidence == NO and (number(1) in found) == stands
+    assert len(await crm.page(organization=OTHER)) == 2
+    if stands:
+        gone = found[number(1)]
+        assert (gone.evidence, gone.task_id, gone.list_id, gone.call_job_id) == ("", None, None, None)
+        assert crm.sql("SELECT COUNT(*) AS n FROM call_analyses WHERE do_not_call = ''") == [{"n": 1}]
 
 
 # At the same time

@@ -209,7 +209,7 @@ def test_any_exception_of_an_sdk_becomes_a_service_error_without_its_text(kind: 
 
 ANSWERS = ANY | st.fixed_dictionaries(
     {"leads_remark": ANY, "is_interested": ANY},
-    optional={"next_follow_time": ANY, "evidence": ANY},
+    optional={name: ANY for name in ("next_follow_time", "evidence", "do_not_call", "wrong_number")},
 )
 
 
@@ -223,7 +223,7 @@ def test_any_answer_is_a_judgement_or_invalid(text: str) -> None:
     else:
         assert judgement.is_interested in (0, 1, 2) and not isinstance(judgement.is_interested, bool)
         assert judgement.leads_remark.replace("\0", "").strip() and len(judgement.leads_remark) <= 2000
-        assert judgement.evidence in "客户：好的"
+        assert judgement.evidence in "客户：好的" and judgement.do_not_call in "好的"
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def personal(site: Site) -> set[str]:
         words |= {turn["Script"] for turn in json.loads(row["call_conversation"] or "[]")}
     for follow_up in site.follow_ups().values():
         words.add(follow_up["leads_remark"])
-    for entry in site.sql("SELECT leads_remark, evidence FROM call_analyses"):
-        words |= {entry["leads_remark"], entry["evidence"]}
+    for entry in site.sql("SELECT leads_remark, evidence, do_not_call FROM call_analyses"):
+        words |= {entry["leads_remark"], entry["evidence"], entry["do_not_call"]}
     defaults = {"呼叫失败；", "外呼已完成，但暂无通话内容；"}
     return {word for word in words if word and len(word) >= 4} - defaults
 

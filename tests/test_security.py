@@ -68,7 +68,9 @@ DENIED = {
         "INSERT INTO dcc_leads_follow (leads_id) VALUES (1)",
         "UPDATE dcc_leads_follow SET leads_remark = ''",
         "INSERT INTO call_analyses SELECT * FROM call_analyses",
-        "SELECT * FROM call_dispatches",
+        "UPDATE call_dispatches SET tries = 0",
+        "INSERT INTO call_contacts SELECT * FROM call_contacts",
+        "UPDATE call_suppressions SET reason = ''",
         "UPDATE leads_task_list SET leads_phone = ''",
         "UPDATE leads_task_list SET leads_follow_id = 1",
         "UPDATE call_tasks SET task_type = 4",
@@ -180,7 +182,7 @@ def test_init_db_may_alter_each_of_our_tables_by_the_page() -> None:
 async def test_least_rights_are_enough_and_nothing_beyond_is_allowed(
     sites: Sites, mariadb: EmbeddedMariaDB, accounts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = await sites(SimulatorOptions(calls_over=True))
+    site = await sites(SimulatorOptions(calls_over=True, refusal_rate=0))
     users = Users(mariadb, urlsplit(os.environ["DATABASE_URL"]).path[1:], secrets.token_hex(8))
 
     def become(user: str) -> None:
@@ -254,12 +256,17 @@ def by_http() -> None:
             return answer.json()["data"]
 
         task_id = int(ask("POST", "/create-autoCall-tasks", task_name="by http", all_leads=True)["task_id"])
+        assert ask("POST", "/start-call-task", task_id=task_id, dry_run=True)["to_call"] == 40
         ask("POST", "/start-call-task", task_id=task_id)
         wait_until(
             lambda: bool(ask("GET", f"/call-tasks/{task_id}/progress")["phase"] == "complete"), PATIENCE, "complete"
         )
         assert ask("POST", "/query-task-execution", task_id=task_id)["total"] == 40
         ask("POST", "/force-analyze", task_id=task_id, failed=True)
+        assert ask("POST", "/opt-outs", phone="13900000001")["added"]
+        assert len(ask("GET", "/opt-outs")["opt_outs"]) == 1
+        ask("POST", "/opt-outs/lift", phone="13900000001", reason="asked for a call")
+        assert not ask("GET", "/opt-outs/check?phone=13900000001")["opted_out"]
 
 
 def test_a_worker_names_each_right_that_it_lacks(database_url: str, mariadb: EmbeddedMariaDB) -> None:

@@ -10,9 +10,11 @@ from alibabacloud_tea_openapi.exceptions import AlibabaCloudException, Throttlin
 
 from simulators import (
     INSTANCE_ID,
+    Contact,
     SimulatorOptions,
     running_in_thread,
 )
+from simulators.world import World
 from tests.simulator_site import SimulatorSite, check_job, http, refused, signed
 
 
@@ -184,3 +186,51 @@ def test_a_listing_obeys_its_filter(site: SimulatorSite) -> None:
     succeeded = {row.id for row in everything if row.status == "Succeeded"}
     answer = site.query(group, job_status_filter="Succeeded").jobs
     assert {row.id for row in answer.list} == succeeded and answer.row_count == len(succeeded)
+
+
+# Who says no
+
+
+def test_who_is_named_refuses_and_the_record_says_so_once_the_call_is_over(site: SimulatorSite) -> None:
+    phones = [f"139{number:08}" for number in range(0, 99, 3)]
+    assert site.control("courses", {"course": "refuses-politely", "phones": phones}) == {"phones": 33}
+    unknown = http.post(f"{site.url}/_sim/courses", json={"course": "nonsense", "phones": phones})
+    assert unknown.status_code == 400
+    group = site.group()
+    ids = site.assign(group)
+    truth = site.truth(group)
+    named = [job for job in truth if job["phone"] in phones]
+    assert {(job["status"], job["course"]) for job in named} == {("Succeeded", "refuses-politely")}
+    refused_here = {job["phone"]: job for job in truth if job["do_not_call"]}
+    found = site.control("refusals")
+    assert phones == [one["phone"] for one in found if one["sentence"] == "麻烦以后别再打给我了，辛苦。"]
+    assert {one["phone"] for one in found} == refused_here.keys() and {one["job_id"] for one in found} <= set(ids)
+    for one in found:
+        job = refused_here[one["phone"]]
+        assert (one["reference_id"], one["sentence"], one["group"]) == (job["reference_id"], job["do_not_call"], group)
+        assert one["sentence"] in [turn["text"] for turn in job["transcript"] if turn["speaker"] == "Contact"]
+        assert any(attempt["end"] == one["at"] for attempt in job["attempts"])
+
+
+@with_options(seconds_per_call=40, concurrency=1, answer_rate=1, retry_rate=0, refusal_rate=1)
+def test_nobody_has_refused_before_the_call_is_over(site: SimulatorSite) -> None:
+    group = site.group()
+    site.assign(group, 3)
+    assert site.control("refusals") == []
+    site.control("clock", {"advance": 30})
+    assert site.control("refusals") == []
+    site.control("clock", {"advance": 30})
+    assert [one["phone"] for one in site.control("refusals")] == ["13900000000"]
+    site.control("clock", {"advance": 300})
+    assert len(site.control("refusals")) == 3
+
+
+@pytest.mark.parametrize("rate", [0, 0.05, 1])
+def test_so_many_refuse_as_asked_for_and_nobody_else(rate: float) -> None:
+    world = World(SimulatorOptions(calls_over=True, answer_rate=1, refusal_rate=rate))
+    group = world.add_group("g", [Contact(phone=f"139{n:08}", reference=f"r{n}") for n in range(3000)])
+    truth = world.truth(group)
+    share = sum(bool(job["do_not_call"]) for job in truth) / len(truth)
+    assert abs(share - rate) < 0.015
+    assert len({job["course"] for job in truth if job["do_not_call"]}) == (5 if rate else 0)
+    assert len({job["course"] for job in truth}) > (40 if rate < 1 else 4)

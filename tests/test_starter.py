@@ -62,6 +62,13 @@ async def test_a_task_from_creation_to_its_end_by_commands_alone(sites: Sites, t
         job_id = site.rows(task_id)[0]["call_job_id"]
         again = await starter("force-analyze", task_id, "--call-job-id", job_id, "--wait")
         assert again["reanalysed"] == 1
+        said = await starter("start-call", one, "--dry-run", "--not-called-within", 7, "--at-most", 2, "--in", 30)
+        assert (said["to_call"], said["left_out"]) == (0, {"called_lately": ["1", "2", "3"]})
+        assert "go together" in await starter("start-call", one, "--at-most", 2, code=2)
+        assert "go together" in await starter("start-call", one, "--options", '{"in_days": 7}', code=2)
+        given = ("--not-called-within", 7, "--options", QUICK.model_dump_json(exclude_none=True))
+        result = await starter("start-call", one, "--wait", *given)
+        assert (result["outcome"], result["suppressed_by_reason"]) == ("nothing_called", {"called_lately": 3})
     await starter("pause", task_id, code=1)
     assert await starter("monitor", "status") == {"action": "status", "is_running": False}
 

@@ -140,7 +140,7 @@ def test_whatever_codes_a_vendor_thinks_of_there_are_few_series(counted: Any) ->
 
 
 async def test_the_counters_agree_with_the_database(sites: Sites, counted: Any) -> None:
-    site = await sites(SimulatorOptions(calls_over=True, cancelled_rate=0.1))
+    site = await sites(SimulatorOptions(calls_over=True, cancelled_rate=0.1, refusal_rate=0.3))
     site.add_leads(60)
     task_id = await site.create_task()
     async with site.working():
@@ -156,6 +156,8 @@ async def test_the_counters_agree_with_the_database(sites: Sites, counted: Any) 
     assert rows("follow_ups", "analysed") == result["analysed"]
     assert {key: found["follow_ups", f"interest={key}"] for key in ("0", "1", "2")} == result["by_interest"]
     assert found["model_calls", "organization=org7", "outcome=answered"] == result["analysed"]
+    refused = site.sql("SELECT COUNT(*) AS n FROM call_analyses WHERE do_not_call <> ''")[0]["n"]
+    assert found["refusals", "organization=org7", "proof=said"] == refused > 0
     for direction in ("input", "output"):
         tokens = found["model_tokens", f"direction={direction}", "organization=org7", "outcome=answered"]
         assert tokens == result[f"{direction}_tokens"]

@@ -18,6 +18,7 @@ from calltasks import names
 from calltasks.database.tables.dispatches import Written
 from calltasks.database.tables.needs import Work
 from calltasks.options import Carried, Options
+from calltasks.platform.strategy import told
 from workflows import reanalysis
 from workflows.handing_over import HandingOver
 from workflows.pacing import standing
@@ -91,6 +92,8 @@ class CallTaskWorkflow(Requests):
             self._asked = self._asked or (dial and task.asked)
             self._controls.recall(task.kept.paused)
             await self._use(task, steps)
+        else:
+            self._looks.strategy = Options().over(task.kept.options).strategy
         self._tally.token_ceiling = self._options.token_ceiling
         jobs_seen = carried.jobs_seen if carried else None
         self._pipeline = pipeline = Pipeline(
@@ -107,8 +110,11 @@ class CallTaskWorkflow(Requests):
         return pipeline
 
     async def _use(self, task: Task, steps: Steps) -> None:
-        """Go by the options that were given, over those of earlier runs; both stay with the task."""
-        self._options = self._looks.options = self._given.over(task.kept.options)
+        """Go by the options that were given, over those of earlier runs; both stay with the task. A group that there is
+        keeps its strategy."""
+        given = self._given.model_copy(update={"strategy": None}) if task.job_group_id else self._given
+        self._options = self._looks.options = given.over(task.kept.options)
+        self._looks.strategy = self._options.strategy
         self._tally.token_ceiling = self._options.token_ceiling
         if self._options != Options().over(task.kept.options):
             await steps.run(KEEP, Keep(task_id=task.task_id, options=self._options.kept()))
@@ -204,6 +210,7 @@ class CallTaskWorkflow(Requests):
     def _opened(self, task: Task) -> None:
         assert self._pipeline is not None
         self._task = task
+        self._looks.strategy = Options().over(task.kept.options).strategy
         self._pipeline.in_group(task)
 
     def _stir(self) -> None:
@@ -250,8 +257,12 @@ class CallTaskWorkflow(Requests):
             self._looks.quiet = 0
             self._moved_at = workflow.now()
         if self._attributes:
-            self._attributes.show(self._review, self._moved_at if self._looks.quiet >= STALLED_LOOKS else None)
+            self._attributes.show(self._review, self._moved_at if self._stalled() else None)
         return self._review
+
+    def _stalled(self) -> bool:
+        """Whether nothing has moved for long, though calls are made."""
+        return self._looks.quiet >= STALLED_LOOKS and self._looks.opens() is None
 
     def _settled(self, review: Review, pipeline: Pipeline) -> bool:
         """Whether nothing is left to do and nothing more can come."""
@@ -312,6 +323,8 @@ class CallTaskWorkflow(Requests):
         """What the Temporal UI says of this run while it waits."""
         calls = review.rows.called - review.rows.finished
         what = "" if busy else f"{calls} calls under way" if calls else "rows that are due for another try"
+        opens = self._looks.opens() if calls and not busy else None
+        what += f", dialling begins at {told(opens)}" if opens else ""
         self._tally.waiting = what + ("" if seconds is None or busy else f", next in {seconds:.0f} s")
         self._show_all()
 

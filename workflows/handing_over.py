@@ -140,7 +140,8 @@ class HandingOver:
         self._tally.api_calls += group.api_calls
         if group.job_group_id:
             self._request = replace(self._request, job_group_id=group.job_group_id, list_first=group.found)
-            self.task = replace(self.task, job_group_id=group.job_group_id)
+            kept = replace(self.task.kept, options=group.options or self.task.kept.options)
+            self.task = replace(self.task, job_group_id=group.job_group_id, kept=kept)
             self._opened(self.task)
         else:
             wait = self._longer(max(group.retry_in, 1), idle=bool(group.error))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 
 from temporalio import workflow
 
 from activities.job_groups import Counters, WatchRequest
 from activities.tasks import Review, Task
 from calltasks.options import Carried, Options
+from calltasks.platform.strategy import Strategy
 from workflows.pacing import Pace, grown
 from workflows.pipeline import Pipeline
 from workflows.steps import WATCH, Steps
@@ -30,11 +32,13 @@ class Looks:
         counters: the platform's, when it was last heard.
         watching: the watch on them that is under way.
         options: how patient the task is.
+        strategy: when its calls are made; None: as the platform's instance does, which is not known.
     """
 
     def __init__(self, tally: Tally, options: Options, carried: Carried | None) -> None:
         self._tally = tally
         self.options = options
+        self.strategy: Strategy | None = None
         self.due = True
         self.quiet = 0
         self.pace = Pace()
@@ -44,6 +48,12 @@ class Looks:
         self.watching: asyncio.Task[None] | None = None
         self._refreshed = False
         self._first = 0.0
+
+    def opens(self) -> datetime | None:
+        """When calls begin to be made; None if they are made now, or nobody knows (rule 11.13)."""
+        now = workflow.now()
+        begins = self.strategy.begins(now) if self.strategy else None
+        return begins if begins and begins > now else None
 
     def refresh(self) -> None:
         """Somebody asks for one, pages included."""
@@ -118,6 +128,7 @@ class Looks:
 
     async def ask(self, task: Task, called: int, pause: float, steps: Steps) -> tuple[int, Counters | None]:
         """How often the platform was asked until its counters had moved from those that are known, and the new ones."""
+        opens = self.opens()
         request = WatchRequest(
             task_id=task.task_id,
             organization_id=task.organization_id,
@@ -127,6 +138,7 @@ class Looks:
             first=pause,
             shortest=pause,
             longest=max(self.options.poll_max, pause),
+            opens=opens.timestamp() if opens else 0.0,
         )
         watched = await steps.run(WATCH, request, f"{called} calls known")
         return watched.polls, watched.counters

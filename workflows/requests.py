@@ -60,7 +60,9 @@ class Requests:
     @workflow.query(description="How the task stands: counts of its calls, follow-ups and costs.")
     def progress(self) -> dict[str, Any]:
         task_id = self._input.task_id if self._input else None
-        return self._tally.progress(task_id, self._phase(), self._review)
+        phase = self._phase()
+        opens = self._looks.opens() if phase in ("dispatching", "calling") else None
+        return self._tally.progress(task_id, phase, self._review, opens)
 
     @workflow.query(description="What the last re-analyses have come to, oldest first.")
     def reanalyses(self) -> list[Answer]:

@@ -57,7 +57,9 @@ class Tally:
         self.api_calls += done.api_calls
         self.under_way.update(done.under_way)
 
-    def progress(self, task_id: int | None, phase: str, review: Review | None) -> dict[str, Any]:
+    def progress(
+        self, task_id: int | None, phase: str, review: Review | None, opens: datetime | None
+    ) -> dict[str, Any]:
         """The progress object (rule 17.4)."""
         rows = review.rows if review else NO_ROWS
         suppressed = dict(review.suppressed) if review else {}
@@ -76,6 +78,7 @@ class Tally:
             token_ceiling=self.token_ceiling,
             analysing_again=self.analysing_again,
             last_error=self.last_error,
+            dialling_begins=opens.isoformat(timespec="seconds") if opens else "",
         )
         return asdict(progress) | (review.counts if review else {})
 
@@ -86,6 +89,7 @@ class Tally:
             ("calls over", f"{progress['finished']} of {progress['called']}"),
             ("leads without a job", progress["unmatched"]),
             ("of these left out", _pairs(progress["suppressed_by_reason"])),
+            ("withdrawn", f"{progress['withdrawn']}, dialled before they could be: {progress['too_late']}"),
             ("by status", _pairs(progress["by_status"])),
             ("follow-ups", f"{progress['follow_ups']}, of which {progress['analysed']} judged by the model"),
             ("analyses that failed", progress["analysis_failed"]),
@@ -94,7 +98,7 @@ class Tally:
             ("interest", _pairs(progress["by_interest"])),
             ("recordings", f"{progress['recordings']}, {progress['recordings_missing']} missing"),
             ("waiting for", self.waiting or "work under way"),
-            ("dialling", self.last_control or "as the platform does"),
+            ("dialling", _dialling(self.last_control, progress["dialling_begins"])),
             ("last error", f"{self.last_error} ({self.last_error_at})" if self.last_error else "none"),
         ]
         return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
@@ -102,6 +106,10 @@ class Tally:
 
 def _pairs(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+
+
+def _dialling(control: str, begins: str) -> str:
+    return "; ".join(filter(None, (control, begins and f"begins at {begins}"))) or "as the platform does"
 
 
 def _tokens(progress: dict[str, Any]) -> str:

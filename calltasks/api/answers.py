@@ -54,10 +54,13 @@ def answer_to(error: Exception) -> Answer | None:
     return answer
 
 
-async def handle(_request: Request, error: Exception) -> Answer:
+async def handle(request: Request, error: Exception) -> Answer:
     """As :func:`answer_to`, for the kinds that the framework would answer in an envelope of its own."""
     answer = answer_to(error)
     assert answer is not None
+    if answer.status_code == 405 and (methods := request.app.openapi()["paths"].get(request.scope["path"])):
+        # The framework names those of the path's first endpoint only.
+        answer.headers["allow"] = ", ".join(sorted(method.upper() for method in methods))
     return answer
 
 

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from calltasks.api import answers, endpoints
+from calltasks.api import answers, endpoints, opt_outs
 from calltasks.api.access import CONSOLE, Access, Tokens
 from calltasks.api.console.application import console
 from calltasks.api.requests import Requests
@@ -42,6 +42,7 @@ def build(calls: CallTasks, grants: Mapping[bytes, Grant]) -> FastAPI:
     )
     app.state.calls = calls
     app.include_router(endpoints.router)
+    app.include_router(opt_outs.router)
     app.mount(CONSOLE, console(calls, tokens))
     app.add_exception_handler(RequestValidationError, answers.handle)
     app.add_exception_handler(HTTPException, answers.handle)

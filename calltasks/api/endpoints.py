@@ -15,10 +15,10 @@ from calltasks.api.access import Organization
 from calltasks.api.answers import Answer, failure, success
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables.tasks import TaskRow
+from calltasks.dry_run import DryRun
 from calltasks.errors import ServiceError
 from calltasks.executions import ExecutionPage
 from calltasks.names import workflow_id
-from calltasks.options import Options
 from calltasks.progress import Progress
 from calltasks.temporal.monitor_schedule import MonitorState
 
@@ -57,16 +57,22 @@ async def create_task(body: messages.CreateRequest, organization: Organization, 
 @router.post(
     "/start-call-task",
     summary="Start the calls",
-    response_model=messages.Success[messages.Started],
+    response_model=messages.Success[messages.Started | DryRun],
     responses=examples.responses(examples.STARTED, 403, 404),
 )
 async def start_call_task(body: messages.StartRequest, organization: Organization, calls: Calls) -> Answer:
-    """Hand the task's leads to the platform and see it through to its follow-ups. Asking again is harmless."""
+    """Hand the task's leads to the platform and see it through to its follow-ups. Asking again is harmless.
+
+    Who has opted out is not called, nor whom the options leave out. A `dry_run` only says who that is."""
     task = await _own(calls, body, organization)
-    options = Options(token_ceiling=body.token_ceiling) if body.token_ceiling else None
-    started = await calls.start_call(task.task_id, options)
-    data = {"task_id": task.task_id, "workflow_id": workflow_id(task.task_id), "started": started}
-    return success(data, "call task started" if started else "call task is running already")
+    if body.dry_run:
+        found = await calls.dry_run(task.task_id, body.options())
+        return success(dataclasses.asdict(found), str(found))
+    start = await calls.start(task.task_id, body.options())
+    data = {"task_id": task.task_id, "workflow_id": workflow_id(task.task_id), "started": start.started}
+    data["dialling_begins"] = start.hours.begins_at
+    said = ["call task started" if start.started else "call task is running already", start.hours.told]
+    return success(data, "; ".join(filter(None, said)))
 
 
 @router.post(

@@ -18,7 +18,15 @@ def _success(message: str, data: Any) -> Example:
 
 
 CREATED = _success("call task created", {"task_id": 42})
-STARTED = _success("call task started", {"task_id": 42, "workflow_id": workflow_id(42), "started": True})
+STARTED = _success(
+    "call task started; dialling begins at 2026-01-02 09:00 (Asia/Shanghai)",
+    {
+        "task_id": 42,
+        "workflow_id": workflow_id(42),
+        "started": True,
+        "dialling_begins": "2026-01-02T09:00:00+08:00",
+    },
+)
 REQUESTED = _success("analysis requested", {"task_id": 42, "requested": True})
 MONITOR = _success("the monitor is running", {"is_running": True, "action": "start"})
 HEALTHY = _success("the database and Temporal answer", {"database": True, "temporal": True})
@@ -74,12 +82,28 @@ PROGRESS = _success(
         )
     ),
 )
+_STANDING = {
+    **{"id": 7, "phone": "+8613900000001", "standing": True, "source": "call", "evidence": "不要再给我打电话了"},
+    **{
+        "created_by": "",
+        "created_at": "2026-01-01T09:05:00+08:00",
+        "task_id": 42,
+        "list_id": 1,
+        "call_job_id": "job-1",
+    },
+    **dict.fromkeys(("disputed_at", "lifted_at", "lifted_by", "lift_reason")),
+}
+OPT_OUTS = _success("opt-outs: 1", {"opt_outs": [_STANDING], "next": None})
+OPTED_OUT = _success("opted out", {"added": True})
+CHECKED = _success("opted out", {"opted_out": True, "opt_out": _STANDING})
+_LIFT = {"lifted_at": "2026-01-02T09:00:00+08:00", "lifted_by": "http", "lift_reason": "the customer asks for a call"}
+LIFTED = _success("lifted", _STANDING | _LIFT | {"standing": False})
 
 _FAILURES = {
     400: ("Something in the request is missing or wrong.", 400, "task_id: is missing"),
     401: ("No token, or one that nobody has.", 401, "the header access-token must hold a valid token"),
     403: ("The body names another organisation than the token's.", 403, str(ForeignOrganizationError())),
-    404: ("There is no such task, or lead, in the organisation.", 404, str(UnknownTaskError(42))),
+    404: ("There is no such task, lead or opt-out in the organisation.", 404, str(UnknownTaskError(42))),
     409: ("Not yet: no job ids (4009), or no run is known.", NoJobIdsError.http_code, NoJobIdsError.http_message),
     413: ("More than 1 MB.", 413, "the body is larger than 1000000 bytes"),
     500: ("Our mistake.", 500, UNEXPECTED),

@@ -18,13 +18,15 @@ from pydantic import (
     StrictInt,
     StrictStr,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from calltasks.errors import ForeignOrganizationError
-from calltasks.options import MOST_TOKENS
+from calltasks.errors import ForeignOrganizationError, WrongUseError
+from calltasks.options import MOST_CALLS, MOST_DAYS, MOST_TOKENS, Options
+from calltasks.platform.strategy import Strategy, complaint
 from calltasks.rules.reanalysis import Day, PromptVersion, Reanalysis, check_which
 
 T = TypeVar("T")
@@ -134,11 +136,24 @@ class TaskRequest(Request):
     task_id: Id = Field(description="Id of the call task, as a number or as text.")
 
 
+Days = Annotated[int, Field(ge=0, le=MOST_DAYS), BeforeValidator(_integer), Strict()]
+Times = Annotated[int, Field(ge=0, le=MOST_CALLS), BeforeValidator(_integer), Strict()]
+
+
 class StartRequest(TaskRequest):
-    """Names the call task to start, and what it may cost."""
+    """Names the call task to start, what it may cost, when its calls are made, and whom it leaves out."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"task_id": 42}, {"task_id": 42, "token_ceiling": 500000}]}
+        json_schema_extra={
+            "examples": [
+                {"task_id": 42},
+                {"task_id": 42, "token_ceiling": 500000},
+                {"task_id": 42, "not_called_within": 7, "at_most": 3, "in_days": 30},
+                {"task_id": 42, "not_called_within": 7, "dry_run": True},
+                {"task_id": 42, "strategy": {"workingTime": [{"beginTime": "09:00:00", "endTime": "18:00:00"}]}},
+            ],
+            "dependentRequired": {"at_most": ["in_days"], "in_days": ["at_most"]},
+        }
     )
 
     token_ceiling: Tokens | None = Field(
@@ -146,6 +161,46 @@ class StartRequest(TaskRequest):
         description="Input and output tokens that the task's judgements may cost; calls beyond get a basic follow-up "
         "that says so. It stays with the task. Without it: as it was given before, or no ceiling.",
     )
+    not_called_within: Days = Field(
+        default=0,
+        description="Leave out whom another campaign of the organisation has called within so many days; 0: nobody. "
+        "It stays with the task. Without it: as it was given before.",
+    )
+    at_most: Times = Field(
+        default=0,
+        description="Leave out whom other campaigns have called so often already within in_days; 0: nobody. It stays "
+        "with the task. Without it: as it was given before.",
+    )
+    in_days: Days = Field(default=0, description="Days in which at_most counts. Given with it.")
+    dry_run: StrictBool = Field(
+        default=False, description="true: call nobody, start nothing; say who would be called, who not, and why."
+    )
+
+    strategy: dict[str, Any] | None = Field(
+        default=None,
+        description="When the platform dials and how often, in its own words (docs/calling-hours.md). It counts until "
+        "the task has its job group.",
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if len({"at_most", "in_days"} & self.model_fields_set) == 1:
+            raise ValueError("at_most and in_days go together")
+        return self
+
+    def options(self) -> Options | None:
+        """Those that the body has.
+
+        Raises:
+            WrongUseError: the strategy is none.
+        """
+        given = self.model_dump(include=set(Options.model_fields), exclude_unset=True, exclude_none=True)
+        if self.strategy is not None:
+            try:
+                given["strategy"] = Strategy.model_validate(self.strategy)
+            except ValidationError as error:
+                raise WrongUseError(f"strategy: {complaint(error)}") from None
+        return Options.model_validate(given) if given else None
 
 
 class QueryRequest(TaskRequest):
@@ -248,11 +303,13 @@ class Created(BaseModel):
 
 
 class Started(BaseModel):
-    """``started`` is false if the task was running already."""
+    """``started`` is false if the task was running already; ``dialling_begins`` is empty if it does now, or as the
+    platform's instance has it."""
 
     task_id: int
     workflow_id: str
     started: bool
+    dialling_begins: str
 
 
 class Requested(BaseModel):

@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -20,7 +21,9 @@ from calltasks.call_tasks import CallTasks
 from calltasks.cli import screens
 from calltasks.errors import NoWorkerError, TemporalError, ending
 from calltasks.names import CANCEL, MONITOR_CHECK, PAUSE, REFRESH, RESUME, workflow_id
-from calltasks.options import MOST_TOKENS, Options
+from calltasks.options import MOST_CALLS, MOST_DAYS, MOST_TOKENS, Options
+from calltasks.platform.strategy import Strategy
+from calltasks.platform.strategy import read as read_strategy
 from calltasks.progress import ENDED_BADLY
 from calltasks.temporal.monitor_schedule import Action
 
@@ -50,7 +53,7 @@ def run(use: Callable[[CallTasks], Coroutine[Any, Any, Any]], *, temporal: bool 
         fail("interrupted; what was started goes on", 1)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """One line on stderr, and the exit code."""
     print(f"starter: {message}", file=sys.stderr)
     raise typer.Exit(code)
@@ -94,26 +97,66 @@ def start_call(
     token_ceiling: Annotated[
         int | None, typer.Option(min=1, max=MOST_TOKENS, help="Judge calls until so many tokens are spent.")
     ] = None,
+    not_called_within: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST_DAYS, help="Leave out whom another campaign has called in so many days."),
+    ] = None,
+    at_most: Annotated[
+        int | None, typer.Option(min=0, max=MOST_CALLS, help="Leave out whom others have called so often already ...")
+    ] = None,
+    in_days: Annotated[int | None, typer.Option("--in", min=0, max=MOST_DAYS, help="... in so many days.")] = None,
+    strategy: Annotated[
+        Path | None, typer.Option(help="JSON file: the platform's calling hours and attempts (docs/calling-hours.md).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say who would be called, who not, and why.")] = False,
     as_json: Json = False,
 ) -> None:
     """Start a task's calls, or say that they are running already."""
-    try:
-        chosen = Options.model_validate_json(options) if options else None
-        if token_ceiling is not None:
-            chosen = (chosen or Options()).model_copy(update={"token_ceiling": token_ceiling})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        fail(f"--options: {'.'.join(map(str, first['loc']))}: {first['msg']}", 2)
+    if (at_most is None) != (in_days is None):
+        fail("--at-most N and --in DAYS go together", 2)
+    named: dict[str, Any] = {
+        "token_ceiling": token_ceiling,
+        "not_called_within": not_called_within,
+        "at_most": at_most,
+        "in_days": in_days,
+        "strategy": None if strategy is None else _strategy(strategy),
+    }
+    chosen = _options(options, {name: value for name, value in named.items() if value is not None})
+    if dry_run:
+        found = run(lambda calls: calls.dry_run(task_id, chosen))
+        show(dataclasses.asdict(found), as_json, str(found))
+        return
 
     async def use(calls: CallTasks) -> dict[str, Any]:
-        started = await calls.start_call(task_id, chosen)
-        running = "is running already" + (", as patient and with the ceiling as it was started" if chosen else "")
-        messages.print(f"call task {task_id}: " + ("started" if started else running), highlight=False)
-        result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": started}
+        start = await calls.start(task_id, chosen)
+        running = "is running already" + (", with the options that it was started with" if chosen else "")
+        said = ["started" if start.started else running, *filter(None, [start.hours.told])]
+        messages.print(f"call task {task_id}: {'; '.join(said)}", highlight=False, soft_wrap=True)
+        result = {"task_id": task_id, "workflow_id": workflow_id(task_id), "started": start.started}
+        result["dialling_begins"] = start.hours.begins_at
         return result | (await watch(calls, task_id) if wait else {})
 
     result = run(use)
     show(result, as_json, result.get("outcome", result["workflow_id"]))
+
+
+def _options(given: str, named: dict[str, Any]) -> Options | None:
+    """Those of ``--options``, and those that have an option of the command."""
+    try:
+        chosen = Options.model_validate_json(given) if given else Options()
+        chosen = Options.model_validate(chosen.model_dump(exclude_unset=True) | named)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        fail(": ".join(["--options", *filter(None, [".".join(map(str, first["loc"]))]), first["msg"]]), 2)
+    return chosen if given or named else None
+
+
+def _strategy(file: Path) -> Strategy:
+    try:
+        return read_strategy(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        fail(f"--strategy: {reason}", 2)
 
 
 @app.command()
@@ -231,5 +274,6 @@ def main() -> None:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 
-# Last, because it registers on what is above.
+# Last, because they register on what is above.
 from calltasks.cli import judgements as commands_judgements  # noqa: E402, F401
+from calltasks.cli import opt_outs as commands_opt_outs  # noqa: E402, F401

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from calltasks.trial import Trial
 
 INTERESTS = {None: "not judged", 0: "0 cannot tell", 1: "1 interested", 2: "2 not interested"}
+LOCAL = ("localhost", "127.0.0.1", "::1")
 REASONS = {"edited": "edited by a person", "deleted": "deleted by a person", "": ""}
 
 
@@ -157,7 +159,11 @@ def _progress(what: str) -> Iterator[Any]:
 def _show_report(report: dict[str, Any]) -> None:
     out = Console(highlight=False, markup=False)
     interest, times = report["interest"], report["next_time"]
-    out.print(f"model {report['model']}, prompt {report['prompt_version']}, {report['conversations']} conversations")
+    asked = f"model {report['model']} at {report['endpoint']}, prompt {report['prompt_version']}"
+    out.print(f"{asked}, {report['conversations']} conversations")
+    if urlsplit(report["endpoint"]).hostname in LOCAL:
+        out.print("A model on this machine: a simulated one shows that the parts work together, and")
+        out.print("says nothing about judgements of real calls.")
     out.print(f"interest: {interest['right']} of {interest['of']} right ({_percent(interest['accuracy'])})")
     confusion = Table("labelled \\ judged", "0", "1", "2", "invalid", "error")
     for label, row in interest["confusion"].items():
@@ -165,6 +171,11 @@ def _show_report(report: dict[str, Any]) -> None:
     out.print(confusion)
     kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in times.items() if kind != "accuracy")
     out.print(f"next time: {_percent(times['accuracy'])} right: {kinds}")
+    for name in ("do_not_call", "wrong_number"):
+        found = dict(report[name])
+        shares = ", ".join(f"{kind} {_percent(found.pop(kind))}" for kind in ("precision", "recall"))
+        counts = ", ".join(f"{count} {kind}" for kind, count in found.items())
+        out.print(f"{name.replace('_', ' ')}: {shares}: {counts}")
     if report["disagreements"]:
         table = Table("conversation", "labelled", "judged", _folded("evidence"), title="disagreements")
         for one in report["disagreements"]:
@@ -207,14 +218,17 @@ def _show_history(found: dict[str, Any]) -> None:
     out = Console(highlight=False, markup=False)
     called = f"called at {found['called_at']}" if found["called_at"] else "never called"
     out.print(f"call {found['call_job_id']} of task {found['task_id']}: {found['call_status'] or 'open'}, {called}")
-    table = Table("judged at", "by request", "interest, next time", _folded("remark, evidence"), "model", "tokens")
+    table = Table(
+        "judged at", "by request", "interest, next time", _folded("remark, evidence, refusal"), "model", "tokens"
+    )
     for one in found["analyses"]:
         evidence = f"\n“{one['evidence']}”" if one["evidence"] else ""
+        special = "".join(f"\n{line}" for line in _special(one["do_not_call"], one["wrong_number"]))
         table.add_row(
             one["created_at"][:19].replace("T", "\n"),
             "\n".join(filter(None, (one["request_id"][:8] or "first", one["outcome"], one["error_code"]))),
             f"{INTERESTS[one['is_interested']]}\n{one['next_follow_time'] or ''}",
-            one["leads_remark"] + evidence,
+            one["leads_remark"] + evidence + special,
             f"{one['model']}\nprompt {one['prompt_version']}\ntext {one['transcript_hash'][:8]}"
             if one["model"]
             else "",
@@ -235,7 +249,8 @@ def _show_history(found: dict[str, Any]) -> None:
 def _show_trial(trial: Trial) -> None:
     table = Table("call", "of", "would", "interest", "next time", _folded("remark"), title="nothing was changed")
     for change in trial.changes:
-        if change.action == "same":
+        special = _special(change.do_not_call, change.wrong_number)
+        if change.action == "same" and not special:
             continue
         before, after = change.before, change.after
         reason = REASONS[change.edit] or change.error_code
@@ -245,13 +260,18 @@ def _show_trial(trial: Trial) -> None:
             change.action + (f"\n({reason})" if reason else ""),
             _arrow(before and before.is_interested, after.is_interested),
             _arrow(before and before.next_follow_time, after.next_follow_time),
-            after.leads_remark,
+            "\n".join([after.leads_remark, *special]),
         )
     out = Console(highlight=False, markup=False)
     if table.row_count:
         out.print(table)
     done = ", ".join(f"{trial.by_action[action]} {action}" for action in sorted(trial.by_action)) or "nothing to do"
     out.print(f"{trial.selected} calls: {done}; {trial.input_tokens} input and {trial.output_tokens} output tokens")
+
+
+def _special(do_not_call: str, wrong_number: bool) -> list[str]:
+    """What is said of a call beside its interest: that nobody shall call again, or that it is not the lead's number."""
+    return [*([f"do not call: “{do_not_call}”"] if do_not_call else []), *(["wrong number"] if wrong_number else [])]
 
 
 def _folded(name: str) -> Column:
@@ -268,7 +288,7 @@ def _arrow(before: Any, after: Any) -> str:
 
 
 def _opinion(one: dict[str, Any]) -> str:
-    return f"{one['is_interested']}, {_next(one)}"
+    return "\n".join([f"{one['is_interested']}, {_next(one)}", *_special(one["do_not_call"], one["wrong_number"])])
 
 
 def _next(one: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ WORKER: dict[str, Rights] = {
     "call_suppressions": _OWN,
     "call_opt_outs": _OWN,
     "call_contacts": _OWN,
+    "call_withdrawals": _OWN,
     "call_follow_ups": _OWN,
     "call_analyses": _OWN,
     "call_task_options": _OWN,
@@ -47,15 +48,20 @@ WORKER: dict[str, Rights] = {
 BACKEND: dict[str, Rights] = {
     "call_tasks": Rights(insert=True),
     "dcc_leads": Rights(),
-    "leads_task_list": Rights(insert=True, update=(*_ROWS, "recording_url", "updated_time")),
+    "leads_task_list": Rights(insert=True, update=(*_ROWS, "recording_url", "updated_time", "is_interested")),
     "call_retries": _OWN,
     "call_rate_limits": _OWN,
     "call_analyses": Rights(),
-    "call_follow_ups": Rights(),
+    "call_follow_ups": _OWN,
     "call_opt_outs": _OWN,
     "call_contacts": Rights(),
+    "call_dispatches": Rights(),
+    "call_suppressions": Rights(),
+    "call_task_options": Rights(),
     "call_corrections": Rights(insert=True),
-    "dcc_leads_follow": Rights(update=("leads_remark", "new_follow_time", "next_follow_time")),
+    "dcc_leads_follow": Rights(
+        update=("leads_remark", "follow_time", "frist_follow_time", "new_follow_time", "next_follow_time")
+    ),
 }
 
 

@@ -35,6 +35,8 @@ class Labelled(BaseModel):
         called_at: with its offset from UTC.
         is_interested: 0 cannot tell, 1 interested, 2 not interested.
         next_follow_time: on the wall clock of ``called_at``, after it; None where none was agreed.
+        do_not_call: the sentence in which the customer refuses further calls, as it is said; or ``""``.
+        wrong_number: the number is not the lead's.
         note: why it is labelled so; the words of the agreed time in 「」.
     """
 
@@ -45,12 +47,17 @@ class Labelled(BaseModel):
     turns: Annotated[list[Turn], Field(min_length=1)]
     is_interested: Literal[0, 1, 2]
     next_follow_time: NaiveDatetime | None
+    do_not_call: str = ""
+    wrong_number: bool = False
     note: str = ""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _consistent(self) -> Self:
         if self.next_time is not None and self.next_time <= self.called_at:
             raise ValueError("next_follow_time is not after called_at")
+        said = [turn.text for turn in self.turns if turn.speaker == "Contact"]
+        if self.do_not_call and not any(self.do_not_call in text for text in said):
+            raise ValueError("do_not_call is not said by the customer")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
@@ -56,9 +56,20 @@ class Verdict:
         return "within_a_day" if abs(got - expected) <= CLOSE else "wrong"
 
     @property
+    def refusal(self) -> tuple[bool, bool]:
+        """Whether further calls are refused, as labelled and as judged; an answer that is invalid says no."""
+        return bool(self.labelled.do_not_call), self.judgement is not None and bool(self.judgement.do_not_call)
+
+    @property
+    def wrong_number(self) -> tuple[bool, bool]:
+        """Likewise, whether the number is not the lead's."""
+        return self.labelled.wrong_number, self.judgement is not None and self.judgement.wrong_number
+
+    @property
     def agrees(self) -> bool:
-        """Whether interest and next time are as labelled; a time within a day is not."""
-        return self.got == str(self.labelled.is_interested) and self.time in ("exact", "rightly_none")
+        """Whether all is as labelled; a time within a day is not, the words of a refusal are no matter."""
+        right = self.got == str(self.labelled.is_interested) and self.time in ("exact", "rightly_none")
+        return right and all(expected == got for expected, got in (self.refusal, self.wrong_number))
 
 
 async def evaluate(
@@ -86,7 +97,13 @@ async def evaluate(
 
     await for_each(conversations, one, at_once=AT_ONCE)
     report = _report([verdicts[labelled.id] for labelled in conversations])
-    return {"model": model.name, "prompt_version": model.version, **report, "seconds": round(monotonic() - began, 1)}
+    return {
+        "model": model.name,
+        "endpoint": model.endpoint,
+        "prompt_version": model.version,
+        **report,
+        "seconds": round(monotonic() - began, 1),
+    }
 
 
 async def _judge(model: AnalysisModel, labelled: Labelled) -> Verdict:
@@ -126,6 +143,11 @@ def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
             "accuracy": _share(timely, len(judged)),
             **{kind: times[kind] for kind in ("exact", "within_a_day", "wrong", "missed", "invented", "rightly_none")},
         },
+        "do_not_call": {
+            **_found(verdict.refusal for verdict in answered),
+            "unproven": sum(verdict.judgement is not None and verdict.judgement.unproven for verdict in verdicts),
+        },
+        "wrong_number": _found(verdict.wrong_number for verdict in answered),
         "disagreements": [_disagreement(verdict) for verdict in judged if not verdict.agrees],
         "invalid": [verdict.labelled.id for verdict in verdicts if verdict.got == "invalid"],
         "errors": [{"id": v.labelled.id, "code": v.problem} for v in verdicts if v.got == "error"],
@@ -139,15 +161,30 @@ def _report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
+def _found(pairs: Iterable[tuple[bool, bool]]) -> dict[str, Any]:
+    """How well something was found: pairs of whether it is there and whether it was seen."""
+    counts = Counter(pairs)
+    right, invented, missed = counts[True, True], counts[False, True], counts[True, False]
+    precision, recall = _share(right, right + invented), _share(right, right + missed)
+    return {"precision": precision, "recall": recall, "right": right, "invented": invented, "missed": missed}
+
+
 def _disagreement(verdict: Verdict) -> dict[str, Any]:
     judgement, labelled = verdict.judgement, verdict.labelled
     assert judgement is not None
     return {
         "id": labelled.id,
-        "expected": {"is_interested": labelled.is_interested, "next_follow_time": _shown(labelled.next_follow_time)},
+        "expected": {
+            "is_interested": labelled.is_interested,
+            "next_follow_time": _shown(labelled.next_follow_time),
+            "do_not_call": labelled.do_not_call,
+            "wrong_number": labelled.wrong_number,
+        },
         "got": {
             "is_interested": judgement.is_interested,
             "next_follow_time": _shown(judgement.next_follow_time),
+            "do_not_call": judgement.do_not_call,
+            "wrong_number": judgement.wrong_number,
             "leads_remark": judgement.leads_remark,
         },
         "next_time": verdict.time,

@@ -70,6 +70,7 @@ class AnalysisModel:
     Attributes:
         name: the model's name, or ``app:`` and the application's id.
         fallback: the model that answers while that one is not there; or ``""``.
+        endpoint: where it is asked, without the path.
         version: of its judgements.
         under_way: calls that one worker may have under way.
     """
@@ -93,6 +94,8 @@ class AnalysisModel:
         self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
+        url = httpx.URL(base_url)
+        self.endpoint = f"{url.scheme}://{url.netloc.decode()}"
         proxy = proxy_for(base_url)
         limits = httpx.Limits(max_connections=self.under_way, max_keepalive_connections=self.under_way)
         # aiohttp carries the same SDK at a third of the CPU; a client of our own must bring the key itself.

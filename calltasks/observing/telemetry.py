@@ -96,6 +96,12 @@ class Metrics:
         self._checked = meter.create_gauge_float(
             PREFIX + "checked_timestamp_seconds", "Time of the last check of the monitor that this worker made."
         )
+        self._waits = meter.create_gauge_float(
+            PREFIX + "withdrawal_wait_seconds", "Since when a call waits whose customer has said no; 0: none does."
+        )
+        self._looked = meter.create_gauge_float(
+            PREFIX + "withdrawal_look_timestamp_seconds", "Time of the last look at the opt-outs that this worker made."
+        )
         self._codes: set[str] = set()
 
     def called(self, service: str, action: str, seconds: float, error: ServiceError | None) -> None:
@@ -140,6 +146,11 @@ class Metrics:
         self._open.set(open_tasks)
         self._oldest.set(max(0.0, oldest_seconds))
         self._checked.set(time())
+
+    def looked(self, wait_seconds: float) -> None:
+        """The opt-outs were looked at: so long ago the oldest was seen of which a call may be begun yet."""
+        self._waits.set(wait_seconds)
+        self._looked.set(time())
 
     def _code(self, error: ServiceError | None) -> str:
         """The vendor's code, as far as there is room for another label."""

@@ -66,6 +66,7 @@ class OutboundBot:
         self._runtime = RuntimeOptions(autoretry=False, max_idle_conns=THREADS)
         self._instance_id = settings.outbound_bot_instance_id
         self.script_id = settings.outbound_bot_script_id
+        self.strategy = settings.outbound_bot_strategy
         self.limiter = limiter
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=OUTBOUND_BOT)
 

@@ -22,6 +22,7 @@ from calltasks.names import CANCEL, CANCELLED, FAILED, PAUSE, RESUME, SUCCEEDED
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE, AccessRefusedError
 from calltasks.platform.send_deadline import TooLateError
+from calltasks.platform.strategy import Strategy
 
 if TYPE_CHECKING:
     from calltasks.platform.outbound_bot import OutboundBot
@@ -128,6 +129,11 @@ class Job(Body):
             return attempt.status
         return CANCELLED if attempt.status == "Cancelled" else FAILED
 
+    @property
+    def dialling(self) -> bool:
+        """Whether it is being called: then it cannot be withdrawn (docs/vendors.md V14)."""
+        return self.call_status == "Executing"
+
 
 class LatestTask(Body):
     """The latest attempt, as a page of a job group shows it."""
@@ -209,11 +215,13 @@ class PlatformSession:
     priority: int
     calls: int = field(default=0)
 
-    async def create_group(self, name: str) -> str:
-        """Create a job group and return its id."""
+    async def create_group(self, name: str, strategy: Strategy | None = None) -> str:
+        """Create a job group that dials by this strategy, or as its instance does, and return its id."""
         query = {"JobGroupName": name}
         if self.platform.script_id:
             query["ScriptId"] = self.platform.script_id
+        given = zip(("StrategyJson", "RecallStrategyJson"), strategy.sent() if strategy else (), strict=False)
+        query |= {field: text for field, text in given if text}
         body = await self._ask("CreateJobGroup", query)
         return read("CreateJobGroup", _Group, body.get("JobGroup")).job_group_id
 
@@ -293,6 +301,11 @@ class PlatformSession:
     async def control(self, action: str, group_id: str) -> None:
         """``pause``, ``resume`` or ``cancel`` all calls of the group."""
         await self._ask(CONTROLS[action], {"JobGroupId": group_id, "All": True})
+
+    async def cancel_jobs(self, group_id: str, ids: Sequence[str]) -> None:
+        """Withdraw up to 99 jobs of a group. One that is being dialled goes on, with what attempts are left to it, and
+        one that is over stays so."""
+        await self._ask(CONTROLS[CANCEL], {"JobGroupId": group_id, "All": False, "JobId": list(ids)})
 
     async def _ask(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One call, repeated as long as the platform asks us to slow down."""

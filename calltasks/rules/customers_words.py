@@ -25,12 +25,12 @@ def claim(value: Any) -> tuple[bool | None, list[str]]:
     """
     yes, no, sentences = False, False, []
     for part in _parts(value):
-        if not isinstance(part, str | int | float):
-            continue
-        word = _letters(f"{part:g}" if isinstance(part, float) else str(part))[0]
-        if word in _YES or word in _NO:
-            yes, no = yes or word in _YES, no or word in _NO
-        elif isinstance(part, str) and word:
+        word = _letters(part)[0] if isinstance(part, str) else ""
+        if part == 1 or word in _YES:
+            yes = True
+        elif part == 0 or word in _NO:
+            no = True
+        elif word:
             sentences.append(part.encode("utf-8", "replace").decode().replace("\0", "").strip())
     return (False if no else yes or None), sentences
 

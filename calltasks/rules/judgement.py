@@ -83,7 +83,7 @@ class Judgement:
     Attributes:
         do_not_call: the customer's own sentence that refuses further calls, or ``""``.
         unproven: the model speaks of such a refusal, and of no sentence that the customer said.
-        wrong_number: the number is not the lead's.
+        wrong_number: the number is not the lead's (rule 6.12).
     """
 
     leads_remark: str

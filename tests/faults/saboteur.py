@@ -35,6 +35,7 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
 import activities.liveness
+import activities.opt_outs
 import calltasks.model.analysis
 import calltasks.platform.outbound_bot
 import calltasks.platform.send_deadline
@@ -242,6 +243,7 @@ def hurry() -> None:
         object.__setattr__(call, "heartbeat", options.HEARTBEAT)
         object.__setattr__(call, "retry", options.THREE_TRIES)
     activities.liveness.BEAT_SECONDS = 0.4
+    activities.opt_outs.CLAIM_SECONDS = 12.0
 
 
 def shift_clock(seconds: float) -> None:

@@ -12,7 +12,6 @@ from starlette.routing import Route
 from calltasks.api.access import CONSOLE
 from calltasks.api.console.pages import calls_of, filter_of, organization_of, own_call, query_of, refuses
 from calltasks.api.console.steering import form_to_edit
-from calltasks.corrections import confirm, correct
 from calltasks.database.tables import calls
 from calltasks.database.tables.calls import Call
 from calltasks.database.tables.corrections import Word
@@ -27,7 +26,7 @@ async def _right(request: Request) -> Response:
     tasks, call = calls_of(request), await own_call(request)
     behind = await _behind(request, call)
     refused = await refuses(tasks, organization_of(request), call)
-    await confirm(tasks.database, call.id, do_not_call=refused, by=_by(request))
+    await tasks.confirm(call.id, do_not_call=refused, by=_by(request))
     return RedirectResponse(f"{CONSOLE}/calls/{behind or call.id}?{_query(request)}", 303)
 
 

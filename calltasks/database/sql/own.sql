@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS call_suppressions (
 -- Who said no: numbers (E.164) that no campaign of the organisation calls while standing is 1; it is NULL when lifted, so
 -- that a number stands once. Rows are never deleted but by an erasure. source: call, person or import. evidence: the
 -- customer's sentence, or the reason that a person gave. disputed_at: a later judgement of the call found no refusal.
--- withdrawn_at: the calls that waited for the number when it was entered are withdrawn, or over.
+-- withdrawn_at: the calls that waited for the number when it was entered are withdrawn, or over; noticed_at: who sees to
+-- that has seen it.
 CREATE TABLE IF NOT EXISTS call_opt_outs (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     organization_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS call_opt_outs (
     created_by      VARCHAR(191) NOT NULL DEFAULT '',
     created_at      DATETIME(6)  NOT NULL,
     disputed_at     DATETIME(6)  NULL,
+    noticed_at      DATETIME(6)  NULL,
     withdrawn_at    DATETIME(6)  NULL,
     lifted_at       DATETIME(6)  NULL,
     lifted_by       VARCHAR(191) NULL,
@@ -73,6 +75,20 @@ CREATE TABLE IF NOT EXISTS call_contacts (
     claimed_at      DATETIME(6)  NOT NULL,
     KEY idx_phone (organization_id, phone, claimed_at),
     KEY idx_task (task_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- Calls that waited for somebody who said no. A row is written before the platform is asked to withdraw the call.
+-- outcome, once that is known: withdrawn, too_late (it was dialled after that), over (before that), or other (the job
+-- calls another number).
+CREATE TABLE IF NOT EXISTS call_withdrawals (
+    list_id     BIGINT       NOT NULL PRIMARY KEY,
+    task_id     BIGINT       NOT NULL,
+    call_job_id VARCHAR(191) NOT NULL,
+    opt_out_id  BIGINT       NOT NULL,
+    outcome     VARCHAR(16)  NOT NULL DEFAULT '',
+    noticed_at  DATETIME(6)  NOT NULL,
+    settled_at  DATETIME(6)  NULL,
+    KEY idx_task (task_id, outcome)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- Work that could not be done yet and when to try again: a transcript, a recording, an analysis that is not there.

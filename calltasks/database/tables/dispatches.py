@@ -18,10 +18,11 @@ from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.rows import give_status
 from calltasks.errors import CallTasksError
 from calltasks.names import CANCELLED, FAILED, workflow_id
-from calltasks.rules.phones import dialled
+from calltasks.rules.phones import dialled, e164
 
 NEVER_SENT = "2000-01-01"
 """``attempted_at`` of a batch whose request certainly did not leave, ``accepted_at`` of one that others stand for."""
+UNSENT = f"d.accepted_at IS NULL AND d.attempted_at = '{NEVER_SENT}'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +48,14 @@ class Undialled:
     """A row that has no job and no outcome.
 
     Attributes:
-        number: as the platform takes it; ``""``: the row has none.
+        number: as the platform takes it; ``""``: the row has none. ``phone``: in E.164.
     """
 
     id: int
     leads_id: str
     name: str
     number: str
+    phone: str
     reference_id: str
     call_time: datetime | None
 
@@ -367,6 +369,7 @@ def undialled(cursor: Cursor, task_id: int, *, first: int, last: int | None, lim
             leads_id=str(row[1]),
             name=str(row[2]),
             number=dialled(str(row[3])),
+            phone=e164(str(row[3])),
             reference_id=str(row[4]),
             call_time=row[5] if isinstance(row[5], datetime) else None,
         )

@@ -10,6 +10,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.refusals import write_each_here
 from calltasks.database.tables import retries as retry_table
+from calltasks.database.tables import withdrawals
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, MATCHABLE_SQL, is_final, is_status
 from calltasks.database.tables.rows import give_status
 from calltasks.names import FAILED
@@ -170,6 +171,7 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
             flat(free),
         )
         retry_table.begin_anew(cursor, [row_id for row_id, _ in free])
+        withdrawals.take_up_again(cursor, [row_id for row_id, _ in free])
     return free
 
 

@@ -183,19 +183,19 @@ def enter(cursor: Cursor, organization_id: str, refusals: Sequence[Refusal], *, 
     ]
     entered: list[OptOut] = []
     for part in bulks(rows):
-        phones = [row[1] for row in part]
-        there = dict(_standing(cursor, organization_id, phones))
-        _supersede(cursor, organization_id, [phone for phone, disputed in there.items() if disputed], now_utc)
-        if missing := [row for row in part if there.get(row[1]) in (None, 1)]:
+        there = {one.phone: one for one in _standing(cursor, organization_id, [row[1] for row in part])}
+        disputed = {phone for phone, one in there.items() if one.disputed_at}
+        _supersede(cursor, organization_id, sorted(disputed), now_utc)
+        if missing := [row for row in part if row[1] not in there or row[1] in disputed]:
             cursor.execute(
                 f"INSERT INTO call_opt_outs ({', '.join(_ENTRY)}) VALUES "
                 + ", ".join([f"({marks(len(_ENTRY))})"] * len(missing))
                 + " ON DUPLICATE KEY UPDATE standing = standing",
                 flat(missing),
             )
-        cursor.execute(f"{_SELECT} AND standing = 1 AND phone IN ({marks(len(phones))})", (organization_id, *phones))
+            there |= {one.phone: one for one in _standing(cursor, organization_id, [row[1] for row in missing])}
         # Whoever was faster has entered it, not we; by the moment we know our own, also after a lost answer to COMMIT.
-        entered += [one for one in _read(cursor) if one.created_at == now_utc and _same(one, wanted[one.phone])]
+        entered += [one for one in there.values() if one.created_at == now_utc and _same(one, wanted[one.phone])]
     return entered
 
 
@@ -204,14 +204,11 @@ def _same(one: OptOut, wanted: Refusal) -> bool:
     return all(getattr(one, name) == getattr(wanted, name) for name in names)
 
 
-def _standing(cursor: Cursor, organization_id: str, phones: Sequence[str]) -> list[tuple[str, int]]:
-    """Which of these numbers stand, and whether they are disputed."""
+def _standing(cursor: Cursor, organization_id: str, phones: Sequence[str]) -> list[OptOut]:
     cursor.execute(
-        "SELECT phone, disputed_at IS NOT NULL FROM call_opt_outs WHERE organization_id = %s AND standing = 1"
-        f" AND phone IN ({marks(len(phones))}) ORDER BY phone",
-        (organization_id, *phones),
+        f"{_SELECT} AND standing = 1 AND phone IN ({marks(len(phones))}) ORDER BY phone", (organization_id, *phones)
     )
-    return [(str(phone), int(disputed)) for phone, disputed in cursor.fetchall()]
+    return _read(cursor)
 
 
 def _supersede(cursor: Cursor, organization_id: str, phones: Sequence[str], now_utc: datetime) -> None:
@@ -243,8 +240,7 @@ def lift(cursor: Cursor, organization_id: str, phone: str, *, reason: str, by: s
 
 def standing(cursor: Cursor, organization_id: str, phone: str) -> OptOut | None:
     """The entry that keeps the number from being called, if one does."""
-    cursor.execute(f"{_SELECT} AND phone = %s AND standing = 1", (organization_id, phone))
-    return next(iter(_read(cursor)), None)
+    return next(iter(_standing(cursor, organization_id, [phone])), None)
 
 
 def page(

@@ -1,4 +1,4 @@
-"""``call_suppressions``: who is left out of a campaign, and why (rule 11.1)."""
+"""``call_suppressions``: who is left out of a campaign, and why (rules 11.1, 11.7, 11.8)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from calltasks.database.tables.needs import CALLED
 from calltasks.database.tables.rows import give_status
 from calltasks.names import CANCELLED
 
-NO_NUMBER = "no_number"
-"""What the row has for a phone number is none."""
-
-
 NOT_CALLED = (
     "FROM call_suppressions s JOIN leads_task_list l ON l.id = s.list_id AND l.task_id = s.task_id"
     f" WHERE COALESCE(l.call_job_id, '') = '' AND l.call_status = '{CANCELLED}'"
@@ -23,14 +19,14 @@ NOT_CALLED = (
 """The entries that count: of rows that are left out, and are still those that they were."""
 
 
-def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str]], reason: str) -> set[int]:
-    """Leave rows (id and lead) out: ``Cancelled``, with the reason; inside the transaction that would claim them.
+def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str, str]]) -> set[int]:
+    """Leave rows (id, lead, reason) out: ``Cancelled``, with the reason; inside the transaction that would claim them.
 
     Returns:
         Rows that the database refuses to call so.
     """
-    refused = give_status(cursor, [id_ for id_, _ in rows], CANCELLED, f"NOT ({CALLED})")
-    out = [(row_id, task_id, leads_id[:191], reason) for row_id, leads_id in rows if row_id not in refused]
+    refused = give_status(cursor, [id_ for id_, _, _ in rows], CANCELLED, f"NOT ({CALLED})")
+    out = [(row_id, task_id, leads_id[:191], reason) for row_id, leads_id, reason in rows if row_id not in refused]
     for part in bulks(out):
         # The row of an earlier task may have had the same id.
         cursor.execute(

@@ -6,13 +6,18 @@ this ``create_time`` alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.tables.tasks import TaskRow
+from calltasks.database.tables.tasks import TaskRow, load
+from calltasks.platform.strategy import Strategy
+from calltasks.rules.gate import Limits
 
+STRATEGY = "strategy"
+"""Of the options."""
 FIRST_REST, LONGEST_REST = 300, 86_400
 """Seconds between two looks at a task of which nothing was called: twice as long after each that found nothing."""
 
@@ -44,10 +49,36 @@ def kept(cursor: Cursor, task: TaskRow) -> Kept:
     return Kept(options=str(row[0]), paused=bool(row[1]), jobs_at_rest=None if row[2] is None else int(row[2]))
 
 
+def limits(options: str) -> Limits:
+    """How rarely a task's options, a JSON object, want people called."""
+    given = json.loads(options)
+    return Limits(**{field.name: int(given.get(field.name) or 0) for field in fields(Limits)})
+
+
 def keep_options(cursor: Cursor, task: TaskRow, options: str) -> None:
     """Keep these options, a JSON object, in the place of others; inside a transaction."""
     _open(cursor, task)
     cursor.execute("UPDATE call_task_options SET options = %s WHERE task_id = %s", (options, task.task_id))
+
+
+def settle_strategy(cursor: Cursor, task_id: int, otherwise: Strategy | None) -> str:
+    """The options with the strategy by which the task's group is made, a JSON object; inside a transaction.
+
+    Args:
+        cursor: inside a transaction.
+        task_id: a task that has no group yet.
+        otherwise: the strategy where no start gave one. It is kept: a group that is made again after a lost answer
+            gets no other one, whatever the setting is by then.
+    """
+    task = load(cursor, task_id, lock=True)
+    if task is None:
+        return Kept().options
+    options = kept(cursor, task).options
+    if otherwise is None or STRATEGY in json.loads(options):
+        return options
+    options = json.dumps(json.loads(options) | {STRATEGY: otherwise.given()}, separators=(",", ":"))
+    keep_options(cursor, task, options)
+    return options
 
 
 def keep_paused(cursor: Cursor, task: TaskRow, paused: bool) -> None:

@@ -1,0 +1,234 @@
+"""Who said no is not called any more: calls that wait for them are withdrawn (rule 11.10). Task queue ``outbound-bot``.
+
+``call_opt_outs`` is the list of work, whoever entered somebody there. One activity looks at it for all organisations,
+as long as the program lives: an attempt is one look, which fails on purpose, and Temporal makes the next one. A worker
+that dies, or a platform that is away, costs a look.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from activities.dispatch import SEND_SECONDS
+from activities.liveness import heartbeating, not_yet
+from calltasks.concurrency import for_each
+from calltasks.database.connection import Database
+from calltasks.database.tables import withdrawals as table
+from calltasks.database.tables.jobs import folded
+from calltasks.database.tables.needs import final_status
+from calltasks.database.tables.withdrawals import OTHER, OVER, TOO_LATE, WITHDRAWN, Waiting
+from calltasks.errors import DeclinedError, PermanentError, ServiceError
+from calltasks.names import CANCELLED, REFRESH, Turn, workflow_id
+from calltasks.observing import telemetry
+from calltasks.platform.errors import SERVICE, AccessRefusedError, NoSuchJobError, ValueRefusedError
+from calltasks.platform.session import IDS_A_CALL, Job, PlatformSession, moment
+from calltasks.rules.phones import comparable
+
+if TYPE_CHECKING:
+    from calltasks.platform.outbound_bot import OutboundBot
+
+LOOK_SECONDS = 5.0
+"""Between two looks."""
+CLAIM_SECONDS = SEND_SECONDS + 5
+"""Who claimed a lead without knowing of the opt-out has sent it so soon after it was seen, or never does."""
+UNKNOWN_SECONDS = 600.0
+"""A call of which the platform does not tell is waited for so long; a job that turns up later is looked at again."""
+ORGANISATIONS_AT_ONCE = 8
+REQUESTS_AT_ONCE = 4
+
+
+@dataclass(slots=True)
+class Look:
+    """One look.
+
+    Attributes:
+        ages: of the open opt-outs, in seconds, since they were first seen.
+        waiting: opt-outs of which some call is not over; ``in_danger``: those of whose calls one may be begun yet.
+        outcomes: of calls that are over, or were withdrawn.
+        unlisted: tasks that have rows without a job id among those that wait.
+        error: the last one of the platform; ``""``: none.
+    """
+
+    ages: Mapping[int, float]
+    waiting: set[int] = field(default_factory=set)
+    in_danger: set[int] = field(default_factory=set)
+    outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unlisted: set[int] = field(default_factory=set)
+    error: str = ""
+
+    def wait_for(self, call: Waiting, job: Job | None) -> None:
+        """A call is not over; ``job``: as the platform tells of it, if it does."""
+        if job is not None or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
+            self.waiting.add(call.opt_out_id)
+            if job is None or not job.dialling:
+                self.in_danger.add(call.opt_out_id)
+
+
+class OptOuts:
+    """The activity that withdraws calls."""
+
+    def __init__(self, database: Database, platform: OutboundBot, client: Client) -> None:
+        self._database = database
+        self._platform = platform
+        self._client = client
+        self._read_again: dict[int, tuple[float, float]] = {}
+
+    @activity.defn
+    async def withdraw_calls(self) -> None:
+        """Look once at who has said no and is still waited for, and withdraw those calls.
+
+        Raises:
+            ApplicationError: always: the next look is due.
+        """
+        async with heartbeating():
+            ages = await self._database.run(table.notice)
+            look = Look(ages)
+            if ages:
+                await self._withdraw(look, await self._database.run(table.waiting))
+        telemetry.metrics.looked(max((ages.get(id_, 0.0) for id_ in look.in_danger), default=0.0))
+        raise not_yet(f"calls wait for {len(look.waiting)} who said no", LOOK_SECONDS)
+
+    async def _withdraw(self, look: Look, calls: Sequence[Waiting]) -> None:
+        by_organisation: dict[str, list[Waiting]] = defaultdict(list)
+        for call in calls:
+            by_organisation[call.organization_id].append(call)
+
+        async def one(organisation: str) -> None:
+            session = self._platform.session(organisation, Turn.CONTROLS)
+            await self._of_organisation(session, by_organisation[organisation], look)
+
+        await for_each(by_organisation, one, at_once=ORGANISATIONS_AT_ONCE)
+        await self._ask_for_jobs(look.unlisted)
+        # Who claimed a lead before the opt-out was seen is known by now, or does not send it any more.
+        over = [id_ for id_, age in look.ages.items() if age >= CLAIM_SECONDS and id_ not in look.waiting]
+        await self._database.run(table.carried_out, over)
+        if calls or over:
+            activity.logger.info(
+                "%d opt-outs open, calls wait for %d; withdrawn %d, too late %d; %d carried out (last error: %s)",
+                *(len(look.ages), len(look.waiting), look.outcomes[WITHDRAWN], look.outcomes[TOO_LATE], len(over)),
+                look.error or None,
+            )
+
+    async def _of_organisation(self, session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:
+        by_group: dict[str, list[Waiting]] = defaultdict(list)
+        for call in calls:
+            if call.job_id:
+                by_group[call.job_group_id].append(call)
+            else:
+                look.unlisted.add(call.task_id)
+                look.wait_for(call, None)
+        batches = [
+            group[start : start + IDS_A_CALL]
+            for group in by_group.values()
+            for start in range(0, len(group), IDS_A_CALL)
+        ]
+
+        async def one(batch: Sequence[Waiting]) -> None:
+            await self._batch(session, batch, look)
+
+        await for_each(batches, one, at_once=REQUESTS_AT_ONCE)
+
+    async def _batch(self, session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:
+        """Withdraw at most 99 calls of one group: see how they stand, withdraw those that wait, see again."""
+        jobs = await _told(session, calls, look)
+        still = [call for call in calls if (job := jobs.get(call.job_id)) and not _outcome(call, job)]
+        # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
+        await self._database.run(table.write_down, [(call, "") for call in still])
+        # Once it is over, what would follow a call under way is withdrawn too.
+        asked = [call for call in still if not jobs[call.job_id].dialling]
+        if asked:
+            await _cancel(session, asked, look)
+            jobs |= await _told(session, asked, look)
+        waited = {call.list_id for call in still}
+        settled = [
+            # What somebody else has cancelled before it was seen to wait was not withdrawn.
+            (call, outcome if outcome != WITHDRAWN or call.waited or call.list_id in waited else OVER)
+            for call in calls
+            if (outcome := _outcome(call, jobs.get(call.job_id)))
+        ]
+        await self._database.run(table.write_down, settled)
+        for _, outcome in settled:
+            look.outcomes[outcome] += 1
+            telemetry.metrics.wrote("withdrawals", outcome)
+        over = {call.list_id for call, _ in settled}
+        for call in calls:
+            if call.list_id not in over:
+                look.wait_for(call, jobs.get(call.job_id))
+
+    async def _ask_for_jobs(self, tasks: Iterable[int]) -> None:
+        """Have the runs of tasks read what the platform lists: without its job id no call can be withdrawn."""
+        now, before = monotonic(), self._read_again
+        self._read_again = {}
+        for task_id in tasks:
+            due, pause = before.get(task_id, (now, LOOK_SECONDS))
+            if due <= now:
+                pause = min(pause * 2, 60.0)
+                due = now + pause
+                with suppress(RPCError):
+                    # One that does not run is taken up by the monitor.
+                    await self._client.get_workflow_handle(workflow_id(task_id)).signal(REFRESH)
+            self._read_again[task_id] = due, pause
+
+
+async def _told(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> dict[str, Job]:
+    """What the platform tells of the calls, by job id, as far as it does."""
+    try:
+        jobs = {folded(job.job_id): job for job in await session.jobs([call.job_id for call in calls])}
+    except (NoSuchJobError, ValueRefusedError) as error:
+        look.error = str(error)
+        if len(calls) == 1:
+            return {}
+        half = len(calls) // 2
+        return await _told(session, calls[:half], look) | await _told(session, calls[half:], look)
+    except ServiceError as error:
+        if error.service != SERVICE:
+            raise
+        look.error = str(error)
+        return {}
+    return {call.job_id: job for call in calls if (job := jobs.get(folded(call.job_id)))}
+
+
+async def _cancel(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:
+    """Ask for it. Whether the answer was lost or not, how the calls stand is asked for after that."""
+    try:
+        await session.cancel_jobs(calls[0].job_group_id, [call.job_id for call in calls])
+    except ServiceError as error:
+        if error.service != SERVICE:
+            raise
+        look.error = str(error)
+        refused = isinstance(error, PermanentError | DeclinedError) and not isinstance(error, AccessRefusedError)
+        if refused and len(calls) > 1:
+            # One call that the platform refuses to withdraw, because it has just been dialled, spoils its whole batch.
+            half = len(calls) // 2
+            await _cancel(session, calls[:half], look)
+            await _cancel(session, calls[half:], look)
+
+
+def _outcome(call: Waiting, job: Job | None) -> str:
+    """What became of a call; ``""``: it may still be made."""
+    if job is None:
+        return ""
+    numbers = {number for contact in job.contacts for number in comparable(contact.phone_number)}
+    if numbers and call.phone not in numbers:
+        return OTHER
+    status = final_status(job.call_status)
+    if not status:
+        return ""
+    said_no = call.said_no_at.replace(tzinfo=UTC)
+    if any((_begun(attempt.actual_time, attempt.planed_time) or said_no) >= said_no for attempt in job.tasks):
+        return TOO_LATE
+    return WITHDRAWN if status == CANCELLED else OVER
+
+
+def _begun(actual: int | None, planed: int | None) -> datetime | None:
+    return moment(actual) or moment(planed)

@@ -34,7 +34,7 @@ CSV_ROWS = 500
 STATUSES = ("open", *FINAL)
 COLUMNS = (
     *("row", "call_job_id", "leads_id", "name", "phone", "called_at", "status", "interest", "remark"),
-    *("next_follow_time", "analysis", "changed_by_a_person", "opted_out"),
+    *("next_follow_time", "outcome", "changed_by_a_person", "opted_out"),
 )
 
 

@@ -33,7 +33,7 @@ async def _right(request: Request) -> Response:
 async def _correct(request: Request) -> Response:
     fields = await form_to_edit(request)
     call = await own_call(request)
-    await correct(calls_of(request).database, call.id, word_of(fields), organization_of(request), by=_by(request))
+    await calls_of(request).correct(call.id, word_of(fields), organization_of(request), by=_by(request))
     return RedirectResponse(f"{CONSOLE}/calls/{call.id}?{_query(request)}", 303)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from calltasks.names import CANCELLED, FAILED, SUCCEEDED
+
 CHINESE = {
     "Call tasks": "外呼任务",
     "Campaigns": "外呼活动",
@@ -63,9 +65,9 @@ CHINESE = {
     "No call is like that.": "没有这样的通话。",
     "More": "更多",
     "open": "未结束",
-    "Succeeded": "成功",
-    "Failed": "失败",
-    "Cancelled": "已取消",
+    SUCCEEDED: "成功",
+    FAILED: "失败",
+    CANCELLED: "已取消",
     "newest": "最新创建",
     "oldest": "最早创建",
     "latest": "最近通话",

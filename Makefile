@@ -63,3 +63,4 @@ audit: setup
 lock: setup
 	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --output-file requirements.lock requirements.in
 	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --output-file requirements-dev.lock requirements-dev.in
+	@$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --no-annotate --output-file benchmarks/celery.lock benchmarks/celery.in

@@ -172,8 +172,7 @@ class OptOuts:
         for task_id in tasks:
             due, pause = before.get(task_id, (now, LOOK_SECONDS))
             if due <= now:
-                pause = min(pause * 2, 60.0)
-                due = now + pause
+                due, pause = now + pause, min(pause * 1.5, 60.0)
                 with suppress(RPCError):
                     # One that does not run is taken up by the monitor.
                     await self._client.get_workflow_handle(workflow_id(task_id)).signal(REFRESH)

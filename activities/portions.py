@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -35,8 +36,8 @@ TRIES = 3
 """Before the model has failed for good (rule 6.5)."""
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
-TOGETHER_SECONDS = 0.1
-"""An answer waits so long for others, to be written down with them."""
+TOGETHER_SECONDS = 0.25
+"""An answer waits so long for others, to be written down with them; once no more are to come, it does not wait."""
 REFUSED = f"{DATABASE}."
 """Begins the ``error_code`` of a row that the database has refused; its number follows."""
 
@@ -67,6 +68,8 @@ class Portions(ABC):
     again: list[int] = field(default_factory=list)
     failure: ServiceError | None = None
     _since: float = field(default_factory=monotonic)
+    _judged: int = 0
+    _all_judged: asyncio.Event = field(default_factory=asyncio.Event)
     _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -102,6 +105,9 @@ class Portions(ABC):
 
     async def take(self, call: FinishedCall, judged: Judged) -> None:
         """See to what came of a call: an answer goes into the ledger, then what it says waits for its portion."""
+        self._judged += 1
+        if self._judged == len(self.calls):
+            self._all_judged.set()
         if judged.answer is not None:
             self.answers.append(judged.answer)
             self.done.input_tokens += judged.answer.input_tokens
@@ -118,7 +124,8 @@ class Portions(ABC):
         """All answers so far are in the ledger; those that come meanwhile go together, in one statement."""
         async with self._saving:
             if self.answers:
-                await asyncio.sleep(TOGETHER_SECONDS)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._all_judged.wait(), TOGETHER_SECONDS)
             answers, self.answers = self.answers, []
             if answers:
                 now = (await self.database.now()).replace(tzinfo=None)

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.figures import ANSWERED, WARM_UP, Figure, Sizes, at_least, at_most
 from benchmarks.site import UNLIMITED, Bench
-from devstack.processes import Child
 
 
 async def memory(sizes: Sizes) -> list[Figure]:
@@ -20,13 +19,12 @@ async def memory(sizes: Sizes) -> list[Figure]:
         for leads in (sizes.leads, sizes.large):
             task_id = await site.task(leads)
             worker = await site.worker()
-            with site.questions() as questions:
-                ran = await site.run(task_id, leads, worker)
-            peaks[leads] = peak_megabytes(worker)
+            ran = await site.run(task_id, leads, worker)
+            peaks[leads] = peak_megabytes(worker.pid)
             runs[leads] = {
                 "leads_a_second": round(ran.rate),
                 "cpu_seconds": {name: round(spent, 1) for name, spent in ran.cpu.items()},
-                "questions": questions[0],
+                "statements": ran.statements,
                 "history": await site.events(task_id),
                 "billable_actions": await site.actions(task_id),
             }
@@ -120,7 +118,7 @@ async def trickle(sizes: Sizes) -> list[Figure]:
             "simulated_hours": round(seconds * scale / 3600, 1),
             "polls": result["polls"],
             "calls": site.stats()["calls"],
-            "peak_megabytes": round(peak_megabytes(worker)),
+            "peak_megabytes": round(peak_megabytes(worker.pid)),
         }
         return [
             at_most("events of the longest run, trickling", max(length for length, _ in runs), 10_000, "events"),
@@ -129,7 +127,7 @@ async def trickle(sizes: Sizes) -> list[Figure]:
         ]
 
 
-def peak_megabytes(worker: Child) -> float:
-    """The largest resident size that the worker ever had."""
-    status = Path(f"/proc/{worker.pid}/status").read_text()
+def peak_megabytes(process: int) -> float:
+    """The largest resident size that a process ever had."""
+    status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

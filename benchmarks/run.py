@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import against_floor, growth, sharing
+from benchmarks import against_celery, against_floor, growth, model, sharing
 from benchmarks.figures import Figure, Sizes
 from benchmarks.gate import gate
 from benchmarks.site import DIALOGUES
@@ -26,6 +26,8 @@ from devstack.stack import PROJECT
 FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "tax": against_floor.tax,
     "latency": against_floor.latency,
+    "model": model.model,
+    "celery": against_celery.celery,
     "memory": growth.memory,
     "closing": growth.closing,
     "idle": growth.idle,
@@ -35,11 +37,12 @@ FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "limits": sharing.limits,
     "gate": gate,
 }
+ABOUT = "\n\n".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in FIGURES.items())
 REPORT = PROJECT / ".stack/benchmarks.json"
 
 
 def main(
-    figures: Annotated[list[str] | None, typer.Argument(help=f"Any of: {', '.join(FIGURES)}. Default: all.")] = None,
+    figures: Annotated[list[str] | None, typer.Argument(help=f"Any of these; all by default.\n\n{ABOUT}")] = None,
     leads: Annotated[int, typer.Option(help="Leads of the usual task.")] = 10_000,
     small: Annotated[int, typer.Option(help="Leads of a small task.")] = 1_000,
     large: Annotated[int, typer.Option(help="Leads of a large task.")] = 100_000,

@@ -33,11 +33,14 @@ PHONES = 13_900_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What one run of one task took; CPU seconds by process: workers, simulators, temporal, mariadb."""
+    """What one run of one task took; CPU seconds by process: workers, simulators, temporal, mariadb. The floor also
+    tells how late its event loop was, 99 of 100 times, in seconds."""
 
     leads: int
     seconds: float
     cpu: dict[str, float]
+    statements: int
+    late: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -122,21 +125,22 @@ class Bench:
 
     async def run(self, task_id: int, leads: int, *workers: Child, options: Mapping[str, float] | None = None) -> Ran:
         """Run a task to its end with workers that poll already."""
-        with self.metering(*workers) as meter:
+        with self.metering(*workers) as meter, self.questions() as questions:
             began = monotonic()
             result = await (await self.start(task_id, options)).result()
             seconds = monotonic() - began
         assert result["outcome"] == "complete" and result["follow_ups"] == leads, result
-        return Ran(leads=leads, seconds=seconds, cpu=meter)
+        return Ran(leads=leads, seconds=seconds, cpu=meter, statements=questions[0])
 
     @contextmanager
-    def metering(self, *workers: Child) -> Iterator[dict[str, float]]:
-        """CPU seconds of all processes within the block; filled in at its end."""
+    def metering(self, *workers: Child, **others: Child) -> Iterator[dict[str, float]]:
+        """CPU seconds of all processes within the block, and of ``others``; filled in at its end."""
         processes = {
             "simulators": [self.stack.simulators],
             "temporal": [self.stack.temporal.process],
             "mariadb": [self.stack.mariadb.process],
             "workers": list(workers),
+            **{name: [child] for name, child in others.items()},
         }
         before = {name: sum(map(cpu_seconds, children)) for name, children in processes.items()}
         spent: dict[str, float] = {}
@@ -290,9 +294,11 @@ class FloorProcess:
 
     async def run(self, task_id: int, leads: int) -> Ran:
         """Run a task to its end."""
-        with self._site.metering() as meter:
+        with self._site.metering() as meter, self._site.questions() as questions:
             answer = await asyncio.to_thread(self._ask, task_id)
-        return Ran(leads=leads, seconds=answer["seconds"], cpu=meter | {"workers": answer["cpu_seconds"]})
+        cpu = meter | {"workers": answer["cpu_seconds"]}
+        late, statements = answer["late_seconds"], questions[0]
+        return Ran(leads=leads, seconds=answer["seconds"], cpu=cpu, statements=statements, late=late)
 
     def _ask(self, task_id: int) -> dict[str, float]:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -307,6 +313,7 @@ class FloorProcess:
 
 
 def cpu_seconds(child: Child) -> float:
-    """User and system time of a process so far."""
-    times = psutil.Process(child.pid).cpu_times()
-    return float(times.user + times.system)
+    """User and system time so far of a process and of the children that it has."""
+    process = psutil.Process(child.pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))

@@ -46,11 +46,11 @@ class Clients(AsyncExitStack):
     @cached_property
     def platform(self) -> OutboundBot:
         """The platform, within the rate limit that all processes share."""
-        from calltasks.platform.outbound_bot import THREADS, OutboundBot
+        from calltasks.platform.outbound_bot import AT_ONCE, OutboundBot
 
         settings = load(PlatformSettings)
-        platform = OutboundBot(settings, shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, THREADS))
-        self.callback(platform.close)
+        platform = OutboundBot(settings, shared(self.database, OUTBOUND_BOT, settings.outbound_bot_qps, AT_ONCE))
+        self.push_async_callback(platform.close)
         return platform
 
     @cached_property

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "benchmarks/celery.lock")
 MOST_DAYS = 90
 """After so long without a look at newer versions a lock is reported."""
 

@@ -78,10 +78,7 @@ class Control:
                 self._faults.counts.clear()
                 return {"reset": True}
             case ["model"]:
-                if not isinstance(body["down"], bool):
-                    raise ValueError("down must be true or false")
-                self._model.down = body["down"]
-                return {"down": self._model.down}
+                return self._model.switch(**body)
             case ["clock"]:
                 self._world.clock.advance(float(body["advance"]))
                 return {"now": self._world.clock.now(), "advanced": self._world.clock.advanced}

@@ -21,6 +21,8 @@ from simulators.stats import Limiter, Stats
 
 GENERATION = "/api/v1/services/aigc/text-generation/generation"
 APPLICATION = re.compile(r"/api/v1/apps/([^/]+)/completion")
+_THINKS = re.compile(r"qwen3-\d(?!.*(?:instruct|coder|thinking))")
+"""Open models that think unless they are told not to, and cannot think where an answer does not come in a stream."""
 _WRONG_VALUES: tuple[dict[str, Any], ...] = (
     {"is_interested": "maybe"},
     {"is_interested": 7},
@@ -67,7 +69,26 @@ class Model:
         self._numbers = count(1)
         self._random = random.Random(options.seed)
         self.down = False
-        self.retired: set[str] = set()
+        self.json_schema = options.json_schema
+        self.retired = set(filter(None, options.retired_models.split(",")))
+
+    def switch(
+        self, *, down: bool | None = None, json_schema: bool | None = None, retired: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Change what is given: down for all, held to schemas, models that are not there. Returns how it is now.
+
+        Raises:
+            ValueError: a value of another type.
+        """
+        for value in (down, json_schema):
+            if not isinstance(value, bool | None):
+                raise ValueError("down and json_schema must be true or false")
+        if retired is not None and not (isinstance(retired, list) and all(isinstance(name, str) for name in retired)):
+            raise ValueError("retired must be a list of names")
+        self.down = self.down if down is None else down
+        self.json_schema = self.json_schema if json_schema is None else json_schema
+        self.retired = self.retired if retired is None else set(retired)
+        return {"down": self.down, "json_schema": self.json_schema, "retired": sorted(self.retired)}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._stats.arrived(model=True, moment=time.monotonic())
@@ -97,6 +118,22 @@ class Model:
         self._stats.ended("model", fault.kind if fault else "ok")
         return web.Response(body=json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"), content_type=JSON)
 
+    def _let_ask(self, model: Any, parameters: dict[str, Any], prompt: str) -> None:
+        """Raises Refusal if this model is not there, or is asked for what it cannot do."""
+        if not isinstance(model, str):
+            raise Refusal(400, "InvalidParameter", "model must be set.")
+        wanted, thinking = parameters.get("response_format"), parameters.get("enable_thinking")
+        self._stats.asked(model, wanted, thinking)
+        if model in self.retired:
+            raise Refusal(404, "ModelNotFound", "The model does not exist or you do not have access to it.")
+        if _THINKS.match(model) and thinking is not False:
+            raise Refusal(*_REFUSALS["thinking"])
+        form = wanted.get("type") if isinstance(wanted, dict) else None
+        if form == "json_object" and "json" not in prompt.lower():
+            raise Refusal(400, "InvalidParameter", "'messages' must contain the word 'json' in some form.")
+        if form == "json_schema" and not self.json_schema:
+            raise Refusal(400, "InvalidParameter", "'response_format.type' json_schema is not supported.")
+
     def _answer(self, path: str, body: dict[str, Any], fault: Fault | None, request_id: str) -> dict[str, Any]:
         """Raises Refusal for a request that the service would not take."""
         application = APPLICATION.fullmatch(path)
@@ -108,15 +145,7 @@ class Model:
         parameters = body.get("parameters") if isinstance(body.get("parameters"), dict) else {}
         assert isinstance(parameters, dict)
         if not application:
-            if not isinstance(body.get("model"), str):
-                raise Refusal(400, "InvalidParameter", "model must be set.")
-            if body["model"] in self.retired:
-                raise Refusal(404, "ModelNotFound", "The model does not exist or you do not have access to it.")
-            wanted = parameters.get("response_format")
-            if isinstance(wanted, dict) and wanted.get("type") == "json_object" and "json" not in prompt.lower():
-                raise Refusal(400, "InvalidParameter", "'messages' must contain the word 'json' in some form.")
-            if isinstance(wanted, dict) and wanted.get("type") == "json_schema" and not self._options.json_schema:
-                raise Refusal(400, "InvalidParameter", "'response_format.type' json_schema is not supported.")
+            self._let_ask(body.get("model"), parameters, prompt)
         text = _spoil(judge_prompt(prompt), fault, next(self._numbers))
         reason = "length" if fault and fault.kind == "unfinished" else "stop"
         tokens_in, tokens_out = _tokens(prompt), _tokens(text)

@@ -57,6 +57,7 @@ class SimulatorOptions:
     qpm: float = 0.0  # calls a minute (sliding window); 0: no limit
     model_latency: tuple[float, float] = (0.0, 0.0)
     json_schema: bool = True  # whether the model can be held to a schema
+    retired_models: str = ""  # names of models that are not there any more, with commas between
 
     # Conversations from a file instead of the project's own.
     dialogues: str = ""

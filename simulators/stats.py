@@ -53,6 +53,7 @@ class Stats:
         self.calls: dict[str, Counter[str]] = {}
         self.input_tokens = 0
         self.output_tokens = 0
+        self.questions: Counter[tuple[Any, ...]] = Counter()
         self._platform = Peak(1.0)
         self._model = (Peak(1.0), Peak(60.0))
         self._seconds: dict[str, Counter[int]] = {"platform": Counter(), "model": Counter()}
@@ -71,6 +72,11 @@ class Stats:
     def ended(self, action: str, outcome: str) -> None:
         """A call of `action` ("model", "recording" or an action's name) was answered: ok, an error code, a fault."""
         self.calls.setdefault(action, Counter())[outcome] += 1
+
+    def asked(self, model: str, response_format: Any, thinking: Any) -> None:
+        """A question was put to a model by name, whatever becomes of it; None for what it did not say."""
+        form = response_format.get("type") if isinstance(response_format, dict) else None
+        self.questions[model, str(form) if form else None, thinking if isinstance(thinking, bool) else None] += 1
 
     def report(self, world: World, *, series: bool = False) -> dict[str, Any]:
         """Everything as one JSON object; `series` adds the calls of each second since the reset."""
@@ -91,6 +97,10 @@ class Stats:
             "model_peak_60s": self._model[1].value,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
+            "questions": [
+                {"model": model, "response_format": form, "enable_thinking": thinking, "calls": count}
+                for (model, form, thinking), count in self.questions.items()
+            ],
             "groups": len(world.groups),
             "groups_of_one_name": sorted(name for name, count in names.items() if count > 1),
             "jobs": len(world.jobs),

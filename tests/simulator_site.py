@@ -155,7 +155,14 @@ def prompt_of(turns: list[tuple[str, str]], called: datetime = CALLED) -> str:
 
 
 def ask(
-    site: SimulatorSite, prompt: str, *, app: bool = False, key: str = DASHSCOPE_API_KEY, timeout: float = 5
+    site: SimulatorSite,
+    prompt: str,
+    *,
+    app: bool = False,
+    key: str = DASHSCOPE_API_KEY,
+    timeout: float = 5,
+    model: str = "qwen-plus",
+    **parameters: Any,
 ) -> tuple[str, Any]:
     """The model's text and its usage, through the SDK."""
 
@@ -166,9 +173,9 @@ def ask(
                 answer = await client.apps.completions.create(app_id="app", prompt=prompt)
                 return answer.text, answer.usage.models[0]
             answer = await client.chat.completions.create(
-                model="qwen-plus",
+                model=model,
                 messages=[{"role": "system", "content": "你是分析员。"}, {"role": "user", "content": prompt}],
-                response_format={"type": "json_object"},
+                **{"response_format": {"type": "json_object"}, **parameters},
             )
             return answer.choices[0].message.content, answer.usage
 

@@ -214,7 +214,7 @@ def test_image_is_pinned_hashed_and_not_root() -> None:
     assert command == SERVICES["worker"]["command"]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "benchmarks/celery.lock"])
 def test_locks_are_hashed_and_name_no_host(name: str) -> None:
     text = (PROJECT / name).read_text()
     assert not re.search(r"://|--index|--find-links|@ |(^|\s)/", text, re.MULTILINE)

@@ -1,5 +1,7 @@
 """Whatever the environment and the command line hold: no traceback, one line, exit code 0, 1 or 2."""
 
+import asyncio
+import base64
 import os
 from collections.abc import Iterator
 
@@ -14,10 +16,11 @@ from calltasks.cli import commands
 from calltasks.cli.recordings import recordings
 from calltasks.errors import PassingError, SettingsError
 from calltasks.limiter import RateLimiter
+from calltasks.model.analysis import AnalysisModel
 from calltasks.platform.outbound_bot import OutboundBot
 from calltasks.proxies import proxy_for
 from calltasks.recordings.downloads import Downloads
-from calltasks.settings import PlatformSettings, load
+from calltasks.settings import AnalysisSettings, PlatformSettings, load
 from devstack.processes import free_port
 from devstack.temporal import EmbeddedTemporal
 from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, Simulators
@@ -165,15 +168,56 @@ async def test_no_proxy_holds_for_the_platform_too(monkeypatch: pytest.MonkeyPat
     dead = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("HTTP_PROXY", dead)
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    platform = OutboundBot(load(PlatformSettings), Unlimited())
+    direct = OutboundBot(load(PlatformSettings), Unlimited())
+    monkeypatch.delenv("NO_PROXY")
+    by_proxy = OutboundBot(load(PlatformSettings), Unlimited())
     try:
-        assert await platform.session("org", 1).create_group("through no proxy")
-        monkeypatch.delenv("NO_PROXY")
+        assert await direct.session("org", 1).create_group("through no proxy")
         with pytest.raises(PassingError) as error:
-            await platform.session("org", 1).create_group("through a dead proxy")
+            await by_proxy.session("org", 1).create_group("through a dead proxy")
         assert not error.value.sent, "nothing has left: nobody may have been dialled"
     finally:
-        platform.close()
+        await direct.close()
+        await by_proxy.close()
+
+
+async def test_a_proxy_that_wants_a_key_gets_it_from_both_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the vendors' addresses as a whole, for they are asked by plain HTTP."""
+    heard: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    for name, value in {
+        "ALIBABA_CLOUD_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": ACCESS_KEY_SECRET,
+        "OUTBOUND_BOT_INSTANCE_ID": INSTANCE_ID,
+        "OUTBOUND_BOT_ENDPOINT": "http://platform.example",
+        "DASHSCOPE_HTTP_BASE_URL": "http://model.example/api/v1",
+        "DASHSCOPE_API_KEY": "key",
+    }.items():
+        monkeypatch.setenv(name, value)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:p%40ss@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        platform = OutboundBot(load(PlatformSettings), Unlimited())
+        model = AnalysisModel(load(AnalysisSettings), Unlimited())
+        try:
+            with pytest.raises(PassingError):
+                await platform.session("org", 1).create_group("group")
+            with pytest.raises(PassingError):
+                await model.complete(system="json", user="a call", tenant="org")
+        finally:
+            await platform.close()
+            await model.close()
+    assert [request.split()[1].partition("?")[0] for request in heard] == [
+        "http://platform.example/",
+        "http://model.example/api/v1/services/aigc/text-generation/generation",
+    ]
+    key = "Proxy-Authorization: Basic " + base64.b64encode(b"user:p@ss").decode()
+    assert all(key.lower() in request.lower() for request in heard), heard
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])

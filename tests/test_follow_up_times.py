@@ -1,4 +1,6 @@
+import re
 from datetime import UTC, datetime, timedelta, timezone
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -429,6 +431,14 @@ def test_a_stamp_with_an_offset_means_that_moment(call: datetime, ahead: timedel
 def test_a_stamp_reads_back(call: datetime, ahead: timedelta, separator: str) -> None:
     wall = (call.astimezone(UTC) + ahead).replace(microsecond=0).astimezone(call.tzinfo).replace(tzinfo=None, fold=0)
     assert wording(resolve(wall.isoformat(sep=separator), call_time=call)) == wall.strftime(FORMAT)
+
+
+@settings(deadline=None)
+@given(text=st.from_regex(r"20[2-4][0-9]-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{2})?", fullmatch=True))
+def test_a_time_as_the_model_is_asked_for_it_is_read_as_any_other(text: str) -> None:
+    with patch("calltasks.rules.follow_up_times._ASKED_FOR", re.compile("(?!)")):
+        as_any_other = resolve(text, call_time=CALL)
+    assert resolve(text, call_time=CALL) == as_any_other
 
 
 @settings(deadline=None)

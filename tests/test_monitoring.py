@@ -152,6 +152,7 @@ async def _work(site: Site) -> None:
         site.sim.set_faults(
             Fault(target="ListJobs", kind="throttle", count=1, seconds=0.1),
             Fault(target="model", kind="content_filter", count=1),
+            Fault(target="model", kind="invalid_json", count=1),
         )
         task_id = await site.create_task()
         result = await site.run(task_id)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from pymysql.converters import escape_string
 
 from calltasks.database.columns import Column
 from calltasks.database.connection import bulks, to_json, translate
+from calltasks.database.session import escaped
 from calltasks.database.tables.rows import CallRow
 from calltasks.errors import ServiceError
 from calltasks.model import errors as analysis_errors
@@ -300,3 +302,8 @@ def test_any_database_error_becomes_a_service_error_without_its_text(number: int
 
     failure = translate(pymysql.err.OperationalError(number, f"Duplicate entry '{text}13900000001'"), "_create")
     assert isinstance(failure, ServiceError) and "13900000001" not in str(failure)
+
+
+@given(text=st.text() | st.text("\\'\"\n\r\0\x1a\u4e2d"))
+def test_a_text_is_escaped_as_the_driver_does_it(text: str) -> None:
+    assert escaped(text) == escape_string(text)

@@ -8,6 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from alibabacloud_outboundbot20191226 import models
+from alibabacloud_outboundbot20191226.client import Client
+from alibabacloud_tea_openapi import utils_models
+from darabonba.runtime import RuntimeOptions
 from pydantic import SecretStr
 from urllib3.connection import HTTPConnection
 
@@ -55,7 +59,6 @@ async def session(
         if request.param == "proxy":
             proxy, asked_for = await stack.enter_async_context(proxying())
             monkeypatch.setenv("HTTPS_PROXY", proxy)
-            monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(certificates.ca))
         settings = PlatformSettings(
             alibaba_cloud_access_key_id=ACCESS_KEY_ID,
             alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),
@@ -65,7 +68,7 @@ async def session(
         )
         platform = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
         yield platform.session("org7", 1)
-        platform.close()
+        await platform.close()
         assert request.param != "proxy" or asked_for == [endpoint] * len(asked_for) != []
 
 
@@ -117,6 +120,25 @@ async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
     assert simulators.outbound_bot.contacts_assigned == 0
     assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
     assert simulators.outbound_bot.contacts_assigned == 1
+
+
+async def test_what_changes_nothing_is_read_by_the_same_way(session: PlatformSession) -> None:
+    group = await session.create_group("call-task-1")
+    assert await session.find_groups("call-task-1") == [group]
+    assert (await session.page(group, 1)).row_count == 0
+
+
+async def test_whoever_else_uses_the_sdk_keeps_its_own_connections(simulators: Simulators) -> None:
+    config = utils_models.Config(
+        access_key_id=ACCESS_KEY_ID,
+        access_key_secret=ACCESS_KEY_SECRET,
+        endpoint=simulators.url.removeprefix("http://"),
+        protocol="http",
+    )
+    request = models.ListJobGroupsRequest(instance_id=INSTANCE_ID, page_number=1, page_size=10)
+    client = Client(config)
+    assert (await asyncio.to_thread(client.list_job_groups, request)).body.success
+    assert (await client.list_job_groups_with_options_async(request, RuntimeOptions())).body.success
 
 
 def suspend(patch: pytest.MonkeyPatch, seconds: float) -> None:

@@ -148,6 +148,47 @@ def test_the_model_can_be_down_for_good(site: SimulatorSite) -> None:
     ask(site, REFUSAL)
 
 
+@with_options(retired_models="qwen-old,qwen-older")
+def test_models_can_be_retired_and_come_back(site: SimulatorSite) -> None:
+    for name in ("qwen-old", "qwen-older"):
+        with pytest.raises(errors.NotFoundError) as gone:
+            ask(site, REFUSAL, model=name)
+        assert gone.value.code == "ModelNotFound"
+    ask(site, REFUSAL)
+    assert site.control("model", {"retired": ["qwen-plus"]})["retired"] == ["qwen-plus"]
+    with pytest.raises(errors.NotFoundError):
+        ask(site, REFUSAL)
+    ask(site, REFUSAL, model="qwen-old")
+    site.control("model", {"retired": []})
+    ask(site, REFUSAL)
+
+
+def test_the_model_can_be_one_without_schemas(site: SimulatorSite) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {"type": "object"}}}
+    ask(site, REFUSAL, response_format=schema)
+    assert site.control("model", {"json_schema": False}) == {"down": False, "json_schema": False, "retired": []}
+    with pytest.raises(errors.BadRequestError, match="json_schema"):
+        ask(site, REFUSAL, response_format=schema)
+    ask(site, REFUSAL)
+    forms = {(form["response_format"], form["calls"]) for form in site.control("stats")["questions"]}
+    assert forms == {("json_schema", 2), ("json_object", 1)}
+
+
+def test_a_model_that_thinks_wants_to_be_told_not_to(site: SimulatorSite) -> None:
+    with pytest.raises(errors.BadRequestError, match="enable_thinking must be set to false"):
+        ask(site, REFUSAL, model="qwen3-32b")
+    ask(site, REFUSAL, model="qwen3-32b", enable_thinking=False)
+    ask(site, REFUSAL, model="qwen3-30b-a3b-instruct-2507")
+    told = {(form["model"], form["enable_thinking"]) for form in site.control("stats")["questions"]}
+    assert told == {("qwen3-32b", None), ("qwen3-32b", False), ("qwen3-30b-a3b-instruct-2507", None)}
+
+
+@pytest.mark.parametrize("body", [{"down": 1}, {"json_schema": "no"}, {"retired": "qwen-plus"}, {"gone": True}])
+def test_a_wrong_switch_changes_nothing(site: SimulatorSite, body: dict[str, Any]) -> None:
+    assert http.post(f"{site.url}/_sim/model", json=body).status_code == 400
+    assert site.control("model", {}) == {"down": False, "json_schema": True, "retired": []}
+
+
 # Its judgement
 
 

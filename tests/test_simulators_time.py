@@ -311,11 +311,14 @@ def test_control_refuses_what_it_cannot_use(site: SimulatorSite) -> None:
 
 def test_the_command_says_when_it_is_ready_and_stops_cleanly() -> None:
     command = [sys.executable, "-m", "simulators", "--calls-over", "--answer-rate", "1", "--latency", "0,0.001"]
+    command += ["--no-json-schema", "--retired-models", "qwen-old,qwen-older"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("simulators ready on http://127.0.0.1:")
         assert http.get(f"{line.split()[-1]}/_sim/stats").json()["jobs"] == 0
+        model = http.post(f"{line.split()[-1]}/_sim/model", json={}).json()
+        assert model == {"down": False, "json_schema": False, "retired": ["qwen-old", "qwen-older"]}
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == ""
         assert process.wait(10) == 0

@@ -5,10 +5,12 @@ import json
 import logging
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,25 @@ def test_whatever_codes_a_vendor_thinks_of_there_are_few_series(counted: Any) ->
         telemetry.metrics.called("OutboundBot", "ListJobs", 0.1, error)
     calls = {labels: count for labels, count in counted().items() if labels[0] == "vendor_calls"}
     assert len(calls) == telemetry.MOST_CODES + 1 and sum(calls.values()) == 500
+
+
+async def test_a_halt_of_the_event_loop_weighs_as_much_as_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[float] = []
+    monkeypatch.setattr(telemetry.metrics, "late", late.append)
+    beat = telemetry.EVENT_LOOP_BEAT
+    watch = asyncio.create_task(telemetry.watch_event_loop())
+    await asyncio.sleep(0)
+    halt(10.5 * beat)
+    await asyncio.sleep(beat)
+    watch.cancel()
+    # Ten beats were due meanwhile: the first by nearly all of the halt, each later one by a beat less.
+    assert len(late) >= 10 and late[0] >= 9 * beat
+    assert all(before - after == pytest.approx(beat, abs=beat / 2) for before, after in pairwise(late[:10]))
+
+
+def halt(seconds: float) -> None:
+    """What no coroutine should do."""
+    time.sleep(seconds)
 
 
 async def test_the_counters_agree_with_the_database(sites: Sites, counted: Any) -> None:

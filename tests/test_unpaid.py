@@ -76,7 +76,7 @@ async def test_a_model_that_is_retired_meanwhile_leaves_no_basic_follow_up(sites
     async with site.working():
         run = asyncio.create_task(site.run(task_id, PATIENT))
         await eventually(some)
-        site.sim.model.retired.add("qwen-old")
+        site.sim.model.switch(retired=["qwen-old"])
         result = await run
     assert (result["analysed"], result["analysis_failed"]) == (CALLS, 0)
     models = site.sql("SELECT model, COUNT(*) AS n FROM call_analyses GROUP BY model ORDER BY model")

@@ -16,14 +16,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
 
 import pymysql
-from pymysql.converters import escape_string
 from pymysql.cursors import Cursor
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from calltasks.clock import elapsed
 from calltasks.database.columns import Column, Table, read
-from calltasks.database.session import CONVERSIONS, prepare
+from calltasks.database.session import CONVERSIONS, escaped, prepare
 from calltasks.database.tls import without_tls
 from calltasks.errors import LONGEST_WISH, PassingError, PermanentError, ServiceError
 from calltasks.settings import DatabaseSettings
@@ -299,7 +298,7 @@ def bulks(rows: Iterable[Sequence[Any]], size: int = BULK_ROWS) -> Iterator[list
     weight = 0
     for row in rows:
         # As the statement holds it: quotation marks and line breaks take two bytes there.
-        heavy = sum(len(escape_string(value).encode("utf-8", "replace")) for value in row if isinstance(value, str))
+        heavy = sum(len(escaped(value).encode("utf-8", "replace")) for value in row if isinstance(value, str))
         if portion and (len(portion) >= size or weight + heavy > BULK_BYTES):
             yield portion
             portion, weight = [], 0

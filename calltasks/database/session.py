@@ -34,6 +34,17 @@ def moment(text: str | bytes) -> datetime | None:
 CONVERSIONS: dict[Any, Any] = {**conversions, FIELD_TYPE.DATETIME: moment, FIELD_TYPE.TIMESTAMP: moment}
 
 
+ESCAPES = {"\\": "\\\\", "\0": "\\0", "\n": "\\n", "\r": "\\r", "\x1a": "\\Z", '"': '\\"', "'": "\\'"}
+"""Of a text within a statement; the backslash comes first."""
+
+
+def escaped(text: str) -> str:
+    """As PyMySQL escapes a text; it looks at each character by itself, which takes five times as long for Chinese."""
+    for mark, escape in ESCAPES.items():
+        text = text.replace(mark, escape)
+    return text
+
+
 def prepare(connection: pymysql.Connection[Cursor], zone: ZoneInfo) -> None:
     """Set a fresh connection up. Its zone is that of the wall-clock columns: a TIMESTAMP then holds the moment that its
     readers take it for, and CURRENT_TIMESTAMP in the CRM's defaults and triggers is the CRM's time."""
@@ -42,6 +53,8 @@ def prepare(connection: pymysql.Connection[Cursor], zone: ZoneInfo) -> None:
         for name in _names(zone):
             try:
                 cursor.execute(SESSION.format(isolation=isolation), (name,))
+                # In that mode a backslash is one that escapes.
+                connection._escape_string = escaped  # type: ignore[attr-defined]
                 return
             except pymysql.MySQLError as error:
                 if error.args[0] != UNKNOWN_ZONE:

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-import httpx
 from dashscope import AsyncClient
 from dashscope.v2.errors import check_response
-from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
+from yarl import URL
 
 from calltasks.errors import AccountError, PassingError, PermanentError, ThrottledError, UnreadableAnswerError
 from calltasks.limiter import RateLimiter
 from calltasks.model.errors import SERVICE, is_gone, is_sure, refuses_format, translate
+from calltasks.model.transport import Transport
 from calltasks.names import Turn
 from calltasks.observing import telemetry
-from calltasks.proxies import proxy_for
 from calltasks.rules.judgement import SCHEMA, version
 from calltasks.settings import AnalysisSettings
 
-TIMEOUT_SECONDS = 60.0
-CONNECT_SECONDS = 5.0
 ANSWER_CHARACTERS = 50_000
 """A longer answer cannot be a judgement."""
 MOST_TOKENS = 1_000_000_000
@@ -94,19 +91,9 @@ class AnalysisModel:
         self._path = f"/apps/{self._app_id}/completion" if self._app_id else GENERATION
         key = settings.dashscope_api_key.get_secret_value()
         base_url = settings.dashscope_http_base_url.rstrip("/")
-        url = httpx.URL(base_url)
-        self.endpoint = f"{url.scheme}://{url.netloc.decode()}"
-        proxy = proxy_for(base_url)
-        limits = httpx.Limits(max_connections=self.under_way, max_keepalive_connections=self.under_way)
-        # aiohttp carries the same SDK at a third of the CPU; a client of our own must bring the key itself.
-        self._http = HttpxAiohttpClient(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
-            limits=limits,
-            # Of the environment's proxies only the one for this address: another one's form is no matter of ours.
-            transport=AiohttpTransport(limits=limits, proxy=httpx.Proxy(proxy) if proxy else None),
-        )
+        url = URL(base_url)
+        self.endpoint = str(url.origin())
+        self._http = Transport(base_url, key, self.under_way)
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
 
     async def complete(self, *, system: str, user: str, tenant: str) -> Completion:

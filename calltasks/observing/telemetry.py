@@ -6,6 +6,7 @@ recorded goes to a meter that does nothing. Labels hold ids of organisations, na
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds; a call of the platform ends after 10, one of the model after 60."""
 WAIT_BUCKETS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1000.0)
 """Seconds that work waits for a worker; the SDK's own buckets know nothing between 10 and 100."""
+
+LATE_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; what waits longer than 0.1 is felt."""
+EVENT_LOOP_BEAT = 0.1
 
 
 class _Counts:
@@ -89,6 +94,11 @@ class Metrics:
         )
         self._rows = _Counts(meter, "rows", "Rows written, by step and outcome.", "step", "outcome")
         self._interest = _Counts(meter, "follow_ups", "Follow-ups written, by is_interested.", "interest")
+        self._late_seconds = _Seconds(
+            meter,
+            "event_loop_late_seconds",
+            "How much later than due the event loop came to its work, ten times a second.",
+        )
         self._open = meter.create_gauge(PREFIX + "open", "Open call tasks at the monitor's last check.")
         self._oldest = meter.create_gauge_float(
             PREFIX + "oldest_unfinished_seconds", "Age of the oldest unfinished call at the monitor's last check."
@@ -115,6 +125,10 @@ class Metrics:
     def waited(self, service: str, seconds: float) -> None:
         """One request waited so long for its turn."""
         self._wait_seconds.record(seconds, service)
+
+    def late(self, seconds: float) -> None:
+        """The event loop came to what was due so much later."""
+        self._late_seconds.record(seconds)
 
     def asked(self, organization_id: str, outcome: str) -> None:
         """The model was asked about one call: ``answered``, ``unreadable``, ``refused`` (for good) or ``failed``."""
@@ -183,6 +197,7 @@ def start(settings: TelemetrySettings) -> Runtime | None:
         histogram_bucket_overrides={
             PREFIX + "vendor_call_seconds": BUCKETS,
             PREFIX + "rate_limit_wait_seconds": BUCKETS,
+            PREFIX + "event_loop_late_seconds": LATE_BUCKETS,
             "activity_schedule_to_start_latency": WAIT_BUCKETS,
         },
     )
@@ -201,6 +216,20 @@ def start(settings: TelemetrySettings) -> Runtime | None:
         raise SettingsError(f"settings: METRICS_ADDRESS {address}: nothing can listen there: {reason}") from None
     metrics = Metrics(runtime.metric_meter)
     return runtime
+
+
+async def watch_event_loop() -> None:
+    """Measure every ``EVENT_LOOP_BEAT`` seconds how late this event loop is, until cancelled.
+
+    While it is held up every beat is due that falls into that time, and counts as late as it is: a long halt weighs as
+    much as it lasts.
+    """
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        due += EVENT_LOOP_BEAT
+        await asyncio.sleep(due - loop.time())
+        metrics.late(max(0.0, loop.time() - due))
 
 
 @contextmanager

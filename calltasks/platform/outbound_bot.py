@@ -1,4 +1,4 @@
-"""Alibaba Cloud OutboundBot through its SDK: synchronous client, in threads, no SDK retries.
+"""Alibaba Cloud OutboundBot through its SDK, without its retries.
 
 Bodies are taken from the SDK as plain data and read by the models of :mod:`calltasks.platform.session`: the SDK's own
 model objects cost twice the CPU and swallow a body of the wrong shape, which here is an error (rule 14.4).
@@ -7,40 +7,28 @@ model objects cost twice the CPU and swallow a body of the wrong shape, which he
 from __future__ import annotations
 
 import asyncio
-import ssl
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
-import requests
 from alibabacloud_outboundbot20191226.client import Client
 from alibabacloud_tea_openapi import exceptions, utils_models
-from darabonba.core import DaraCore
 from darabonba.runtime import RuntimeOptions
-from urllib3.exceptions import NewConnectionError
 
 from calltasks.errors import DeclinedError, PassingError, ServiceError, ThrottledError
 from calltasks.limiter import RateLimiter
 from calltasks.names import OUTBOUND_BOT
 from calltasks.platform.errors import SERVICE, refusal
-from calltasks.platform.send_deadline import TooLateError, leaving_before, watched
+from calltasks.platform.send_deadline import TooLateError, leaving_before
 from calltasks.platform.session import Envelope, PlatformSession, read
-from calltasks.proxies import proxy_for
+from calltasks.platform.transport import Transport, never_left
 from calltasks.settings import PlatformSettings
 
 VERSION = "2019-12-26"
-CONNECT_MS = 5_000
-READ_MS = 10_000
-THREADS = 24
-"""Calls that one worker has under way at once."""
-_adapter = DaraCore.get_adapter
-
-
-def _watched_adapter(*arguments: Any, **options: Any) -> Any:
-    return watched(_adapter(*arguments, **options))
-
-
-# The SDK offers no other way to the connections that it makes.
-DaraCore.get_adapter = staticmethod(_watched_adapter)
+AT_ONCE = 24
+"""Calls that one worker has under way."""
+READING = ("Query", "List", "Describe", "Download")
+"""Actions that change nothing, by how they begin."""
 
 
 class OutboundBot:
@@ -48,7 +36,7 @@ class OutboundBot:
 
     def __init__(self, settings: PlatformSettings, limiter: RateLimiter) -> None:
         scheme, host = _endpoint(settings)
-        proxy_for(f"{scheme}://{host}/")
+        self._transport = Transport(f"{scheme}://{host}", AT_ONCE)
         token = settings.alibaba_cloud_security_token
         self._client = Client(
             utils_models.Config(
@@ -58,17 +46,14 @@ class OutboundBot:
                 endpoint=host,
                 protocol=scheme,
                 region_id=settings.outbound_bot_region,
-                connect_timeout=CONNECT_MS,
-                read_timeout=READ_MS,
-                max_idle_conns=THREADS,
             )
         )
-        self._runtime = RuntimeOptions(autoretry=False, max_idle_conns=THREADS)
+        self._runtime = RuntimeOptions(autoretry=False)
         self._instance_id = settings.outbound_bot_instance_id
         self.script_id = settings.outbound_bot_script_id
         self.strategy = settings.outbound_bot_strategy
         self.limiter = limiter
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=OUTBOUND_BOT)
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=OUTBOUND_BOT)
 
     def session(self, tenant: str, priority: int) -> PlatformSession:
         """The platform on behalf of one organisation, at one priority of the rate limit (1 first)."""
@@ -76,35 +61,50 @@ class OutboundBot:
 
     async def call(self, action: str, query: dict[str, Any], *, send_before: float | None = None) -> dict[str, Any]:
         """One request, without retry and without waiting for the rate limit."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._send, action, query, send_before)
+        if not action.startswith(READING):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._send, action, query, send_before)
+        try:
+            with self._transport.used():
+                answer = await self._client.call_api_async(_params(action), self._request(query), self._runtime)
+        except Exception as error:
+            raise translate(error, action) from None
+        return _checked(action, answer.get("body"))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for the calls under way."""
-        self._threads.shutdown(wait=True)
+        await asyncio.to_thread(self._threads.shutdown, wait=True)
+        await self._transport.close()
 
     def _send(self, action: str, query: dict[str, Any], send_before: float | None) -> dict[str, Any]:
-        params = utils_models.Params(
-            action=action,
-            version=VERSION,
-            protocol="HTTPS",
-            pathname="/",
-            method="POST",
-            auth_type="AK",
-            style="RPC",
-            req_body_type="formData",
-            body_type="json",
-        )
-        request = utils_models.OpenApiRequest(query=_flatten({"InstanceId": self._instance_id, **query}))
         try:
             # A worker that was frozen must not send what another one has taken over meanwhile.
-            with leaving_before(send_before):
-                answer = self._client.call_api(params, request, self._runtime)
+            with leaving_before(send_before), self._transport.used():
+                answer = self._client.call_api(_params(action), self._request(query), self._runtime)
         except Exception as error:
             if isinstance(getattr(error, "inner_exception", None) or error, TooLateError):
                 raise TooLateError from None
             raise translate(error, action) from None
         return _checked(action, answer.get("body"))
+
+    def _request(self, query: dict[str, Any]) -> utils_models.OpenApiRequest:
+        return utils_models.OpenApiRequest(query=_flatten({"InstanceId": self._instance_id, **query}))
+
+
+@cache
+def _params(action: str) -> utils_models.Params:
+    """What the SDK wants to know of an action."""
+    return utils_models.Params(
+        action=action,
+        version=VERSION,
+        protocol="HTTPS",
+        pathname="/",
+        method="POST",
+        auth_type="AK",
+        style="RPC",
+        req_body_type="formData",
+        body_type="json",
+    )
 
 
 def _endpoint(settings: PlatformSettings) -> tuple[str, str]:
@@ -150,17 +150,4 @@ def translate(error: Exception, action: str) -> ServiceError:
         )
     if isinstance(inner, exceptions.AlibabaCloudException):
         return refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
-    # The SDK keeps the text of a transport's error only; the error itself is still its context.
-    cause = inner.__context__
-    return PassingError(SERVICE, action, type(cause or inner).__name__, sent=not _never_left(cause))
-
-
-def _never_left(error: BaseException | None) -> bool:
-    """Whether a request certainly did not reach the platform: nobody answered, no proxy did, or not with its own
-    certificate."""
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError):
-        return True
-    reason = getattr(error.args[0] if error and error.args else None, "reason", None)
-    if isinstance(error, requests.exceptions.SSLError):
-        return isinstance(reason.args[0] if reason and reason.args else None, ssl.SSLCertVerificationError)
-    return isinstance(error, requests.exceptions.ConnectionError) and isinstance(reason, NewConnectionError)
+    return PassingError(SERVICE, action, type(inner).__name__, sent=not never_left(inner))

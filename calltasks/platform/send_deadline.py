@@ -10,15 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-from requests import PreparedRequest, Response
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from calltasks.clock import elapsed
-from calltasks.proxies import proxy_for
 
 _request = threading.local()
 
@@ -39,27 +35,6 @@ def leaving_before(deadline: float | None) -> Iterator[None]:
         yield
     finally:
         _request.deadline = None
-
-
-def watched(adapter: HTTPAdapter) -> HTTPAdapter:
-    """The same adapter, with connections that keep to :func:`leaving_before`, those to a proxy too, and through the
-    proxy that the environment names for the address: the SDK knows no ``NO_PROXY``."""
-    through_proxy, send = adapter.proxy_manager_for, adapter.send
-
-    def proxy_manager_for(*arguments: Any, **options: Any) -> Any:
-        manager = through_proxy(*arguments, **options)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
-
-    def sent(request: PreparedRequest, **options: Any) -> Response:
-        url = request.url or ""
-        proxy = proxy_for(url)
-        return send(request, **options | {"proxies": {urlsplit(url).scheme: proxy} if proxy else {}})
-
-    adapter.poolmanager.pool_classes_by_scheme = _POOLS
-    adapter.send = sent  # type: ignore[method-assign,assignment]
-    adapter.proxy_manager_for = proxy_manager_for  # type: ignore[method-assign]
-    return adapter
 
 
 def _in_time() -> None:
@@ -87,4 +62,5 @@ class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
-_POOLS = {"http": _Pool, "https": _TLSPool}
+POOLS = {"http": _Pool, "https": _TLSPool}
+"""Of connections that keep to :func:`leaving_before`, by scheme."""

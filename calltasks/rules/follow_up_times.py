@@ -58,23 +58,28 @@ _SYNONYMS = (
 ).replace("A_FEW", str(A_FEW))
 _OF_TWO = f"(?=点|号|个?(?:{_SPAN}|天|周|月|年))"
 _REWRITES = [
-    (r"([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})(?![0-9])", r"\1年\2月\3日"),
-    (r"(?<![-/.0-9])([0-9]{1,2})[,、](?=[0-9]{1,2}[点时号日])", r"\1-"),
-    (r"[,。!]|\.$", " "),
-    (r"(?:^|(?<=[\s(]))([0-9]{1,2})[-/.]([0-9]{1,2})(?=\)|\s+(?:[0-9]{1,2}[:点时]|[上中下早晚傍凌]))", r"\1月\2日"),
-    (r"^([0-9]{1,2})/([0-9]{1,2})$", r"\1月\2日"),
-    *((f"(?<![a-z]){old}(?![a-z])", new) for old, new in (pair.rsplit("=", 1) for pair in _SYNONYMS.split())),
-    # "七八点", "十一二点", "三五天": of two numbers the first.
-    *((f"{_DIGITS[d]}{_DIGITS[d + 1]}{_OF_TWO}", _DIGITS[d]) for d in range(1, 9)),
-    (f"两三{_OF_TWO}", "两"),
-    (f"三五{_OF_TWO}", "三"),
-    (r"^(at .+|[0-9].*) ([今明后]天)$", r"\2 \1"),
-    (rf"\ban? (?={_SPAN}|{_UNIT})", "1"),
-    (rf"(?:再?过|\bin )([^后]{{1,6}}?(?:{_SPAN}|{_UNIT}))后?", r"\1后"),
-    (rf"(点[0-9]{{0,2}}|号|月{_NUMBER}日|周[一二三四五六日天末])后$", r"\1"),
-    (r"\bat ([0-9]{1,2})(?![0-9:])", r"\1点"),
-    (r"\b(?:at|in)\b|(?<![0-9])\s+|\s+(?![0-9\s])", ""),  # Two numbers are not one.
+    (re.compile(old), new)
+    for old, new in (
+        (r"([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})(?![0-9])", r"\1年\2月\3日"),
+        (r"(?<![-/.0-9])([0-9]{1,2})[,、](?=[0-9]{1,2}[点时号日])", r"\1-"),
+        (r"[,。!]|\.$", " "),
+        (r"(?:^|(?<=[\s(]))([0-9]{1,2})[-/.]([0-9]{1,2})(?=\)|\s+(?:[0-9]{1,2}[:点时]|[上中下早晚傍凌]))", r"\1月\2日"),
+        (r"^([0-9]{1,2})/([0-9]{1,2})$", r"\1月\2日"),
+        *((f"(?<![a-z]){old}(?![a-z])", new) for old, new in (pair.rsplit("=", 1) for pair in _SYNONYMS.split())),
+        # "七八点", "十一二点", "三五天": of two numbers the first.
+        *((f"{_DIGITS[d]}{_DIGITS[d + 1]}{_OF_TWO}", _DIGITS[d]) for d in range(1, 9)),
+        (f"两三{_OF_TWO}", "两"),
+        (f"三五{_OF_TWO}", "三"),
+        (r"^(at .+|[0-9].*) ([今明后]天)$", r"\2 \1"),
+        (rf"\ban? (?={_SPAN}|{_UNIT})", "1"),
+        (rf"(?:再?过|\bin )([^后]{{1,6}}?(?:{_SPAN}|{_UNIT}))后?", r"\1后"),
+        (rf"(点[0-9]{{0,2}}|号|月{_NUMBER}日|周[一二三四五六日天末])后$", r"\1"),
+        (r"\bat ([0-9]{1,2})(?![0-9:])", r"\1点"),
+        (r"\b(?:at|in)\b|(?<![0-9])\s+|\s+(?![0-9\s])", ""),  # Two numbers are not one.
+    )
 ]
+_ASKED_FOR = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2}) ([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)")
+"""As the model is asked to write it: of the rewrites above it needs two."""
 _ZONE = re.compile(r"\(?(?:北京时间|(?:gmt|utc)(?P<sign>[+-])(?P<hours>[0-9]{1,2})(?::?(?P<minutes>[0-5][0-9]))?)\)?")
 _BEIJING = timezone(timedelta(hours=8))
 _BRACKETS = re.compile(r"\(([^()]*)\)")
@@ -113,8 +118,10 @@ def resolve(text: str | None, *, call_time: datetime) -> datetime | None:
 def _plain(text: str, zone: tzinfo | None) -> tuple[str, tzinfo | None]:
     """The text in plain words, and the zone that it names, or else ``zone``."""
     words = unicodedata.normalize("NFKC", text).casefold().strip()
+    if stamp := _ASKED_FOR.fullmatch(words):
+        return "{}年{}月{}日{}".format(*stamp.groups()), zone
     for pattern, replacement in _REWRITES:
-        words = re.sub(pattern, replacement, words)
+        words = pattern.sub(replacement, words)
     if named := _ZONE.search(words):
         words = words[: named.start()] + words[named.end() :]
         zone = _offset(named) if named["sign"] else _BEIJING

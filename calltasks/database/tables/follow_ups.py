@@ -249,7 +249,12 @@ def _as_stored(
     ids = [one.list_id for _, one in given]
     cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
     stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] not in (None, "") and int(row[0]) not in word}
-    return [(id_, replace(one, is_interested=int(stored.get(one.list_id, one.is_interested)))) for id_, one in given]
+
+    def held(one: FollowUp) -> FollowUp:
+        interest = int(stored.get(one.list_id, one.is_interested))
+        return one if interest == one.is_interested else replace(one, is_interested=interest)
+
+    return [(id_, held(one)) for id_, one in given]
 
 
 def update(

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import against_celery, against_floor, growth, model, sharing
+from benchmarks.console import console
 from benchmarks.figures import Figure, Sizes
 from benchmarks.gate import gate
 from benchmarks.site import DIALOGUES
@@ -36,6 +37,7 @@ FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "fairness": sharing.fairness,
     "limits": sharing.limits,
     "gate": gate,
+    "console": console,
 }
 ABOUT = "\n\n".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in FIGURES.items())
 REPORT = PROJECT / ".stack/benchmarks.json"

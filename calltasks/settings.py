@@ -164,13 +164,16 @@ class PlatformSettings(CallingSettings):
 
 class AnalysisSettings(_Group):
     """DashScope. ``analysis_qpm`` is calls per minute, all workers together; ``analysis_concurrency`` calls in
-    flight in one worker; ``analysis_fallback_model`` answers while the model is not there any more."""
+    flight in one worker; ``analysis_fallback_model`` answers while the model is not there any more;
+    ``analysis_second_model`` is asked too, for people to compare, until a task has cost ``analysis_second_tokens``."""
 
     dashscope_api_key: Secret
     dashscope_http_base_url: Annotated[str, AfterValidator(_base_url)] = "https://dashscope.aliyuncs.com/api/v1"
     analysis_model: Text = "qwen-plus"
     analysis_app_id: str = ""
     analysis_fallback_model: str = ""
+    analysis_second_model: str = ""
+    analysis_second_tokens: Annotated[int, Field(ge=0, le=10**9)] = 1_000_000
     analysis_response_format: Literal["auto", "json_schema", "json_object"] = "auto"
     analysis_temperature: Annotated[float, Field(ge=0, lt=2, decimal_places=2)] | None = None
     analysis_max_tokens: Annotated[int, Field(ge=200, le=8192)] | None = None

@@ -297,8 +297,11 @@ async def test_the_http_interface_names_each_right_that_it_lacks(
                 users.as_root(f"REVOKE {part} ON crm.{table} FROM 'call-backend'@'%'")
                 with pytest.raises(SchemaError) as refused:
                     schema.check_backend(cursor)
-                said = (f"as a backend does, it lacks {part} on {table};", f"no table {table}, or no right to see it;")
-                said = (*said, f"no column {table}.id, {table}.leads_id; these tables")
+                said = (
+                    f"as a backend does, it lacks {part} on {table};",
+                    f"no table {table}, or no right to see it;",
+                    f"no column {table}.id, {table}.leads_id; these tables",
+                )
                 assert any(line in str(refused.value) for line in said), f"{part} on {table}: {refused.value}"
                 users.as_root(f"GRANT {part} ON crm.{table} TO 'call-backend'@'%'")
         schema.check_backend(cursor)

@@ -25,6 +25,10 @@ CALLED_AT = (
 """The time of a call, wall clock; a zero date, or one with a zero month or day, is none."""
 
 
+SECOND = "second"
+"""Outcome of what another model makes of a call, for people to compare."""
+
+
 def moment(value: object) -> datetime | None:
     """A time as the driver gives it; what is none (``2026-00-00`` comes as text) is None."""
     return value if isinstance(value, datetime) else None
@@ -309,11 +313,21 @@ def answers(cursor: Cursor, ids: Sequence[int], request_id: str) -> list[FollowU
 
 
 def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
-    """Tokens that a re-analysis, or (without one) all of a task, has cost, unreadable answers included."""
+    """Tokens that a re-analysis, or (without one) all of a task, has cost, unreadable answers included, second opinions
+    not."""
+    return _spent(cursor, task_id, f"(%s = '' OR request_id = %s) AND outcome <> '{SECOND}'", request_id, request_id)
+
+
+def spent_on_second(cursor: Cursor, task_id: int) -> int:
+    """Tokens that second opinions have cost a task."""
+    return _spent(cursor, task_id, f"outcome = '{SECOND}'")
+
+
+def _spent(cursor: Cursor, task_id: int, condition: str, *values: str) -> int:
     cursor.execute(
         "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM call_analyses a"
-        f" WHERE {OF_TASK.format('a')} AND (%s = '' OR request_id = %s)",
-        (task_id, request_id, request_id),
+        f" WHERE {OF_TASK.format('a')} AND {condition}",
+        (task_id, *values),
     )
     row = cursor.fetchone()
     return int(row[0]) if row else 0

@@ -10,7 +10,7 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import flat, marks
 from calltasks.database.tables import needs
-from calltasks.database.tables.analyses import CALLED_AT, Present, moment, present
+from calltasks.database.tables.analyses import CALLED_AT, SECOND, Present, moment, present
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, final_status
 
@@ -27,7 +27,8 @@ _REASONS = {
     "disagreement": (
         8,
         "EXISTS (SELECT 1 FROM call_analyses s JOIN call_analyses j ON j.id = " + _LAST + " WHERE s.list_id = l.id"
-        " AND s.outcome = 'second' AND s.transcript_hash = j.transcript_hash AND s.is_interested <> j.is_interested)",
+        f" AND s.outcome = '{SECOND}' AND s.transcript_hash = j.transcript_hash"
+        " AND s.is_interested <> j.is_interested)",
     ),
     "unreadable": (
         4,

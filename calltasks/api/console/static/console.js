@@ -1,6 +1,14 @@
 // What makes a page of the console live. Without it everything works; one has to load the page again to see it move.
 "use strict";
 
+// An address that signs in: what stands behind # never leaves the browser, and does not stay in its history.
+const token = document.getElementById("token");
+if (token && location.hash.length > 1) {
+  token.value = decodeURIComponent(location.hash.slice(1));
+  history.replaceState(null, "", location.pathname);
+  token.form.requestSubmit();
+}
+
 const PARTS = ["campaigns", "standing"];
 const EVERY = 4000;
 

@@ -74,22 +74,21 @@ async def _campaign(request: Request) -> Response:
     tasks, task_id = calls_of(request), int(request.path_params["task_id"])
     await tasks.task(task_id, organization_of(request))
     chosen, sort = filter_of(request.query_params)
-    found, part, hours, runs = await asyncio.gather(
-        tasks.database.run(campaigns.one, task_id),
+    found, part, runs = await asyncio.gather(
+        tasks.database.run(campaigns.one, task_id, _ahead(tasks)),
         calls_page(tasks, task_id, chosen, sort, request.query_params.get("after", "")),
-        tasks.database.run(campaigns.hours, task_id, _ahead(tasks)),
         tasks.runs([task_id]),
     )
     if found is None:
         raise UnknownTaskError(task_id)
-    run, progress = runs.get(task_id), None
+    (campaign, hours), run, progress = found, runs.get(task_id), None
     if run is not None and run.open:
         with suppress(CallTasksError):
             progress = await tasks.progress(task_id)
     return page(
         request,
         "campaign.html",
-        campaign=found,
+        campaign=campaign,
         page=part,
         bars=bars(hours),
         run=run,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import flat, marks
+from calltasks.database.connection import marks
 from calltasks.database.tables import needs
 from calltasks.database.tables.analyses import CALLED_AT, SECOND, Present, moment, present
 from calltasks.database.tables.ledger import SAME_CALL
@@ -18,28 +18,21 @@ A_PAGE = 50
 _NO_TIME = "1000-01-01 00:00:00"
 LONG_TALK = 1_500
 """Characters of a stored conversation from which on somebody has said enough to be understood: about a dozen turns."""
-_LAST = (
-    "(SELECT MAX(m.id) FROM call_analyses m WHERE m.list_id = l.id AND m.task_id = l.task_id"
-    " AND m.outcome IN ('analysed', 'kept'))"
+_REASONS = {"disagreement": 8, "unreadable": 4, "undecided": 2, "unproven": 1}
+"""Worth of a look at a call: how often a person finds something to correct there. The sum names its reasons."""
+_ENTRY = "CONCAT(LPAD(a.id, 20, '0'), a.is_interested, a.evidence = '', a.transcript_hash)"
+"""Of the greatest one, the latest: interest stands at 21, whether no sentence proves it at 22, the transcript's hash
+from 23 on."""
+_OF_LEDGER = (
+    "(SELECT e.list_id, IF(e.other <> '' AND SUBSTR(e.said, 23) = SUBSTR(e.other, 23)"
+    " AND SUBSTR(e.said, 21, 1) <> SUBSTR(e.other, 21, 1), 8, 0) + IF(e.unreadable, 4, 0)"
+    " + IF(SUBSTR(e.said, 22, 1) = '1', 1, 0) AS worth FROM"
+    " (SELECT a.list_id, MAX(a.outcome = 'unreadable') AS unreadable,"
+    f" MAX(IF(a.outcome IN ('analysed', 'kept'), {_ENTRY}, '')) AS said,"
+    f" MAX(IF(a.outcome = '{SECOND}', {_ENTRY}, '')) AS other FROM call_analyses a WHERE {{}} GROUP BY a.list_id) e)"
 )
-_REASONS = {
-    # Worth of a look at it: how often a person finds something to correct there.
-    "disagreement": (
-        8,
-        "EXISTS (SELECT 1 FROM call_analyses s JOIN call_analyses j ON j.id = " + _LAST + " WHERE s.list_id = l.id"
-        f" AND s.outcome = '{SECOND}' AND s.transcript_hash = j.transcript_hash"
-        " AND s.is_interested <> j.is_interested)",
-    ),
-    "unreadable": (
-        4,
-        "EXISTS (SELECT 1 FROM call_analyses u WHERE u.list_id = l.id AND u.task_id = l.task_id"
-        " AND u.outcome = 'unreadable')",
-    ),
-    "undecided": (2, f"(l.is_interested = '0' AND CHAR_LENGTH(l.call_conversation) >= {LONG_TALK})"),
-    "unproven": (1, f"EXISTS (SELECT 1 FROM call_analyses j WHERE j.id = {_LAST} AND j.evidence = '')"),
-}
-_WORTH = "(" + " + ".join(f"IF({condition}, {worth}, 0)" for worth, condition in _REASONS.values()) + ")"
-"""How much it is worth to read a call; the sum names its reasons."""
+"""What the ledger says of how much it is worth to read calls; one pass over the entries that a condition names."""
+_WORTH = f"(COALESCE(w.worth, 0) + IF(l.is_interested = '0' AND CHAR_LENGTH(l.call_conversation) >= {LONG_TALK}, 2, 0))"
 _UNSEEN = (
     "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
     " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
@@ -102,7 +95,7 @@ class Call:
     def reasons(self) -> list[str]:
         """Why a person should read it: ``disagreement`` of two judges, an ``unreadable`` answer, ``undecided`` although
         much was said, ``unproven`` by any sentence."""
-        return [name for name, (worth, _) in _REASONS.items() if self.worth & worth]
+        return [name for name, worth in _REASONS.items() if self.worth & worth]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +169,9 @@ def _some(
     key, way = SORTS[sort]
     way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
+    of_ledger: tuple[int, ...] = ()
+    if chosen.to_read or key == _WORTH:
+        joins, of_ledger = f" JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
     if after:
         value, _, id_ = after.rpartition("~")
         told = datetime.fromisoformat(value) if key == _TIME else int(value)
@@ -186,7 +182,7 @@ def _some(
         f"SELECT l.id FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
         + "".join(f" AND {condition}" for condition in conditions)
         + f" ORDER BY {key} {way}, l.id {way} LIMIT {int(limit)}",
-        (task_id, *values),
+        (*of_ledger, task_id, *values),
     )
     return _load(cursor, [int(row[0]) for row in cursor.fetchall()])
 
@@ -241,8 +237,9 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
         f" COALESCE(l.call_status, ''), {CALLED_AT}, COALESCE(k.outcome, ''), {needs.RECORDED},"
         " EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call'),"
         f" {_WORTH} FROM leads_task_list l LEFT JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')}"
+        f" LEFT JOIN {_OF_LEDGER.format(f'a.list_id IN ({marks(len(ids))})')} w ON w.list_id = l.id"
         f" WHERE l.id IN ({marks(len(ids))}) AND {CALLED}",
-        flat([(id_,) for id_ in ids]),
+        ids * 2,
     )
     rows = {int(row[0]): row for row in cursor.fetchall()}
     stands = present(cursor, list(rows))

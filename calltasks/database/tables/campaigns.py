@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import look_up, marks
-from calltasks.database.tables.analyses import CALLED_AT, moment
+from calltasks.database.tables.analyses import moment
 from calltasks.database.tables.ledger import OF_TASK
-from calltasks.database.tables.needs import CALLED, UNLINKED, final_status, is_final
+from calltasks.database.tables.needs import CALLED, UNLINKED, final_status
 from calltasks.database.tables.suppressions import NOT_CALLED
 
 
@@ -71,29 +73,33 @@ def recent(cursor: Cursor, organization_id: str, before: int | None, limit: int)
     return found
 
 
-def one(cursor: Cursor, task_id: int) -> Campaign | None:
-    """One campaign with its numbers; whose it is, the caller has seen to."""
+def one(cursor: Cursor, task_id: int, offset: int) -> tuple[Campaign, list[Hour]] | None:
+    """One campaign with its numbers, and when its calls were over and its follow-ups made, by the hour. Whose it is,
+    the caller has seen to. ``offset``: seconds that the wall clock is ahead of UTC, in which our own times are."""
     cursor.execute("SELECT task_name, task_type, create_time FROM call_tasks WHERE id = %s", (task_id,))
     row = cursor.fetchone()
     if row is None:
         return None
     found = Campaign(task_id=task_id, name=str(row[0] or ""), task_type=int(row[1] or 1), created_at=moment(row[2]))
-    _count(cursor, [found])
-    return found
+    calls = _count(cursor, [found], by_hour=True)
+    return found, _hours(cursor, task_id, offset, calls)
 
 
-def _count(cursor: Cursor, campaigns: Sequence[Campaign]) -> None:
-    by_id = {campaign.task_id: campaign for campaign in campaigns}
+def _count(cursor: Cursor, campaigns: Sequence[Campaign], *, by_hour: bool = False) -> Counter[str]:
+    """Count the campaigns' rows, in one reading of them; returns how many calls were over in which hour, if wanted."""
+    by_id, hours = {campaign.task_id: campaign for campaign in campaigns}, Counter[str]()
     if not by_id:
-        return
-    some = marks(len(by_id))
+        return hours
+    some, hour = marks(len(by_id)), "LEFT(l.updated_time, 13)" if by_hour else "''"
     cursor.execute(
-        f"SELECT l.task_id, {CALLED}, COALESCE(l.call_status, ''), l.is_interested, NOT ({UNLINKED}), COUNT(*)"
-        f" FROM leads_task_list l WHERE l.task_id IN ({some}) GROUP BY 1, 2, 3, 4, 5",
+        f"SELECT l.task_id, {CALLED}, l.call_status, l.is_interested, NOT ({UNLINKED}), {hour}, COUNT(*)"
+        f" FROM leads_task_list l WHERE l.task_id IN ({some}) GROUP BY 1, 2, 3, 4, 5, 6",
         list(by_id),
     )
-    for task_id, called, status, interest, followed, count in cursor.fetchall():
-        _add(by_id[int(task_id)], bool(called), str(status), interest, bool(followed), int(count))
+    for task_id, called, status, interest, followed, at, count in cursor.fetchall():
+        _add(by_id[int(task_id)], bool(called), str(status or ""), interest, bool(followed), int(count))
+        if called and final_status(str(status or "")) and at:
+            hours[str(at)] += int(count)
     cursor.execute(f"SELECT l.task_id, COUNT(*) {NOT_CALLED} AND l.task_id IN ({some}) GROUP BY l.task_id", list(by_id))
     for task_id, count in cursor.fetchall():
         by_id[int(task_id)].left_out = int(count)
@@ -104,6 +110,7 @@ def _count(cursor: Cursor, campaigns: Sequence[Campaign]) -> None:
     )
     for task_id, tokens in cursor.fetchall():
         by_id[int(task_id)].tokens = int(tokens or 0)
+    return hours
 
 
 def _add(campaign: Campaign, called: bool, status: str, interest: object, followed: bool, count: int) -> None:
@@ -120,26 +127,17 @@ def _add(campaign: Campaign, called: bool, status: str, interest: object, follow
             campaign.by_interest[int(str(interest))] += count
 
 
-def hours(cursor: Cursor, task_id: int, offset: int) -> list[Hour]:
-    """When calls were over and follow-ups were made, by the hour; ``offset``: seconds that the wall clock is ahead of
-    UTC, in which our own times are."""
-    hour = "DATE_FORMAT({}, '%%Y-%%m-%%d %%H:00:00')"
+def _hours(cursor: Cursor, task_id: int, offset: int, calls: Counter[str]) -> list[Hour]:
     cursor.execute(
-        f"SELECT {hour.format(CALLED_AT)}, COUNT(*) FROM leads_task_list l"
-        f" WHERE l.task_id = %s AND {CALLED} AND {is_final()} GROUP BY 1",
-        (task_id,),
+        "SELECT LEFT(DATE_ADD(k.created_at, INTERVAL %s SECOND), 13), COUNT(*) FROM call_follow_ups k"
+        f" WHERE {OF_TASK.format('k')} GROUP BY 1",
+        (offset, task_id),
     )
-    calls = {_hour(at): int(count) for at, count in cursor.fetchall() if at}
-    made = hour.format("DATE_ADD(k.created_at, INTERVAL %s SECOND)")
-    cursor.execute(
-        f"SELECT {made}, COUNT(*) FROM call_follow_ups k WHERE {OF_TASK.format('k')} GROUP BY 1", (offset, task_id)
-    )
-    follow_ups = {_hour(at): int(count) for at, count in cursor.fetchall() if at}
-    return [
-        Hour(at=at, calls=calls.get(at, 0), follow_ups=follow_ups.get(at, 0))
-        for at in sorted(calls.keys() | follow_ups.keys())
-    ]
-
-
-def _hour(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+    follow_ups = {str(at): int(count) for at, count in cursor.fetchall() if at}
+    found = []
+    for hour in sorted(calls.keys() | follow_ups.keys()):
+        # A zero date is none.
+        with suppress(ValueError):
+            at = datetime.strptime(hour, "%Y-%m-%d %H")
+            found.append(Hour(at=at, calls=calls.get(hour, 0), follow_ups=follow_ups.get(hour, 0)))
+    return found

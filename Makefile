@@ -41,9 +41,11 @@ check: setup
 
 # Ends by itself: each test has a timeout, and so has the session (pyproject.toml).
 test: setup
+	@sh devstack/setup.sh browser
 	@$(PYTHON_IN_VENV) -m pytest $(PYTEST)
 
 test-all: setup
+	@sh devstack/setup.sh browser
 	@$(PYTHON_IN_VENV) -m pytest $(PARALLEL) --cov --cov-report=term --durations=20
 
 # Workers, servers and connections killed, frozen and cut.

@@ -116,7 +116,8 @@ class FollowUps:
     async def _judge_all(self, portions: Portions, spent: int = 0) -> FollowedUp:
         request, done = portions.request, portions.done
         ceiling = await self._ceiling(portions, spent)
-        judge = Judge(self._database, self._model, request.organization_id, ceiling, portions.most_tries)
+        second = None if portions.request_id else await self._second(request.task_id)
+        judge = Judge(self._database, self._model, request.organization_id, ceiling, portions.most_tries, second)
         async with heartbeating():
             portions.calls = {call.id: call for call in await portions.load()}
             known = await portions.known() if portions.calls else {}
@@ -139,6 +140,13 @@ class FollowUps:
             *(request.task_id, done.written, done.by_outcome, len(portions.again), done.error or None),
         )
         return done
+
+    async def _second(self, task_id: int) -> TokenCeiling | None:
+        """What second opinions may cost the task still, if they are asked for."""
+        if self._model.second is None:
+            return None
+        spent = await self._database.run(analysis_table.spent_on_second, task_id)
+        return TokenCeiling(self._model.second_tokens, spent)
 
     async def _ceiling(self, portions: Portions, spent: int) -> TokenCeiling:
         """The ceiling, less what was spent: of an attempt that died only the ledger knows."""

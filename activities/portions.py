@@ -112,6 +112,8 @@ class Portions(ABC):
             self.answers.append(judged.answer)
             self.done.input_tokens += judged.answer.input_tokens
             self.done.output_tokens += judged.answer.output_tokens
+        if judged.second is not None:
+            self.answers.append(judged.second)
         self.done.error = judged.error or self.done.error
         self.done.over_ceiling += judged.follow_up.outcome == "over_ceiling"
         later = await self.put_off(call, judged)

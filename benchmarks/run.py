@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import against_celery, against_floor, events, growth, model, sharing
+from benchmarks.console import console
 from benchmarks.figures import Figure, Sizes
 from benchmarks.gate import gate
 from benchmarks.site import DIALOGUES
@@ -37,6 +38,7 @@ FIGURES: Mapping[str, Callable[[Sizes], Awaitable[list[Figure]]]] = {
     "limits": sharing.limits,
     "gate": gate,
     "events": events.delivery,
+    "console": console,
 }
 ABOUT = "\n\n".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in FIGURES.items())
 REPORT = PROJECT / ".stack/benchmarks.json"

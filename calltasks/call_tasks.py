@@ -35,10 +35,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from calltasks import errors, names
 from calltasks.calling_hours import CallingHours, Started, calling_hours
+from calltasks.campaigns import Campaigns
 from calltasks.database import schema
 from calltasks.database.columns import Table
 from calltasks.database.tables import task_options, tasks
-from calltasks.database.tables.analyses import CallHistory, history
 from calltasks.dry_run import DryRun, rehearse
 from calltasks.opt_outs import OptOuts
 from calltasks.options import Options
@@ -58,13 +58,9 @@ MOST_NAMED_BYTES = 1_000_000
 """Of one request: a payload of Temporal holds twice as much."""
 
 
-class CallTasks(OptOuts):
-    """Call tasks, for a backend; and, by organisation, who is not called.
-
-    Args:
-        clients: what is asked and written to.
-        client: Temporal's, or None where only the database is used.
-    """
+class CallTasks(OptOuts, Campaigns):
+    """Call tasks, for a backend; and, by organisation, who is not called, and what people look at and correct.
+    ``client``: Temporal's, or None where only the database is used."""
 
     def __init__(self, clients: Clients, client: Client | None = None) -> None:
         self.clients = clients
@@ -294,10 +290,6 @@ class CallTasks(OptOuts):
         with self._run(task_id) as run:
             answers = await run.query(names.REANALYSES, result_type=list[Answer], rpc_timeout=ANSWER_SECONDS)
         return next((answer for answer in answers if answer.request_id == request_id), None)
-
-    async def analyses(self, call_job_id: str) -> CallHistory | None:
-        """Every judgement of a call and how its follow-up stands; None if there is no such call."""
-        return await self.database.run(history, call_job_id)
 
     async def query_task_execution(
         self,

@@ -15,6 +15,7 @@
     ├── NotRunningError               HTTP 409
     ├── NoJobIdsError                 HTTP 409, code 4009
     │   └── NotStartedError
+    ├── NoFollowUpError               HTTP 409
     ├── UnknownLeadsError             HTTP 404
     │   └── NoLeadIdError             exit code 2
     ├── UnknownOptOutError            HTTP 404
@@ -160,6 +161,15 @@ class NotStartedError(NoJobIdsError):
     """The task's calls were never started."""
 
     says = "the calls of task {0} were never started; start them with: start-call {0}"
+
+
+class NoFollowUpError(CallTasksError):
+    """A call has no follow-up that could be corrected, or a person has deleted it."""
+
+    http_status = 409
+
+    def __init__(self, list_id: int) -> None:
+        super().__init__(f"row {list_id} has no follow-up to correct: there is none yet, or a person deleted it")
 
 
 class UnknownLeadsError(CallTasksError):

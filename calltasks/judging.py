@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database
-from calltasks.database.tables.analyses import FollowUp, default_remark
+from calltasks.database.tables.analyses import SECOND, FollowUp, default_remark
 from calltasks.database.tables.follow_ups import KNOWN, FinishedCall
 from calltasks.errors import PermanentError, ServiceError, UnreadableAnswerError
 from calltasks.observing import telemetry
@@ -51,12 +51,14 @@ class Judged:
     Attributes:
         follow_up: what its follow-up shall say, if it is not tried again.
         answer: what the model said, readable or not: it was paid for, and belongs into the ledger.
+        second: what another model makes of it, for people to compare; it decides nothing.
         error: why there is no judgement, for people.
         passing: another try may go well.
     """
 
     follow_up: FollowUp
     answer: FollowUp | None = None
+    second: FollowUp | None = None
     error: str = ""
     passing: bool = False
 
@@ -78,7 +80,7 @@ async def ask(model: AnalysisModel, transcript: str, called_at: datetime, tenant
 
 class Judge:
     """Judges calls on behalf of an organisation, as far as ``ceiling`` admits, and none that has failed ``tries`` times
-    (None: however often it has)."""
+    (None: however often it has). As far as ``second`` admits, another model is asked about each answer."""
 
     def __init__(
         self,
@@ -87,12 +89,14 @@ class Judge:
         organization_id: str,
         ceiling: TokenCeiling,
         tries: int | None = None,
+        second: TokenCeiling | None = None,
     ) -> None:
         self._database = database
         self._model = model
         self._organization_id = organization_id
         self._ceiling = ceiling
         self._tries = tries
+        self._second = second
 
     async def judge(self, call: FinishedCall, known: Known) -> Judged:
         """Judge a call, or take what is ``known`` of it.
@@ -124,7 +128,7 @@ class Judge:
             return Judged(follow_up=_basic(call, "over_ceiling", OVER_CEILING))
         answer = replace(base, answer_id=uuid4().hex)
         try:
-            answer = await self._ask(answer, transcript, self._called_at(call))
+            answer = await self._ask(self._model, answer, transcript, self._called_at(call))
         except UnreadableAnswerError as error:
             answer = replace(
                 answer,
@@ -147,11 +151,31 @@ class Judge:
         self._count("answered", answer)
         if answer.do_not_call or answer.error_code == UNPROVEN:
             telemetry.metrics.refused(self._organization_id, "said" if answer.do_not_call else "unproven")
-        return Judged(follow_up=self._fitted(answer, call), answer=answer)
+        second = await self._second_opinion(answer, transcript, self._called_at(call))
+        return Judged(follow_up=self._fitted(answer, call), answer=answer, second=second)
 
-    async def _ask(self, answer: FollowUp, transcript: str, called_at: datetime) -> FollowUp:
-        """``answer`` with what the model says (as :func:`ask`)."""
-        judgement, said = await ask(self._model, transcript, called_at, self._organization_id)
+    async def _second_opinion(self, first: FollowUp, transcript: str, called_at: datetime) -> FollowUp | None:
+        """What the second model makes of a call; None if it is not asked, or does not answer: nothing hangs on it."""
+        model = self._model.second
+        if model is None or self._second is None or not await self._second.admits():
+            return None
+        asked = replace(first, answer_id=uuid4().hex, outcome=SECOND, model=model.name[:80])
+        opinion = replace(asked, input_tokens=0, output_tokens=0)
+        try:
+            opinion = await self._ask(model, opinion, transcript, called_at)
+        except UnreadableAnswerError as error:
+            asked = replace(asked, leads_remark="", evidence="", error_code=error.code)
+            opinion = replace(asked, input_tokens=error.input_tokens, output_tokens=error.output_tokens)
+        except ServiceError:
+            return None
+        finally:
+            await self._second.settle(opinion.input_tokens + opinion.output_tokens)
+        self._count(SECOND, opinion)
+        return opinion
+
+    async def _ask(self, model: AnalysisModel, answer: FollowUp, transcript: str, called_at: datetime) -> FollowUp:
+        """``answer`` with what a model says (as :func:`ask`)."""
+        judgement, said = await ask(model, transcript, called_at, self._organization_id)
         next_time = judgement.next_follow_time
         return replace(
             answer,

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -163,13 +164,16 @@ class PlatformSettings(CallingSettings):
 
 class AnalysisSettings(_Group):
     """DashScope. ``analysis_qpm`` is calls per minute, all workers together; ``analysis_concurrency`` calls in
-    flight in one worker; ``analysis_fallback_model`` answers while the model is not there any more."""
+    flight in one worker; ``analysis_fallback_model`` answers while the model is not there any more;
+    ``analysis_second_model`` is asked too, for people to compare, until a task has cost ``analysis_second_tokens``."""
 
     dashscope_api_key: Secret
     dashscope_http_base_url: Annotated[str, AfterValidator(_base_url)] = "https://dashscope.aliyuncs.com/api/v1"
     analysis_model: Text = "qwen-plus"
     analysis_app_id: str = ""
     analysis_fallback_model: str = ""
+    analysis_second_model: str = ""
+    analysis_second_tokens: Annotated[int, Field(ge=0, le=10**9)] = 1_000_000
     analysis_response_format: Literal["auto", "json_schema", "json_object"] = "auto"
     analysis_temperature: Annotated[float, Field(ge=0, lt=2, decimal_places=2)] | None = None
     analysis_max_tokens: Annotated[int, Field(ge=200, le=8192)] | None = None
@@ -248,24 +252,44 @@ class CodecServerSettings(_Group):
     codec_server_port: Annotated[int, Field(ge=0, le=65535)] = 8234
 
 
-def _digests(value: Any) -> Any:
-    """``{"token": "organization_id"}`` as a mapping of the tokens' SHA-256 digests: the tokens go no further."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a token is good for: an organisation's tasks, to ``edit`` or only to ``read`` them."""
+
+    organization_id: str
+    role: Literal["edit", "read"] = "edit"
+
+
+def _grants(value: Any) -> Any:
+    """``{"token": "organization_id"}`` as grants by the SHA-256 digests of the tokens, which go no further."""
     try:
         tokens = json.loads(value)
     except (ValueError, TypeError, RecursionError):
         tokens = None
     if not isinstance(tokens, dict) or not tokens:
         raise ValueError('must be a JSON object like {"token": "organization_id"}')
-    if not all(token and isinstance(owner, str) and owner for token, owner in tokens.items()):
+    if not all(token for token in tokens):
+        raise ValueError("every token must be a text that is not empty")
+    return {hashlib.sha256(token.encode("utf-8", "replace")).digest(): _grant(what) for token, what in tokens.items()}
+
+
+def _grant(what: Any) -> Grant:
+    given = {"organization_id": what} if isinstance(what, str) else what
+    owner = given.get("organization_id") if isinstance(given, dict) else None
+    if not isinstance(owner, str) or not owner:
         raise ValueError("every token and every organization_id must be a text that is not empty")
-    return {hashlib.sha256(token.encode("utf-8", "replace")).digest(): owner for token, owner in tokens.items()}
+    role: Any = given.get("role", "edit")
+    if role not in ("edit", "read") or given.keys() - {"organization_id", "role"}:
+        raise ValueError('a token is for "organization_id", or {"organization_id": "organization_id", "role": "read"}')
+    return Grant(organization_id=owner, role=role)
 
 
 class ApiSettings(_Group):
-    """The HTTP interface. ``api_tokens`` is read from JSON ``{"token": "organization_id"}`` and holds SHA-256 digests
-    instead of the tokens. ``api_port`` 0 takes any free port."""
+    """The HTTP interface. ``api_tokens`` is read from JSON ``{"token": "organization_id"}``, or ``{"token":
+    {"organization_id": …, "role": "read"}}``, and holds SHA-256 digests instead of the tokens. ``api_port`` 0 takes any
+    free port."""
 
-    api_tokens: Annotated[dict[bytes, str], NoDecode, BeforeValidator(_digests)]
+    api_tokens: Annotated[dict[bytes, Grant], NoDecode, BeforeValidator(_grants)]
     api_host: Text = "127.0.0.1"
     api_port: Annotated[int, Field(ge=0, le=65535)] = 8000
 

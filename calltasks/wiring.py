@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calltasks.model.analysis import AnalysisModel
     from calltasks.platform.outbound_bot import OutboundBot
     from calltasks.recordings.archive import Archive
+    from calltasks.recordings.downloads import Downloads
 
 
 class Clients(AsyncExitStack):
@@ -80,6 +81,15 @@ class Clients(AsyncExitStack):
         receivers = Receivers(self.event_networks)
         self.push_async_callback(receivers.close)
         return receivers
+
+    @cached_property
+    def downloads(self) -> Downloads:
+        """What the platform's signed URLs name."""
+        from calltasks.recordings.downloads import Downloads
+
+        downloads = Downloads()
+        self.push_async_callback(downloads.close)
+        return downloads
 
     async def archive(self, *, check: bool = True) -> Archive | None:
         """Where recordings are copied, or None; ``check``: known to be writable."""

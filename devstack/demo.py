@@ -115,7 +115,8 @@ def show_events(listener: Listener, console: Console) -> None:
 
 def keep(stack: Stack, console: Console) -> None:
     """Leave the stack running until Ctrl-C, which is the good end of it."""
-    console.print("\nKept running until Ctrl-C; to use it from another terminal:")
+    console.print(f"\nConsole: {stack.start_console(ORGANIZATION)}", soft_wrap=True)
+    console.print("Kept running until Ctrl-C; to use it from another terminal:")
     console.print(stack.exports(), soft_wrap=True)
     try:
         watch(stack)

@@ -70,6 +70,14 @@ install_mariadb() {
     has_mariadb || tell_to_install MariaDB "$packages" mariadb-server mariadb
 }
 
+# For the tests of the console alone: `setup.sh browser`.
+install_chromium() {
+    for name in chromium chromium-browser google-chrome; do
+        command -v "$name" >/dev/null 2>&1 && return
+    done
+    apt_install chromium || tell_to_install Chromium chromium chromium "--cask chromium"
+}
+
 has_mariadb() {
     command -v mariadbd >/dev/null 2>&1 && command -v mariadb-install-db >/dev/null 2>&1
 }
@@ -81,3 +89,4 @@ case "${DATABASE:-mariadb}" in
     mysql) sh devstack/mysql.sh ;;
     *) say "DATABASE is $DATABASE: it has to be mariadb or mysql"; exit 2 ;;
 esac
+[ "${1:-}" != browser ] || install_chromium

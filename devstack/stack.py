@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -69,6 +70,7 @@ class Stack:
             ready_line=f"simulators ready on {self.simulator_url}",
         )
         self.workers: list[Child] = []
+        self.http: Child | None = None
         self._wanted_workers = workers
 
     def __enter__(self) -> Self:
@@ -111,6 +113,22 @@ class Stack:
         worker.start()
         return worker
 
+    def start_console(self, organization: str) -> str:
+        """Start the HTTP interface with its console for an organisation; returns an address that signs a visitor in."""
+        port, token = free_port(), secrets.token_urlsafe(24)
+        address = {"API_TOKENS": json.dumps({token: organization}), "API_HOST": "127.0.0.1", "API_PORT": str(port)}
+        self.http = Child(
+            "console",
+            [sys.executable, "-m", "calltasks.api"],
+            log=self.directory / "console.log",
+            environment=self.environment | address,
+            directory=PROJECT,
+            ready_line="api ready",
+        )
+        self.http.start()
+        # What stands behind # never leaves the browser.
+        return f"http://127.0.0.1:{port}/console/sign-in#{token}"
+
     def starter(self, *arguments: str | int, timeout: float = 120) -> Any:
         """Run `starter.py ARGUMENTS --json` against this stack and return what it prints, parsed.
 
@@ -141,6 +159,8 @@ class Stack:
                 steps.callback(_remove, self.directory)
             for stop in (self.mariadb.stop, self.temporal.stop, self.simulators.stop):
                 steps.callback(stop)
+            if self.http is not None:
+                steps.callback(self.http.stop)
             for worker in self.workers:
                 steps.callback(worker.stop)
             # All at once: the slowest worker sets the time, not their sum.
@@ -149,7 +169,8 @@ class Stack:
                     worker.signal(signal.SIGTERM)
 
     def _parts(self) -> list[Child]:
-        return [self.mariadb.process, self.temporal.process, self.simulators, *self.workers]
+        http = [] if self.http is None else [self.http]
+        return [self.mariadb.process, self.temporal.process, self.simulators, *self.workers, *http]
 
     def _variables(self) -> dict[str, str]:
         return {

@@ -2,6 +2,7 @@
 simulators behind it. Each site has a database and a Temporal namespace of its own."""
 
 import asyncio
+import json
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ T = TypeVar("T")
 ORGANIZATION, OTHER = "org7", "org8"
 TOKEN, OTHER_TOKEN = "token-of-org7", "token-of-org8-密钥"
 UPPER_TOKEN = "token-of-ORG7"
+READ_TOKEN = "token-to-read-org7"
 TOKENS = {TOKEN: ORGANIZATION, OTHER_TOKEN: OTHER, UPPER_TOKEN: ORGANIZATION.upper()}
 TASK_PATHS = ("/start-call-task", "/query-task-execution", "/force-analyze")
 PATHS = ("/create-autoCall-tasks", *TASK_PATHS, "/auto-task", "/opt-outs", "/opt-outs/lift")
@@ -126,8 +128,8 @@ def opening(
 
 
 def api_settings(tokens: Mapping[str, str] | None = None) -> dict[str, str]:
-    pairs = (f'"{token}": "{owner}"' for token, owner in (tokens or TOKENS).items())
-    return {"API_TOKENS": "{" + ", ".join(pairs) + "}", "API_PORT": "0"}
+    reader = {READ_TOKEN: {"organization_id": ORGANIZATION, "role": "read"}}
+    return {"API_TOKENS": json.dumps({**(tokens or TOKENS), **reader}, ensure_ascii=False), "API_PORT": "0"}
 
 
 @contextmanager

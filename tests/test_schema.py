@@ -114,7 +114,8 @@ REFUSED = {
         "no table call_retries, or no right to see it; create what is missing with: starter.py init-db"
     ),
     LIST + "DROP COLUMN planed_time": (
-        "no column leads_task_list.planed_time; these tables are not those of the CRM (docs/rules.md, 15)"
+        "no column leads_task_list.planed_time; these tables are not those of the CRM (docs/rules.md, 15), or there is"
+        " no right to see it"
     ),
     "DELETE FROM call_schema": (
         "our own tables are older than this program; bring them up to date with: starter.py init-db"

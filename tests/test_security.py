@@ -67,7 +67,7 @@ DENIED = {
     ],
     "call-backend": [
         "INSERT INTO dcc_leads_follow (leads_id) VALUES (1)",
-        "UPDATE dcc_leads_follow SET leads_remark = ''",
+        "UPDATE dcc_leads_follow SET leads_id = ''",
         "INSERT INTO call_analyses SELECT * FROM call_analyses",
         "UPDATE call_dispatches SET tries = 0",
         "INSERT INTO call_contacts SELECT * FROM call_contacts",
@@ -274,6 +274,18 @@ def by_http() -> None:
         assert len(ask("GET", "/opt-outs")["opt_outs"]) == 1
         ask("POST", "/opt-outs/lift", phone="13900000001", reason="asked for a call")
         assert not ask("GET", "/opt-outs/check?phone=13900000001")["opted_out"]
+        correct_in_the_console(http, task_id)
+
+
+def correct_in_the_console(http: httpx.Client, task_id: int) -> None:
+    assert http.post("/console/sign-in", data={"token": TOKEN}).status_code == 303
+    found = re.search(r'href="(/console/calls/\d+)\?', http.get(f"/console/campaigns/{task_id}").text)
+    assert found
+    token = re.search(r'name="form_token" value="(\w+)"', http.get(found[1]).text)
+    assert token
+    word = {"form_token": token[1], "is_interested": "1", "leads_remark": "来过店", "do_not_call": "1"}
+    for action in ("correct", "right"):
+        assert http.post(f"{found[1]}/{action}", data=word).status_code == 303
 
 
 def test_a_worker_names_each_right_that_it_lacks(database_url: str, mariadb: EmbeddedMariaDB) -> None:
@@ -304,8 +316,12 @@ async def test_the_http_interface_names_each_right_that_it_lacks(
                 users.as_root(f"REVOKE {part} ON crm.{table} FROM 'call-backend'@'%'")
                 with pytest.raises(SchemaError) as refused:
                     schema.check_backend(cursor)
-                said = (f"as a backend does, it lacks {part} on {table};", f"no table {table}, or no right to see it;")
-                assert any(line in str(refused.value) for line in said)
+                said = (
+                    f"as a backend does, it lacks {part} on {table};",
+                    f"no table {table}, or no right to see it;",
+                    f"no column {table}.id, {table}.leads_id; these tables",
+                )
+                assert any(line in str(refused.value) for line in said), f"{part} on {table}: {refused.value}"
                 users.as_root(f"GRANT {part} ON crm.{table} TO 'call-backend'@'%'")
         schema.check_backend(cursor)
     users.as_root("REVOKE INSERT ON crm.leads_task_list FROM 'call-backend'@'%'")

@@ -1,10 +1,10 @@
-"""Who is asking: one access token an organisation."""
+"""Who is asking: an access token is for one organisation, to edit what it has or only to read it (rule 19.3)."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -13,46 +13,63 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from calltasks.api.answers import failure
+from calltasks.settings import Grant
 
 HEADER = "access-token"
 OPEN_PATHS = frozenset({"/healthz", "/openapi.json"})
+CONSOLE = "/console"
+"""Below it browsers are, which have a session instead of the header."""
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Tokens:
-    """Organisations by the SHA-256 digests of their tokens."""
+    """Grants by the SHA-256 digests of their tokens."""
 
-    def __init__(self, digests: Mapping[bytes, str]) -> None:
-        self._digests = dict(digests)
+    def __init__(self, grants: Mapping[bytes, Grant]) -> None:
+        self._grants = dict(grants)
 
-    def organization_of(self, token: bytes) -> str | None:
-        """Whose token it is, or None. It is compared with every digest in constant time: how long that takes tells
-        nothing about any of them."""
+    def __iter__(self) -> Iterator[tuple[bytes, Grant]]:
+        return iter(self._grants.items())
+
+    def grant_of(self, token: bytes) -> Grant | None:
+        """What a token is good for, or None. It is compared with every digest in constant time: how long that takes
+        tells nothing about any of them."""
         digest = hashlib.sha256(token).digest()
         found = None
-        for known, organization in self._digests.items():
+        for known, grant in self._grants.items():
             if hmac.compare_digest(known, digest):
-                found = organization
+                found = grant
         return found
 
 
 class Access:
-    """ASGI middleware that lets nobody in without a token, except to ``OPEN_PATHS``, before a body is read."""
+    """ASGI middleware that lets nobody in without a token, except to ``OPEN_PATHS``, before a body is read; and a token
+    that may only read to nothing that changes anything."""
 
     def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
         self._app = app
         self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        path = scope.get("path", "")
+        if (
+            scope["type"] == "http"
+            and path not in OPEN_PATHS
+            and path != CONSOLE
+            and not path.startswith(f"{CONSOLE}/")
+        ):
             # Headers are decoded as Latin-1, whatever the bytes stand for.
             token = Headers(scope=scope).get(HEADER, "").encode("latin-1")
-            organization = self._tokens.organization_of(token)
-            if organization is None:
+            grant = self._tokens.grant_of(token)
+            if grant is None:
                 answer = failure(401, f"the header {HEADER} must hold a valid token")
                 answer.headers["www-authenticate"] = f'ApiKey realm="call tasks", header="{HEADER}"'
                 await answer(scope, receive, send)
                 return
-            scope.setdefault("state", {})["organization_id"] = organization
+            if grant.role == "read" and scope["method"] not in READING:
+                await failure(403, "this token may only read")(scope, receive, send)
+                return
+            scope.setdefault("state", {})["organization_id"] = grant.organization_id
         await self._app(scope, receive, send)
 
 

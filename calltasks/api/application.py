@@ -12,9 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from calltasks.api import answers, endpoints, events, opt_outs
-from calltasks.api.access import Access, Tokens
+from calltasks.api.access import CONSOLE, Access, Tokens
+from calltasks.api.console.application import console
 from calltasks.api.requests import Requests
 from calltasks.call_tasks import CallTasks
+from calltasks.settings import Grant
 
 TITLE = "Call tasks"
 DESCRIPTION = """Outbound-call campaigns, from their creation to the sales follow-ups.
@@ -25,8 +27,9 @@ the caller's own if it sent one.
 """
 
 
-def build(calls: CallTasks, digests: Mapping[bytes, str]) -> FastAPI:
-    """The HTTP interface of ``calls`` for those organisations (by the SHA-256 digest of their tokens)."""
+def build(calls: CallTasks, grants: Mapping[bytes, Grant]) -> FastAPI:
+    """The HTTP interface of ``calls``, and its console, for what these grants (by the digest of their tokens) allow."""
+    tokens = Tokens(grants)
     app = FastAPI(
         title=TITLE,
         version="1.0",
@@ -35,12 +38,13 @@ def build(calls: CallTasks, digests: Mapping[bytes, str]) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         strict_content_type=False,
-        middleware=[Middleware(Requests), Middleware(Access, tokens=Tokens(digests))],
+        middleware=[Middleware(Requests), Middleware(Access, tokens=tokens)],
     )
     app.state.calls = calls
     app.include_router(endpoints.router)
     app.include_router(opt_outs.router)
     app.include_router(events.router)
+    app.mount(CONSOLE, console(calls, tokens))
     app.add_exception_handler(RequestValidationError, answers.handle)
     app.add_exception_handler(HTTPException, answers.handle)
     app.__dict__["openapi"] = lambda: _specification(app)

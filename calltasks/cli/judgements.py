@@ -20,7 +20,7 @@ from calltasks.call_tasks import CallTasks
 from calltasks.cli.commands import Json, TaskId, Wait, app, fail, messages, run, show
 from calltasks.database.tables.analyses import CallHistory
 from calltasks.evaluation import conversations
-from calltasks.evaluation.conversations import ConversationsError
+from calltasks.evaluation.conversations import ConversationsError, Labelled
 from calltasks.rules.reanalysis import Answer, Reanalysis, read
 
 if TYPE_CHECKING:
@@ -37,15 +37,24 @@ def evaluate(
         Path | None, typer.Argument(help="Labelled conversations, JSON lines; without it, those of the project.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many, spread over the file.")] = None,
+    from_corrections: Annotated[
+        bool, typer.Option("--from-corrections", help="Those that people of an organisation have corrected.")
+    ] = False,
+    organization: Annotated[str, typer.Option(help="Whose corrections.")] = "",
+    export: Annotated[
+        Path | None, typer.Option(help="Write the corrections there, as JSON lines, and ask no model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Put labelled conversations to the configured model and prompt; report how its judgements compare."""
     from calltasks.evaluation.scoring import evaluate as score
 
-    try:
-        labelled = conversations.load(file or conversations.SHIPPED)
-    except ConversationsError as error:
-        fail(str(error), 2)
+    if from_corrections != bool(organization) or (export and not from_corrections) or (file and from_corrections):
+        fail("--from-corrections goes with --organization, and perhaps --export; a FILE goes alone", 2)
+    labelled = _corrected(organization) if from_corrections else _labelled(file)
+    if export is not None:
+        _export(labelled, export, as_json)
+        return
     if limit is not None and limit < len(labelled):
         labelled = [labelled[index * len(labelled) // limit] for index in range(limit)]
 
@@ -53,7 +62,8 @@ def evaluate(
         with _progress("judging") as progress:
             return await score(calls.clients.model, labelled, advance=lambda: progress(len(labelled)))
 
-    named = file or conversations.SHIPPED.relative_to(Path(__file__).parents[2])
+    named = f"corrections of {organization}" if from_corrections else file
+    named = named or conversations.SHIPPED.relative_to(Path(__file__).parents[2])
     report = {"file": str(named), **run(use, temporal=False)}
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
@@ -61,6 +71,30 @@ def evaluate(
         _show_report(report)
     if not report["judged"]:
         fail(f"nothing was judged: {report['errors'][0]['code'] if report['errors'] else 'every answer is invalid'}", 1)
+
+
+def _labelled(file: Path | None) -> list[Labelled]:
+    try:
+        return conversations.load(file or conversations.SHIPPED)
+    except ConversationsError as error:
+        fail(str(error), 2)
+
+
+def _corrected(organization: str) -> list[Labelled]:
+    from calltasks.evaluation.corrections import lessons
+
+    found: list[Labelled] = run(lambda calls: lessons(calls.database, organization), temporal=False)
+    if not found:
+        fail(f"nobody of {organization} has corrected a call that has a conversation", 1)
+    return found
+
+
+def _export(labelled: list[Labelled], file: Path, as_json: bool) -> None:
+    try:
+        file.write_text("".join(f"{one.model_dump_json()}\n" for one in labelled), "utf-8")
+    except OSError as error:
+        fail(f"--export: {error.strerror}", 2)
+    show({"file": str(file), "conversations": len(labelled)}, as_json, f"{len(labelled)} conversations in {file}")
 
 
 @app.command("analyses")

@@ -51,18 +51,21 @@ WORKER: dict[str, Rights] = {
 BACKEND: dict[str, Rights] = {
     "call_tasks": Rights(insert=True),
     "dcc_leads": Rights(),
-    "leads_task_list": Rights(insert=True, update=(*_ROWS, "recording_url", "updated_time")),
+    "leads_task_list": Rights(insert=True, update=(*_ROWS, "recording_url", "updated_time", "is_interested")),
     "call_retries": _OWN,
     "call_rate_limits": _OWN,
     "call_analyses": Rights(),
-    "call_follow_ups": Rights(),
+    "call_follow_ups": _OWN,
     "call_opt_outs": _OWN,
     "call_contacts": Rights(),
     "call_dispatches": Rights(),
     "call_suppressions": Rights(),
     "call_task_options": Rights(),
-    "dcc_leads_follow": Rights(),
-    "call_events": Rights(),
+    "call_corrections": _OWN,
+    "dcc_leads_follow": Rights(
+        update=("leads_remark", "follow_time", "frist_follow_time", "new_follow_time", "next_follow_time")
+    ),
+    "call_events": _OWN,
     "call_event_positions": _OWN,
     "call_event_subscriptions": Rights(insert=True, update=("*",), delete=True),
 }

@@ -271,7 +271,10 @@ def _there(cursor: Cursor, names: Sequence[str]) -> dict[str, Table]:
         )
     columns = [f"{name}.{c}" for name in names for c in NEEDS.get(name, ()) if c not in tables[name].columns]
     if columns:
-        raise SchemaError(f"no column {', '.join(columns)}; these tables are not those of the CRM (docs/rules.md, 15)")
+        raise SchemaError(
+            f"no column {', '.join(columns)}; these tables are not those of the CRM (docs/rules.md, 15), or there is"
+            " no right to see it"
+        )
     if views := [name for name in names if "VIEW" in tables[name].kind]:
         raise SchemaError(f"{', '.join(views)} must be tables, not views: rows are locked in them")
     if wrong := [name for name in names if tables[name].engine != "innodb"]:

@@ -70,6 +70,8 @@ class AnalysisModel:
         endpoint: where it is asked, without the path.
         version: of its judgements.
         under_way: calls that one worker may have under way.
+        second: who judges first judgements once more, for people to compare; None: nobody.
+        second_tokens: what that may cost a task.
     """
 
     def __init__(self, settings: AnalysisSettings, limiter: RateLimiter) -> None:
@@ -95,6 +97,12 @@ class AnalysisModel:
         self.endpoint = str(url.origin())
         self._http = Transport(base_url, key, self.under_way)
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
+        self.second: AnalysisModel | None = None
+        self.second_tokens = settings.analysis_second_tokens
+        if settings.analysis_second_model:
+            other = {"analysis_model": settings.analysis_second_model, "analysis_second_model": ""}
+            other |= {"analysis_app_id": "", "analysis_fallback_model": ""}
+            self.second = AnalysisModel(settings.model_copy(update=other), limiter)
 
     async def complete(self, *, system: str, user: str, tenant: str) -> Completion:
         """Ask the model once, in its turn and as often as it asks us to slow down.
@@ -135,6 +143,8 @@ class AnalysisModel:
     async def close(self) -> None:
         """Close the pooled connections."""
         await self._http.aclose()
+        if self.second is not None:
+            await self.second.close()
 
     def _let_pass(self) -> None:
         """Raise what the account was refused with just now, time and again: thousands need not ask to be told so."""

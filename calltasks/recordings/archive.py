@@ -124,6 +124,14 @@ class Archive:
             return self._url(name)
         raise AssertionError("unreachable")
 
+    async def size(self, url: str) -> int:
+        """Bytes of the recording that a lasting URL of ours names; 0 if there is none."""
+        return await self._in_thread("find", self._size, url.removeprefix(f"{self.root}/"))
+
+    async def read(self, url: str, start: int, end: int) -> bytes:
+        """A part of it."""
+        return await self._in_thread("read", self._store.read, url.removeprefix(f"{self.root}/"), start, end)
+
     async def tasks(self) -> list[int]:
         """Ids of the tasks that have recordings here."""
         names = await self._in_thread("list", self._store.directories)

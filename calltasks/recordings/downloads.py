@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 from yarl import URL
@@ -75,6 +75,44 @@ class Downloads:
         if not size:
             raise _failure("Empty")
         return size, bytes(held)
+
+    async def size(self, signed: str) -> int:
+        """Bytes of what a URL names; 0 if there is nothing. Signed URLs answer GET alone.
+
+        Raises:
+            PassingError: it cannot be told now.
+        """
+        try:
+            async with self._session().get(
+                _http_url(signed), max_redirects=REDIRECTS, proxy=proxy_for(signed)
+            ) as answer:
+                return (answer.content_length or 0) if answer.status == 200 else 0
+        except (aiohttp.ClientError, TimeoutError, ValueError, SettingsError) as error:
+            raise _failure(type(error).__name__) from None
+
+    async def part(self, signed: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes of what a URL names from one place to before another, as they come; a server that knows no ranges
+        sends all, of which the part is taken.
+
+        Raises:
+            PassingError: it cannot be fetched.
+        """
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        at = start
+        try:
+            async with self._session().get(
+                _http_url(signed), max_redirects=REDIRECTS, proxy=proxy_for(signed), headers=headers
+            ) as answer:
+                if answer.status not in (200, 206):
+                    raise _failure(f"Http{answer.status}")
+                at = start if answer.status == 206 else 0
+                async for chunk in answer.content.iter_any():
+                    if wanted := chunk[max(start - at, 0) : max(end - at, 0)]:
+                        yield wanted
+                    if (at := at + len(chunk)) >= end:
+                        return
+        except (aiohttp.ClientError, TimeoutError, ValueError, SettingsError) as error:
+            raise _failure(type(error).__name__) from None
 
     async def close(self) -> None:
         """Drop the connections."""

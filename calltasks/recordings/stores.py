@@ -37,6 +37,9 @@ class Store(Protocol):
     def size(self, name: str) -> int:
         """Bytes of a file. Raises FileNotFoundError."""
 
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """The bytes of a file from one place to before another."""
+
     def put(self, path: Path, name: str) -> None:
         """Put a local file under a name, in one step; it is not needed afterwards."""
 
@@ -88,6 +91,11 @@ class Directory:
 
     def size(self, name: str) -> int:
         return (self._root / name).stat().st_size
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        with (self._root / name).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def put(self, path: Path, name: str) -> None:
         target = self._root / name
@@ -143,6 +151,14 @@ class OssBucket:
         with self._translated():
             head = self._client.head_object(self._sdk.HeadObjectRequest(self._bucket, self._prefix + name))
         return int(head.content_length)
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        wanted = f"bytes={start}-{end - 1}"
+        with self._translated():
+            answer = self._client.get_object(
+                self._sdk.GetObjectRequest(self._bucket, self._prefix + name, range_header=wanted)
+            )
+            return bytes(answer.body.content)
 
     def put(self, path: Path, name: str) -> None:
         with self._translated():
@@ -205,6 +221,9 @@ class FsspecStore:
 
     def size(self, name: str) -> int:
         return int(self._fs.info(f"{self._root}/{name}")["size"])
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        return bytes(self._fs.cat_file(f"{self._root}/{name}", start=start, end=end))
 
     def put(self, path: Path, name: str) -> None:
         self._fs.put_file(str(path), f"{self._root}/{name}")

@@ -154,6 +154,23 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     KEY idx_job (call_job_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
+-- What people said of judgements: corrected (and the CRM says it), or confirmed as right.
+CREATE TABLE IF NOT EXISTS call_corrections (
+    id               BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    list_id          BIGINT       NOT NULL,
+    task_id          BIGINT       NOT NULL,
+    call_job_id      VARCHAR(191) NOT NULL,
+    kind             VARCHAR(16)  NOT NULL,
+    is_interested    INT          NOT NULL,
+    leads_remark     TEXT         NOT NULL,
+    next_follow_time DATETIME     NULL,
+    do_not_call      TINYINT      NOT NULL,
+    created_by       VARCHAR(191) NOT NULL,
+    created_at       DATETIME(6)  NOT NULL,
+    UNIQUE KEY uq_said (list_id, created_at),
+    KEY idx_task (task_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
 -- What stays with a task from one run to the next: the options that it was started with (JSON), whether its calls are
 -- paused, and, if nothing of it was called, until when it is left alone. create_time is the task's: ids can come again.
 CREATE TABLE IF NOT EXISTS call_task_options (

@@ -25,6 +25,10 @@ CALLED_AT = (
 """The time of a call, wall clock; a zero date, or one with a zero month or day, is none."""
 
 
+SECOND = "second"
+"""Outcome of what another model makes of a call, for people to compare."""
+
+
 def moment(value: object) -> datetime | None:
     """A time as the driver gives it; what is none (``2026-00-00`` comes as text) is None."""
     return value if isinstance(value, datetime) else None
@@ -205,13 +209,6 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
     if row is None:
         return None
     list_id = int(row[1])
-    names = [field.name for field in fields(Analysis)]
-    cursor.execute(
-        f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
-        (list_id, call_job_id),
-    )
-    found = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
-    analyses = [replace(one, wrong_number=bool(one.wrong_number)) for one in found]
     return CallHistory(
         call_job_id=call_job_id,
         task_id=int(row[0]),
@@ -219,8 +216,19 @@ def history(cursor: Cursor, call_job_id: str) -> CallHistory | None:
         call_status=str(row[2]),
         called_at=moment(row[3]),
         follow_up=present(cursor, [list_id])[list_id],
-        analyses=analyses,
+        analyses=judged(cursor, list_id, call_job_id),
     )
+
+
+def judged(cursor: Cursor, list_id: int, call_job_id: str) -> list[Analysis]:
+    """The judgements of a row's call, in the order in which they were made."""
+    names = [field.name for field in fields(Analysis)]
+    cursor.execute(
+        f"SELECT {', '.join(names)} FROM call_analyses WHERE list_id = %s AND call_job_id = %s ORDER BY id",
+        (list_id, call_job_id),
+    )
+    found = [Analysis(**dict(zip(names, values, strict=True))) for values in cursor.fetchall()]
+    return [replace(one, wrong_number=bool(one.wrong_number)) for one in found]
 
 
 _ENTRY = (
@@ -305,11 +313,21 @@ def answers(cursor: Cursor, ids: Sequence[int], request_id: str) -> list[FollowU
 
 
 def spent_tokens(cursor: Cursor, task_id: int, request_id: str = "") -> int:
-    """Tokens that a re-analysis, or (without one) all of a task, has cost, unreadable answers included."""
+    """Tokens that a re-analysis, or (without one) all of a task, has cost, unreadable answers included, second opinions
+    not."""
+    return _spent(cursor, task_id, f"(%s = '' OR request_id = %s) AND outcome <> '{SECOND}'", request_id, request_id)
+
+
+def spent_on_second(cursor: Cursor, task_id: int) -> int:
+    """Tokens that second opinions have cost a task."""
+    return _spent(cursor, task_id, f"outcome = '{SECOND}'")
+
+
+def _spent(cursor: Cursor, task_id: int, condition: str, *values: str) -> int:
     cursor.execute(
         "SELECT COALESCE(SUM(input_tokens + output_tokens), 0) FROM call_analyses a"
-        f" WHERE {OF_TASK.format('a')} AND (%s = '' OR request_id = %s)",
-        (task_id, request_id, request_id),
+        f" WHERE {OF_TASK.format('a')} AND {condition}",
+        (task_id, *values),
     )
     row = cursor.fetchone()
     return int(row[0]) if row else 0

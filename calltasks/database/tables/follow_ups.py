@@ -184,7 +184,7 @@ def create(
     unlinked = [row for row in open_ if not row.follow_id]
     # A follow-up from before our time, whose row was never judged: the judgement alone is ours to add.
     found = {row.id: row.follow_id for row in open_ if row.follow_id and row.interest is None}
-    _judge(cursor, [(id_, wanted[id_].is_interested) for id_ in found])
+    judge(cursor, [(id_, wanted[id_].is_interested) for id_ in found])
     orphans = find_orphans(cursor, task_id, [row.id for row in unlinked])
     new = [(row.id, row.leads_id) for row in unlinked if row.id not in orphans]
     made = dict(_insert(cursor, new, wanted, now=now))
@@ -325,10 +325,10 @@ def _replace(
     """Write new judgements where follow-ups are or were: deleted ones are made again, lost links mended."""
     gone = [(row.list_id, row.leads_id) for row in rows if row.change == "deleted"]
     follow_ids = {row.list_id: row.follow_id for row in rows} | dict(_insert(cursor, gone, wanted, now=now))
-    _rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"], now)
+    rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"], now)
     relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
     _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
-    _judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
+    judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
     given = [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows]
     given = _as_stored(cursor, given, {})
     ledger.save(cursor, task_id, given, now_utc)
@@ -378,7 +378,8 @@ def _link(cursor: Cursor, links: Sequence[tuple[int, int, int]]) -> None:
         raise LedgerError("UnlinkedRows")
 
 
-def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
+def judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
+    """Give rows their interest."""
     if not judgements:
         return
     cursor.execute(
@@ -388,7 +389,8 @@ def _judge(cursor: Cursor, judgements: Sequence[tuple[int, int]]) -> None:
     )
 
 
-def _rewrite(cursor: Cursor, kept: Sequence[tuple[int, FollowUp]], now: datetime) -> None:
+def rewrite(cursor: Cursor, kept: Sequence[tuple[int, FollowUp]], now: datetime) -> None:
+    """Give follow-ups (by id) what these say; ``now`` is wall clock."""
     values = [(follow_id, follow_up.leads_remark, now, follow_up.next_follow_time) for follow_id, follow_up in kept]
     for part in bulks(values):
         cursor.execute(

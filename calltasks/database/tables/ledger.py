@@ -102,3 +102,18 @@ def save(cursor: Cursor, task_id: int, given: Sequence[tuple[int, FollowUp]], no
         + ", ".join(f"{column} = VALUES({column})" for column in columns),
         flat(rows),
     )
+
+
+KEPT = ""
+"""Stands for what a follow-up held, where a person has had the last word: nothing that it ever holds is the same."""
+
+
+def keep(cursor: Cursor, task_id: int, follow_id: int, said: FollowUp, now_utc: datetime) -> None:
+    """Have a row's follow-up count as a person's from now on, whatever it says, inside a transaction."""
+    cursor.execute(
+        "SELECT 1 FROM call_follow_ups WHERE list_id = %s AND follow_id = %s AND call_job_id = %s",
+        (said.list_id, follow_id, said.call_job_id),
+    )
+    if cursor.fetchone() is None:
+        save(cursor, task_id, [(follow_id, said)], now_utc)
+    cursor.execute("UPDATE call_follow_ups SET stored_hash = %s WHERE list_id = %s", (KEPT, said.list_id))

@@ -11,6 +11,13 @@ from calltasks.database.tables.needs import CALLED
 from calltasks.database.tables.rows import give_status
 from calltasks.names import CANCELLED
 
+NOT_CALLED = (
+    "FROM call_suppressions s JOIN leads_task_list l ON l.id = s.list_id AND l.task_id = s.task_id"
+    f" WHERE COALESCE(l.call_job_id, '') = '' AND l.call_status = '{CANCELLED}'"
+    " AND CAST(CONVERT(l.leads_id USING utf8mb4) AS BINARY) = CAST(s.leads_id AS BINARY)"
+)
+"""The entries that count: of rows that are left out, and are still those that they were."""
+
 
 def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str, str]]) -> set[int]:
     """Leave rows (id, lead, reason) out: ``Cancelled``, with the reason; inside the transaction that would claim them.
@@ -34,12 +41,5 @@ def suppress(cursor: Cursor, task_id: int, rows: Sequence[tuple[int, str, str]])
 
 def count(cursor: Cursor, task_id: int) -> dict[str, int]:
     """How many rows of the task are left out, by reason."""
-    cursor.execute(
-        "SELECT s.reason, COUNT(*) FROM call_suppressions s JOIN leads_task_list l ON l.id = s.list_id"
-        " WHERE s.task_id = %s AND l.task_id = %s AND COALESCE(l.call_job_id, '') = ''"
-        f" AND l.call_status = '{CANCELLED}'"
-        " AND CAST(CONVERT(l.leads_id USING utf8mb4) AS BINARY) = CAST(s.leads_id AS BINARY)"
-        " GROUP BY s.reason",
-        (task_id, task_id),
-    )
+    cursor.execute(f"SELECT s.reason, COUNT(*) {NOT_CALLED} AND s.task_id = %s GROUP BY s.reason", (task_id,))
     return {str(reason): int(number) for reason, number in cursor.fetchall()}

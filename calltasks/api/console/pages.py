@@ -1,0 +1,254 @@
+"""What people look at: campaigns, their calls, one call with what was said and judged (rules 13.1 to 13.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from calltasks.api.access import CONSOLE
+from calltasks.api.console.rendering import page
+from calltasks.api.console.showing import bars, bubbles, masked, safe_cell
+from calltasks.call_tasks import CallTasks
+from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
+from calltasks.database.tables.calls import Call, CallFilter, Calls
+from calltasks.errors import CallTasksError, UnknownTaskError
+from calltasks.names import FINAL, SUCCEEDED
+from calltasks.recordings.hearing import hear
+from calltasks.rules.phones import e164
+
+CAMPAIGNS_A_PAGE = 20
+CSV_ROWS = 500
+"""Rows that are read at once for a CSV."""
+STATUSES = ("open", *FINAL)
+COLUMNS = (
+    *("row", "call_job_id", "leads_id", "name", "phone", "called_at", "status", "interest", "remark"),
+    *("next_follow_time", "outcome", "changed_by_a_person", "opted_out"),
+)
+
+
+def calls_of(request: Request) -> CallTasks:
+    """What the console looks through."""
+    found: CallTasks = request.app.state.calls
+    return found
+
+
+def organization_of(request: Request) -> str:
+    """Whose session it is."""
+    found: str = request.state.session.grant.organization_id
+    return found
+
+
+async def begin(request: Request) -> Response:
+    """Where everybody comes in."""
+    return RedirectResponse(f"{CONSOLE}/campaigns", 303)
+
+
+async def _campaigns(request: Request) -> Response:
+    before = request.query_params.get("before", "")
+    if before and not before.isdecimal():
+        raise HTTPException(404, "there is no such page")
+    tasks = calls_of(request)
+    found = await tasks.campaigns(
+        organization_of(request), before=int(before) if before else None, limit=CAMPAIGNS_A_PAGE + 1
+    )
+    shown = found[:CAMPAIGNS_A_PAGE]
+    runs = await tasks.runs([one.task_id for one in shown])
+    more = shown[-1].task_id if len(found) > len(shown) else None
+    live = any(run.open for run in runs.values())
+    return page(request, "campaigns.html", campaigns=shown, runs=runs, more=more, live=live)
+
+
+async def _campaign(request: Request) -> Response:
+    tasks, task_id = calls_of(request), int(request.path_params["task_id"])
+    await tasks.task(task_id, organization_of(request))
+    chosen, sort = filter_of(request.query_params)
+    found, part, runs = await asyncio.gather(
+        tasks.database.run(campaigns.one, task_id, _ahead(tasks)),
+        calls_page(tasks, task_id, chosen, sort, request.query_params.get("after", "")),
+        tasks.runs([task_id]),
+    )
+    if found is None:
+        raise UnknownTaskError(task_id)
+    (campaign, hours), run, progress = found, runs.get(task_id), None
+    if run is not None and run.open:
+        with suppress(CallTasksError):
+            progress = await tasks.progress(task_id)
+    return page(
+        request,
+        "campaign.html",
+        campaign=campaign,
+        page=part,
+        bars=bars(hours),
+        run=run,
+        progress=progress,
+        chosen=chosen,
+        sort=sort,
+        sorts=list(calls.SORTS),
+        statuses=STATUSES,
+        query=query_of(chosen, sort),
+        live=run is not None and run.open,
+    )
+
+
+async def _call(request: Request) -> Response:
+    tasks, organization = calls_of(request), organization_of(request)
+    call = await own_call(request)
+    chosen, sort = filter_of(request.query_params)
+    talk, history, people, refused, (before, behind) = await asyncio.gather(
+        tasks.database.run(calls.conversation, call.id),
+        tasks.database.run(analyses.judged, call.id, call.call_job_id),
+        tasks.database.run(corrections.of_call, call.id, call.call_job_id),
+        refuses(tasks, organization, call),
+        tasks.database.run(calls.neighbours, call, chosen, sort),
+    )
+    zone = tasks.database.zone
+
+    def local(moment: datetime) -> datetime:
+        return moment.replace(tzinfo=UTC).astimezone(zone)
+
+    judged = [(one, local(one.created_at)) for one in history]
+    deciding = next((one for one, _ in reversed(judged) if one.outcome == "analysed"), None)
+    sentences = [] if deciding is None else [deciding.do_not_call, deciding.evidence]
+    turns = [(one, datetime.fromtimestamp(one.at / 1000, zone) if one.at else None) for one in bubbles(talk, sentences)]
+    return page(
+        request,
+        "call.html",
+        call=call,
+        turns=turns,
+        judged=judged[::-1],
+        said=[(one, local(one.created_at)) for one in people][::-1],
+        refused=refused,
+        before=before,
+        behind=behind,
+        has_audio=call.recorded or call.call_status == SUCCEEDED,
+        query=query_of(chosen, sort),
+        live=False,
+    )
+
+
+async def refuses(tasks: CallTasks, organization_id: str, call: Call) -> bool:
+    """Whether the customer's number is among the organisation's opt-outs."""
+    number = e164(call.phone)
+    return bool(number and await tasks.database.run(opt_outs.standing, organization_id, number))
+
+
+async def own_call(request: Request) -> Call:
+    """The call of the row in the path, if it is of the session's organisation.
+
+    Raises:
+        HTTPException: there is none.
+    """
+    found = await calls_of(request).database.run(
+        calls.one, int(request.path_params["list_id"]), organization_of(request)
+    )
+    if found is None:
+        raise HTTPException(404, "there is no such call")
+    return found
+
+
+async def _recording(request: Request) -> Response:
+    call = await own_call(request)
+    audio = await hear(calls_of(request).clients, call.id, request.headers.get("range", ""))
+    if audio is None:
+        raise HTTPException(404, "there is no recording of this call")
+    return StreamingResponse(audio.chunks, audio.status, headers=audio.headers)
+
+
+async def _csv(request: Request) -> Response:
+    tasks, task_id = calls_of(request), int(request.path_params["task_id"])
+    await tasks.task(task_id, organization_of(request))
+    chosen, sort = filter_of(request.query_params)
+    whole = request.state.session.may_edit
+    first = await calls_page(tasks, task_id, chosen, sort, "", CSV_ROWS)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield "\ufeff".encode() + _line(COLUMNS)
+        part = first
+        while True:
+            for call in part.calls:
+                yield _line(_cells(call, whole))
+            if not part.after:
+                return
+            part = await calls_page(tasks, task_id, chosen, sort, part.after, CSV_ROWS)
+
+    name = f'attachment; filename="calls-{task_id}.csv"'
+    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers={"content-disposition": name})
+
+
+def _cells(call: Call, whole: bool) -> list[Any]:
+    stands = call.follow_up
+    return [
+        *(call.id, call.call_job_id, call.leads_id, call.name, call.phone if whole else masked(call.phone)),
+        *(call.called_at, call.call_status, call.is_interested, stands.leads_remark, stands.next_follow_time),
+        *(call.outcome, stands.change, int(call.opted_out)),
+    ]
+
+
+def _line(cells: Any) -> bytes:
+    out = io.StringIO()
+    csv.writer(out).writerow(map(safe_cell, cells))
+    return out.getvalue().encode("utf-8", "replace")
+
+
+async def calls_page(
+    tasks: CallTasks, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int = calls.A_PAGE
+) -> Calls:
+    """A page of a campaign's calls.
+
+    Raises:
+        HTTPException: it begins nowhere.
+    """
+    try:
+        return await tasks.database.run(calls.page, task_id, chosen, sort, after, limit)
+    except ValueError:
+        raise HTTPException(404, "there is no such page") from None
+
+
+def filter_of(query: Mapping[str, str]) -> tuple[CallFilter, str]:
+    """Which calls, in which order, a query asks for; what it cannot mean is left out."""
+    interest, status, sort = query.get("interest", ""), query.get("status", ""), query.get("sort", "")
+    day = None
+    with suppress(ValueError):
+        day = date.fromisoformat(query.get("day", ""))
+    chosen = CallFilter(
+        interest=int(interest) if interest in ("0", "1", "2") else None,
+        status=status if status in STATUSES else "",
+        **{name: query.get(name) == "1" for name in ("failed", "edited", "opted_out", "to_read")},
+        day=day,
+        words=query.get("words", "").strip()[:80],
+    )
+    return chosen, sort if sort in calls.SORTS else "worth" if chosen.to_read else "newest"
+
+
+def query_of(chosen: CallFilter, sort: str) -> str:
+    """As :func:`filter_of` reads it."""
+    given = {name: value for name, value in asdict(chosen).items() if value not in (None, "", False)}
+    given |= {"sort": sort} if sort != "newest" else {}
+    return urlencode({name: 1 if value is True else value for name, value in given.items()})
+
+
+def _ahead(tasks: CallTasks) -> int:
+    """Seconds that the wall clock is ahead of UTC."""
+    offset = datetime.now(tasks.database.zone).utcoffset()
+    return int(offset.total_seconds()) if offset else 0
+
+
+routes = [
+    Route("/campaigns", _campaigns),
+    Route("/campaigns/{task_id:int}", _campaign),
+    Route("/campaigns/{task_id:int}/calls.csv", _csv),
+    Route("/calls/{list_id:int}", _call),
+    Route("/calls/{list_id:int}/recording", _recording),
+]

@@ -1,0 +1,265 @@
+"""Calls of a campaign, for people to look at: filtered, sorted, a page at a time (rules 13.2, 13.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from pymysql.cursors import Cursor
+
+from calltasks.database.connection import marks
+from calltasks.database.tables import needs
+from calltasks.database.tables.analyses import CALLED_AT, SECOND, Present, moment, present
+from calltasks.database.tables.ledger import SAME_CALL
+from calltasks.database.tables.needs import CALLED, final_status
+
+A_PAGE = 50
+_NO_TIME = "1000-01-01 00:00:00"
+LONG_TALK = 1_500
+"""Characters of a stored conversation from which on somebody has said enough to be understood: about a dozen turns."""
+_REASONS = {"disagreement": 8, "unreadable": 4, "undecided": 2, "unproven": 1}
+"""Worth of a look at a call: how often a person finds something to correct there. The sum names its reasons."""
+_ENTRY = "CONCAT(LPAD(a.id, 20, '0'), a.is_interested, a.evidence = '', a.transcript_hash)"
+"""Of the greatest one, the latest: interest stands at 21, whether no sentence proves it at 22, the transcript's hash
+from 23 on."""
+_OF_LEDGER = (
+    "(SELECT e.list_id, IF(e.other <> '' AND SUBSTR(e.said, 23) = SUBSTR(e.other, 23)"
+    " AND SUBSTR(e.said, 21, 1) <> SUBSTR(e.other, 21, 1), 8, 0) + IF(e.unreadable, 4, 0)"
+    " + IF(SUBSTR(e.said, 22, 1) = '1', 1, 0) AS worth FROM"
+    " (SELECT a.list_id, MAX(a.outcome = 'unreadable') AS unreadable,"
+    f" MAX(IF(a.outcome IN ('analysed', 'kept'), {_ENTRY}, '')) AS said,"
+    f" MAX(IF(a.outcome = '{SECOND}', {_ENTRY}, '')) AS other FROM call_analyses a WHERE {{}} GROUP BY a.list_id) e)"
+)
+"""What the ledger says of how much it is worth to read calls; one pass over the entries that a condition names."""
+_WORTH = f"(COALESCE(w.worth, 0) + IF(l.is_interested = '0' AND CHAR_LENGTH(l.call_conversation) >= {LONG_TALK}, 2, 0))"
+_UNSEEN = (
+    "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
+    " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
+)
+_ID, _TIME = "l.id", f"COALESCE({CALLED_AT}, '{_NO_TIME}')"
+SORTS = {
+    "newest": (_ID, "DESC"),
+    "oldest": (_ID, "ASC"),
+    "latest": (_TIME, "DESC"),
+    "earliest": (_TIME, "ASC"),
+    "worth": (_WORTH, "DESC"),
+}
+"""In which order calls may be shown: by what, and which way."""
+_BACKWARDS = {"DESC": "ASC", "ASC": "DESC"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which calls of a campaign; what is not given takes no part.
+
+    Attributes:
+        status: an outcome, or ``open`` for none yet.
+        failed: whose analysis failed; ``edited``: whose follow-up a person has changed or deleted; ``opted_out``: in
+            which the customer refused further calls.
+        day: of the call, wall clock.
+        words: that stand in remark or transcript.
+        to_read: where a look is worth most, and no person has said anything of it yet.
+    """
+
+    interest: int | None = None
+    status: str = ""
+    failed: bool = False
+    edited: bool = False
+    opted_out: bool = False
+    day: date | None = None
+    words: str = ""
+    to_read: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A called row, as a list shows it. Times are wall clock; ``outcome`` of its follow-up, as our ledger has it."""
+
+    id: int
+    task_id: int
+    call_job_id: str
+    leads_id: str
+    name: str
+    phone: str
+    call_status: str
+    called_at: datetime | None
+    is_interested: int | None
+    outcome: str
+    opted_out: bool
+    recorded: bool
+    worth: int
+    follow_up: Present
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a person should read it: ``disagreement`` of two judges, an ``unreadable`` answer, ``undecided`` although
+        much was said, ``unproven`` by any sentence."""
+        return [name for name, worth in _REASONS.items() if self.worth & worth]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """A page. ``after``: where the next one begins; ``""``: there is none."""
+
+    calls: list[Call]
+    after: str
+
+
+def page(
+    cursor: Cursor,
+    task_id: int,
+    chosen: CallFilter,
+    sort: str,
+    after: str,
+    limit: int = A_PAGE,
+    *,
+    backwards: bool = False,
+) -> Calls:
+    """Calls of a task, ``limit`` of them, from behind a place that an earlier page has named.
+
+    Raises:
+        ValueError: there is no such place or sort.
+    """
+    found: list[Call] = []
+    while True:
+        some = _some(cursor, task_id, chosen, sort, after, limit + 1, backwards)
+        # Whether a person has changed a follow-up only a look at it tells.
+        found += [call for call in some if call.follow_up.change or not chosen.edited]
+        if len(found) > limit or len(some) <= limit:
+            break
+        after = _place(sort, some[-1])
+    rest = len(found) > limit
+    return Calls(calls=found[:limit], after=_place(sort, found[limit - 1]) if rest else "")
+
+
+def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
+    """The call of a row, if its campaign is of this organisation."""
+    cursor.execute(
+        "SELECT t.organization_id FROM leads_task_list l JOIN call_tasks t ON t.id = l.task_id WHERE l.id = %s",
+        (list_id,),
+    )
+    owner = cursor.fetchone()
+    if owner is None or str(owner[0]) != organization_id:
+        return None
+    found = _load(cursor, [list_id])
+    return found[0] if found else None
+
+
+def neighbours(cursor: Cursor, call: Call, chosen: CallFilter, sort: str) -> tuple[int | None, int | None]:
+    """The rows before and behind a call, in this order of these calls."""
+    place = _place(sort, call)
+    there = [page(cursor, call.task_id, chosen, sort, place, 1, backwards=way).calls for way in (True, False)]
+    before, behind = (calls[0].id if calls else None for calls in there)
+    return before, behind
+
+
+def conversation(cursor: Cursor, list_id: int) -> str:
+    """What is stored of what was said; ``""`` if it is nothing."""
+    cursor.execute("SELECT call_conversation FROM leads_task_list WHERE id = %s", (list_id,))
+    row = cursor.fetchone()
+    return str(row[0] or "") if row else ""
+
+
+def _some(
+    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
+) -> list[Call]:
+    if sort not in SORTS:
+        raise ValueError(sort)
+    key, way = SORTS[sort]
+    way = _BACKWARDS[way] if backwards else way
+    joins, conditions, values = _conditions(chosen)
+    of_ledger: tuple[int, ...] = ()
+    if chosen.to_read or key == _WORTH:
+        joins, of_ledger = f" JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
+    if after:
+        value, _, id_ = after.rpartition("~")
+        told = datetime.fromisoformat(value) if key == _TIME else int(value)
+        sign = "<" if way == "DESC" else ">"
+        conditions.append(f"({key} {sign} %s OR ({key} = %s AND l.id {sign} %s))")
+        values += [told, told, int(id_)]
+    cursor.execute(
+        f"SELECT l.id FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
+        + "".join(f" AND {condition}" for condition in conditions)
+        + f" ORDER BY {key} {way}, l.id {way} LIMIT {int(limit)}",
+        (*of_ledger, task_id, *values),
+    )
+    return _load(cursor, [int(row[0]) for row in cursor.fetchall()])
+
+
+def _place(sort: str, call: Call) -> str:
+    values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
+    return f"{values[SORTS[sort][0]]}~{call.id}"
+
+
+def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
+    joins, conditions, values = "", list[str](), list[Any]()
+    if chosen.interest is not None:
+        conditions.append("l.is_interested = %s")
+        values.append(str(chosen.interest))
+    if chosen.status:
+        conditions.append(f"NOT {needs.is_final()}" if chosen.status == "open" else needs.is_status(chosen.status))
+    if chosen.failed:
+        joins += f" JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')} AND k.outcome = 'failed'"
+    if chosen.edited:
+        conditions.append(f"NOT {needs.UNLINKED}")
+    if chosen.opted_out:
+        conditions.append("EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call')")
+    if chosen.to_read:
+        conditions += [f"{_WORTH} > 0", _UNSEEN, f"NOT {needs.UNLINKED}"]
+    if chosen.day:
+        conditions.append(f"{CALLED_AT} >= %s AND {CALLED_AT} < %s")
+        values += [chosen.day, chosen.day + timedelta(days=1)]
+    if chosen.words:
+        # A transcript may hold its characters as JSON escapes them.
+        escaped = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in chosen.words)
+        remark = "SELECT 1 FROM dcc_leads_follow f WHERE f.id = CAST(l.leads_follow_id AS UNSIGNED)"
+        said = "CONVERT(l.call_conversation USING utf8mb4)"
+        conditions.append(
+            f"({said} LIKE %s OR {said} LIKE %s OR EXISTS ({remark} AND CONVERT(f.leads_remark USING utf8mb4) LIKE %s))"
+        )
+        values += [_like(chosen.words), _like(escaped), _like(chosen.words)]
+    return joins, conditions, values
+
+
+def _like(words: str) -> str:
+    for special in "\\%_":
+        words = words.replace(special, f"\\{special}")
+    return f"%{words}%"
+
+
+def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
+    """The calls of these rows, in this order."""
+    if not ids:
+        return []
+    cursor.execute(
+        "SELECT l.id, l.task_id, l.call_job_id, l.leads_id, COALESCE(l.leads_name, ''), COALESCE(l.leads_phone, ''),"
+        f" COALESCE(l.call_status, ''), {CALLED_AT}, COALESCE(k.outcome, ''), {needs.RECORDED},"
+        " EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call'),"
+        f" {_WORTH} FROM leads_task_list l LEFT JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')}"
+        f" LEFT JOIN {_OF_LEDGER.format(f'a.list_id IN ({marks(len(ids))})')} w ON w.list_id = l.id"
+        f" WHERE l.id IN ({marks(len(ids))}) AND {CALLED}",
+        ids * 2,
+    )
+    rows = {int(row[0]): row for row in cursor.fetchall()}
+    stands = present(cursor, list(rows))
+    return [
+        Call(
+            id=id_,
+            task_id=int(row[1]),
+            call_job_id=str(row[2]),
+            leads_id=str(row[3]),
+            name=str(row[4]),
+            phone=str(row[5]),
+            call_status=final_status(str(row[6])),
+            called_at=moment(row[7]),
+            is_interested=stands[id_].is_interested,
+            outcome=str(row[8]),
+            recorded=bool(row[9]),
+            opted_out=bool(row[10]),
+            worth=int(row[11]),
+            follow_up=stands[id_],
+        )
+        for id_ in ids
+        if (row := rows.get(id_))
+    ]

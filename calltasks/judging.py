@@ -126,9 +126,13 @@ class Judge:
             return Judged(follow_up=replace(base, outcome="failed", leads_remark=MODEL_FAILED, error_code=code))
         if not await self._ceiling.admits():
             return Judged(follow_up=_basic(call, "over_ceiling", OVER_CEILING))
-        answer = replace(base, answer_id=uuid4().hex)
+        return await self._answered(call, base, transcript)
+
+    async def _answered(self, call: FinishedCall, base: FollowUp, transcript: str) -> Judged:
+        """What comes of putting a call to the model, and to the second one."""
+        answer, called_at = replace(base, answer_id=uuid4().hex), self._called_at(call)
         try:
-            answer = await self._ask(self._model, answer, transcript, self._called_at(call))
+            answer = await self._ask(self._model, answer, transcript, called_at)
         except UnreadableAnswerError as error:
             answer = replace(
                 answer,
@@ -151,7 +155,7 @@ class Judge:
         self._count("answered", answer)
         if answer.do_not_call or answer.error_code == UNPROVEN:
             telemetry.metrics.refused(self._organization_id, "said" if answer.do_not_call else "unproven")
-        second = await self._second_opinion(answer, transcript, self._called_at(call))
+        second = await self._second_opinion(answer, transcript, called_at)
         return Judged(follow_up=self._fitted(answer, call), answer=answer, second=second)
 
     async def _second_opinion(self, first: FollowUp, transcript: str, called_at: datetime) -> FollowUp | None:

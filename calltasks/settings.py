@@ -187,6 +187,14 @@ class AnalysisSettings(_Group):
         return self.analysis_concurrency or int(min(1000, max(100, self.analysis_qpm / 60 * 2 * 1.2)))
 
     @property
+    def of_second(self) -> AnalysisSettings | None:
+        """Those of the second model, if there is one."""
+        if not self.analysis_second_model:
+            return None
+        other = {"analysis_model": self.analysis_second_model, "analysis_second_model": ""}
+        return self.model_copy(update=other | {"analysis_app_id": "", "analysis_fallback_model": ""})
+
+    @property
     def sampling(self) -> dict[str, float]:
         """How the model is to choose its words, as far as it is set; part of a judgement's version."""
         given = {

@@ -64,7 +64,8 @@ class Clients(AsyncExitStack):
 
         settings = load(AnalysisSettings)
         limiter = shared(self.database, ANALYSIS, settings.analysis_qpm, settings.under_way, window=60)
-        model = AnalysisModel(settings, limiter)
+        other = settings.of_second
+        model = AnalysisModel(settings, limiter, AnalysisModel(other, limiter) if other else None)
         self.push_async_callback(model.close)
         return model
 

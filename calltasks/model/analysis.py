@@ -74,7 +74,7 @@ class AnalysisModel:
         second_tokens: what that may cost a task.
     """
 
-    def __init__(self, settings: AnalysisSettings, limiter: RateLimiter) -> None:
+    def __init__(self, settings: AnalysisSettings, limiter: RateLimiter, second: AnalysisModel | None = None) -> None:
         self._app_id = settings.analysis_app_id
         self.name = f"app:{self._app_id}" if self._app_id else settings.analysis_model
         fallback = settings.analysis_fallback_model
@@ -97,12 +97,7 @@ class AnalysisModel:
         self.endpoint = str(url.origin())
         self._http = Transport(base_url, key, self.under_way)
         self._client = AsyncClient(api_key=key, base_url=base_url, max_retries=0, http_client=self._http)
-        self.second: AnalysisModel | None = None
-        self.second_tokens = settings.analysis_second_tokens
-        if settings.analysis_second_model:
-            other = {"analysis_model": settings.analysis_second_model, "analysis_second_model": ""}
-            other |= {"analysis_app_id": "", "analysis_fallback_model": ""}
-            self.second = AnalysisModel(settings.model_copy(update=other), limiter)
+        self.second, self.second_tokens = second, settings.analysis_second_tokens
 
     async def complete(self, *, system: str, user: str, tenant: str) -> Completion:
         """Ask the model once, in its turn and as often as it asks us to slow down.

@@ -99,6 +99,11 @@ class Metrics:
             "event_loop_late_seconds",
             "How much later than due the event loop came to its work, ten times a second.",
         )
+        self._codes: set[str] = set()
+        self._prepare_looks(meter)
+
+    def _prepare_looks(self, meter: MetricMeter) -> None:
+        """What is looked at now and then, by whoever happens to."""
         self._open = meter.create_gauge(PREFIX + "open", "Open call tasks at the monitor's last check.")
         self._oldest = meter.create_gauge_float(
             PREFIX + "oldest_unfinished_seconds", "Age of the oldest unfinished call at the monitor's last check."
@@ -120,7 +125,6 @@ class Metrics:
         self._watched = meter.create_gauge_float(
             PREFIX + "events_watched_timestamp_seconds", "Time of the last look for events that this worker made."
         )
-        self._codes: set[str] = set()
 
     def called(self, service: str, action: str, seconds: float, error: ServiceError | None) -> None:
         """One request to a vendor was answered, or failed."""

@@ -238,10 +238,8 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
 
 
 def persons_word(interests: dict[int, int | None], start: str) -> dict[int, int]:
-    """Of the interests of rows without a follow-up those that somebody has set before our first one; what the column
-    starts with is nobody's."""
-    said = {id_: interest for id_, interest in interests.items() if interest is not None}
-    return {id_: interest for id_, interest in said.items() if str(interest) != start}
+    """Of interests of rows without a follow-up those that somebody has set before, not what the column starts with."""
+    return {id_: said for id_, said in interests.items() if said is not None and str(said) != start}
 
 
 def _as_stored(

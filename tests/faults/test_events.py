@@ -15,7 +15,7 @@ from devstack.mariadb import EmbeddedMariaDB
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions
 from tests.faults.saboteur import random_kills
-from tests.faults.site import SEED, Nursery, Saboteurs, create, own_site, sabotaged, start, until
+from tests.faults.site import LONG, SEED, Nursery, Saboteurs, create, own_site, sabotaged, start, until
 from tests.pipeline import Site
 from tests.receiver import Receiver, in_order, receiving
 
@@ -176,16 +176,10 @@ def check(site: Site, tasks: list[int], leads: int, *receivers: Receiver) -> Non
             assert kinds.count("task.complete") == kinds.count("task.calls_complete") == 1
 
 
-@pytest.mark.timeout(300)
-async def test_a_hundred_follow_ups_are_told_though_workers_and_receivers_fail(
+@pytest.mark.timeout(3600 if LONG else 600)
+async def test_follow_ups_are_told_though_workers_and_receivers_fail(
     site: Site, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path
 ) -> None:
-    await tell(site, own_mariadb, nursery, tmp_path, tasks=2, leads=50, kills=6, outages=1)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-async def test_three_thousand_follow_ups_are_told_though_all_fails(
-    site: Site, own_mariadb: EmbeddedMariaDB, nursery: Nursery, tmp_path: Path
-) -> None:
-    await tell(site, own_mariadb, nursery, tmp_path, tasks=6, leads=500, kills=40, outages=5)
+    """A hundred; with FAULTS_LONG three thousand, forty kills of workers and five of MariaDB."""
+    scale = {"tasks": 6, "leads": 500, "kills": 40, "outages": 5} if LONG else {"tasks": 2, "leads": 50}
+    await tell(site, own_mariadb, nursery, tmp_path, **{"kills": 6, "outages": 1} | scale)

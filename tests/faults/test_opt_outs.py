@@ -18,7 +18,7 @@ from calltasks.wiring import Clients
 from simulators import Fault, SimulatorOptions
 from tests.faults.invariants import check
 from tests.faults.saboteur import random_kills
-from tests.faults.site import SEED, Nursery, observing, sabotaged, start, truth, until, verify
+from tests.faults.site import LONG, SEED, Nursery, observing, sabotaged, start, truth, until, verify
 from tests.pipeline import Site, Sites, phone
 
 MINE, OTHERS = "org7", "org8"
@@ -109,18 +109,12 @@ WHOLE = Scale(
 )
 
 
+@pytest.mark.timeout(2400 if LONG else 600)
 async def test_who_said_no_is_not_called_from_any_campaign_that_waits(
     sites: Sites, nursery: Nursery, tmp_path: Path
 ) -> None:
-    await prove(SMALL, sites, nursery, tmp_path)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(2400)
-async def test_of_ten_thousand_leads_and_three_hundred_refusals_too(
-    sites: Sites, nursery: Nursery, tmp_path: Path
-) -> None:
-    await prove(WHOLE, sites, nursery, tmp_path)
+    """With FAULTS_LONG ten thousand leads, three hundred refusals and forty kills."""
+    await prove(WHOLE if LONG else SMALL, sites, nursery, tmp_path)
 
 
 async def prove(scale: Scale, sites: Sites, nursery: Nursery, directory: Path) -> None:

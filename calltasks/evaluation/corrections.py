@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 from pydantic import ValidationError
 
@@ -49,14 +48,10 @@ def _labelled(database: Database, lesson: Lesson) -> Labelled | None:
     ]
     if lesson.called_at is None or not turns:
         return None
-    called_at = lesson.called_at.replace(tzinfo=database.zone, microsecond=0)
-    # As an offset: the label says what stood on the clock, wherever it is read.
-    aware = called_at.astimezone(None).astimezone(called_at.tzinfo)
-    offset = aware.utcoffset() or timedelta()
     try:
         return Labelled(
             id=f"correction-{lesson.id}",
-            called_at=f"{called_at:%Y-%m-%dT%H:%M:%S}{_offset(offset)}",  # type: ignore[arg-type]
+            called_at=lesson.called_at.replace(tzinfo=database.zone, microsecond=0),
             turns=turns,
             is_interested=said.is_interested,  # type: ignore[arg-type]
             next_follow_time=said.next_follow_time,
@@ -64,11 +59,6 @@ def _labelled(database: Database, lesson: Lesson) -> Labelled | None:
         )
     except ValidationError:
         return None
-
-
-def _offset(offset: timedelta) -> str:
-    minutes = int(offset.total_seconds()) // 60
-    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
 
 
 def hide(text: str, name: str) -> str:

@@ -315,6 +315,7 @@ def test_a_token_that_may_only_read_sees_masked_numbers_and_changes_nothing(site
         assert form(reader, "/campaigns", f"/calls/{call}/right").status_code == 403
         assert form(reader, "/campaigns", f"/campaigns/{complete}/cancel").status_code == 403
     failed(site.ask("POST", "/force-analyze", {"task_id": complete, "all": True}, token=READ_TOKEN), 403)
+    failed(site.ask("GET", "/opt-outs", token=READ_TOKEN), 403)
     assert site.ask("GET", f"/call-tasks/{complete}/progress", token=READ_TOKEN).status_code == 200
 
 

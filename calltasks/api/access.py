@@ -19,6 +19,8 @@ HEADER = "access-token"
 OPEN_PATHS = frozenset({"/healthz", "/openapi.json"})
 CONSOLE = "/console"
 """Below it browsers are, which have a session instead of the header."""
+NUMBERS = "/opt-outs"
+"""Below it whole telephone numbers are told."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -66,8 +68,8 @@ class Access:
                 answer.headers["www-authenticate"] = f'ApiKey realm="call tasks", header="{HEADER}"'
                 await answer(scope, receive, send)
                 return
-            if grant.role == "read" and scope["method"] not in READING:
-                await failure(403, "this token may only read")(scope, receive, send)
+            if grant.role == "read" and (scope["method"] not in READING or path.startswith(NUMBERS)):
+                await failure(403, "this token may only read, and no numbers")(scope, receive, send)
                 return
             scope.setdefault("state", {})["organization_id"] = grant.organization_id
         await self._app(scope, receive, send)

@@ -120,7 +120,8 @@ class FollowUps:
         judge = Judge(self._database, self._model, request.organization_id, ceiling, portions.most_tries, second)
         async with heartbeating():
             portions.calls = {call.id: call for call in await portions.load()}
-            known = await portions.known() if portions.calls else {}
+            recorded = [call.id for call in portions.calls.values() if call.recorded]
+            known = await portions.known(recorded) if recorded else {}
             if portions.calls:
                 await self._database.run(analysis_table.check_writable)
 
@@ -171,9 +172,9 @@ class First(Portions):
             now=(await self.database.now()).replace(tzinfo=None),
         )
 
-    async def known(self) -> Known:
-        entries = await self.database.run(ledger.entries, list(self.calls))
-        return await Portions.known(self) | {(id_, "", "", ""): lost_link(self.calls[id_]) for id_ in entries}
+    async def known(self, ids: Sequence[int]) -> Known:
+        entries = await self.database.run(ledger.entries, ids)
+        return await Portions.known(self, ids) | {(id_, "", "", ""): lost_link(self.calls[id_]) for id_ in entries}
 
     async def put_off(self, call: FinishedCall, judged: Judged) -> bool:
         if not judged.passing or call.tries + 1 >= TRIES:
@@ -271,7 +272,7 @@ FOLLOW_UP = Step(
     ),
     # A piece takes far longer than others, and no second worker can help with it.
     rows=500,
-    few=250,
+    few=500,
     # With a ceiling one after another: each must know what the ones before it spent.
     at_once=lambda options: 8 if options.token_ceiling is None else 1,
     counts=tasks.judgements,

@@ -84,9 +84,9 @@ class Portions(ABC):
     async def load(self) -> list[FinishedCall]:
         """The calls that are to be judged."""
 
-    async def known(self) -> Known:
-        """What need not be asked again: what the model has answered already."""
-        answers = await self.database.run(analysis_table.answers, list(self.calls), self.request_id)
+    async def known(self, ids: Sequence[int]) -> Known:
+        """What need not be asked again of these rows: what the model has answered already."""
+        answers = await self.database.run(analysis_table.answers, ids, self.request_id)
         return {(one.list_id, one.transcript_hash, one.prompt_version, one.model): one for one in answers}
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
 from calltasks.database.tables import follow_ups as table
-from calltasks.database.tables import task_options
+from calltasks.database.tables import ledger, task_options
 from calltasks.database.tables.analyses import FollowUp, Present, present
 from calltasks.database.tables.follow_ups import FinishedCall
 from calltasks.database.tables.tasks import TaskRow
@@ -114,7 +114,7 @@ async def try_out(
         )
         standing = await database.run(present, some)
         said = {id_: there.is_interested for id_, there in standing.items() if not there.follow_id}
-        word = table.persons_word(said, database.column("leads_task_list", "is_interested").start)
+        word = ledger.persons_word(said, database.column("leads_task_list", "is_interested").start)
         await for_each([(call, standing[call.id], word.get(call.id)) for call in calls], one, at_once=AT_ONCE)
     trial.changes.sort(key=lambda change: change.list_id)
     return trial

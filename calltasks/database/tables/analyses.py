@@ -24,6 +24,9 @@ CALLED_AT = (
 )
 """The time of a call, wall clock; a zero date, or one with a zero month or day, is none."""
 
+STEP = "@@auto_increment_increment"
+"""Between the ids of rows that one statement inserts; where several servers write, it is not 1."""
+
 
 SECOND = "second"
 """Outcome of what another model makes of a call, for people to compare."""
@@ -79,6 +82,7 @@ class Present:
         linked: whether the row points to it; a lost link is in our ledger still.
         change: what a person did since we wrote it: ``edited`` (remark, next time, interest, or its lead),
             ``deleted``, or ``""``.
+        step: between the ids of follow-ups that are inserted at once.
     """
 
     list_id: int
@@ -90,6 +94,7 @@ class Present:
     leads_remark: str
     next_follow_time: datetime | None
     change: str
+    step: int
 
     def action(self, outcome: str, *, override: bool) -> str:
         """What a new judgement does to it: ``create``, ``update``, ``keep``, or nothing (``failed``)."""
@@ -118,7 +123,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
     some, update = marks(len(ids)), " FOR UPDATE" if lock else ""
     cursor.execute(
         "SELECT id, leads_id, is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'), leads_follow_id,"
-        f" COALESCE(call_job_id, '') FROM leads_task_list WHERE id IN ({some}) ORDER BY id{update}",
+        f" COALESCE(call_job_id, ''), {STEP} FROM leads_task_list WHERE id IN ({some}) ORDER BY id{update}",
         ids,
     )
     rows = cursor.fetchall()
@@ -141,6 +146,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
             leads_remark=remark,
             next_follow_time=next_time,
             change=_change(follow_up, str(row[1]), interest, known) if follow_ids[id_] else "",
+            step=int(row[6]),
         )
     return found
 

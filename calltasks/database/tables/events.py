@@ -25,6 +25,7 @@ TASK_TYPES = {2: "task.calling", 3: "task.calls_complete", 4: "task.complete"}
 TASK_FAILED = "task.failed"
 KINDS = (WRITTEN, REWRITTEN, ANALYSIS_FAILED, OPTED_OUT, *TASK_TYPES.values(), TASK_FAILED)
 
+_ORGANIZATION = "COALESCE((SELECT g.organization_id FROM call_tasks g WHERE g.id = %s), '')"
 RETENTION = timedelta(days=30)
 """So long events can be replayed."""
 PORTION = 2000
@@ -56,23 +57,24 @@ class Event:
 def emit(cursor: Cursor, events: Iterable[Event], organization_id: str | None = None) -> None:
     """Write events down, inside the transaction of what they tell; those that are written already stay as they are.
 
-    ``organization_id``: whose they are, where the caller knows; else their tasks' (all of one task).
+    ``organization_id``: whose they are, where the caller knows; else their tasks'.
     """
     events = list(events)
     if not events:
         return
-    if organization_id is None:
-        cursor.execute("SELECT organization_id FROM call_tasks WHERE id = %s", (events[0].task_id,))
-        row = cursor.fetchone()
-        organization_id = str(row[0] or "") if row else ""
+    whose = _ORGANIZATION if organization_id is None else "%s"
     rows = [
-        (one.event_id, organization_id, one.task_id, one.kind, to_json({"task_id": one.task_id, **one.data}))
+        (
+            one.event_id,
+            one.task_id if organization_id is None else organization_id,
+            *(one.task_id, one.kind, to_json({"task_id": one.task_id, **one.data})),
+        )
         for one in events
     ]
     for part in bulks(rows):
         cursor.execute(
             "INSERT INTO call_events (event_id, organization_id, task_id, kind, payload, created_at) VALUES "
-            + ", ".join(["(%s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"] * len(part))
+            + ", ".join([f"(%s, {whose}, %s, %s, %s, UTC_TIMESTAMP(6))"] * len(part))
             + " ON DUPLICATE KEY UPDATE id = id",
             flat(part),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import chain
@@ -12,7 +12,7 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
 from calltasks.database.tables import ledger, opt_outs
-from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present, settle
+from calltasks.database.tables.analyses import CALLED_AT, STEP, FollowUp, Present, moment, present, settle
 from calltasks.database.tables.follow_up_events import tell_failures, tell_follow_ups, tell_opt_outs
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
@@ -28,7 +28,7 @@ ROWS_A_TRANSACTION = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedCall:
-    """A called row with its outcome, to be followed up. Times are wall clock."""
+    """A called row with its outcome, to be followed up. Times are wall clock. ``recorded``: our ledgers may know it."""
 
     id: int
     call_job_id: str
@@ -38,6 +38,7 @@ class FinishedCall:
     tries: int
     since: datetime | None
     error_code: str = ""
+    recorded: bool = False
 
 
 KNOWN = "known"
@@ -53,7 +54,9 @@ class LedgerError(PermanentError):
 
 _CALLS = (
     "SELECT l.id, l.call_job_id, l.call_status, COALESCE(l.call_conversation, ''),"
-    f" {CALLED_AT}, COALESCE(a.tries, 0), a.since, COALESCE(a.error_code, '')"
+    f" {CALLED_AT}, COALESCE(a.tries, 0), a.since, COALESCE(a.error_code, ''),"
+    " EXISTS (SELECT 1 FROM call_analyses e WHERE e.list_id = l.id)"
+    " OR EXISTS (SELECT 1 FROM call_follow_ups e WHERE e.list_id = l.id)"
 )
 
 
@@ -68,6 +71,7 @@ def _finished(cursor: Cursor) -> list[FinishedCall]:
             tries=int(row[5]),
             since=row[6],
             error_code=str(row[7]),
+            recorded=bool(row[8]),
         )
         for row in cursor.fetchall()
     ]
@@ -173,7 +177,7 @@ def create(
     if not rows:
         return 0
     known = ledger.entries(cursor, [row.id for row in rows])
-    word = persons_word({row.id: row.interest for row in rows if not row.follow_id}, start)
+    word = ledger.persons_word({row.id: row.interest for row in rows if not row.follow_id}, start)
     relink = [
         (row.id, known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
         for row in rows
@@ -185,9 +189,9 @@ def create(
     # A follow-up from before our time, whose row was never judged: the judgement alone is ours to add.
     found = {row.id: row.follow_id for row in open_ if row.follow_id and row.interest is None}
     judge(cursor, [(id_, wanted[id_].is_interested) for id_ in found])
-    orphans = find_orphans(cursor, task_id, [row.id for row in unlinked])
-    new = [(row.id, row.leads_id) for row in unlinked if row.id not in orphans]
-    made = dict(_insert(cursor, new, wanted, now=now))
+    orphans = find_orphans(cursor, task_id, {row.id: row.leads_id for row in unlinked})
+    new = {row.id: row.leads_id for row in unlinked if row.id not in orphans}
+    made = _insert(cursor, new, wanted, rows[0].step, now=now)
     links = orphans | made
     _link(cursor, [(id_, follow_id, word.get(id_, wanted[id_].is_interested)) for id_, follow_id in links.items()])
     found |= orphans
@@ -200,8 +204,7 @@ def create(
     )
     kept = [replace(wanted[id_], outcome="kept") for id_ in found]
     given = [((found | made)[one.list_id], one) for one in (*kept, *(wanted[id_] for id_ in made))]
-    given = _as_stored(cursor, given, word)
-    ledger.save(cursor, task_id, given, now_utc)
+    given = _save(cursor, task_id, given, new, word, now_utc)
     tell_follow_ups(cursor, task_id, given, request_id, {row.id: row.leads_id for row in rows})
     refusals = [wanted[row.id] for row in rows if wanted[row.id].do_not_call]
     tell_opt_outs(cursor, task_id, opt_outs.heed(cursor, task_id, refusals, now_utc=now_utc))
@@ -210,19 +213,20 @@ def create(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """A locked row. ``follow_id``: 0 if it points to no follow-up."""
+    """A locked row. ``follow_id``: 0 if it points to no follow-up. ``step``: between the ids that one INSERT gives."""
 
     id: int
     leads_id: Any
     call_job_id: str
     follow_id: int
     interest: int | None
+    step: int
 
 
 def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     cursor.execute(
-        "SELECT id, leads_id, COALESCE(call_job_id, ''), COALESCE(NULLIF(leads_follow_id, ''), 0), is_interested"
-        f" FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
+        "SELECT id, leads_id, COALESCE(call_job_id, ''), COALESCE(NULLIF(leads_follow_id, ''), 0), is_interested,"
+        f" {STEP} FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
         ids,
     )
     return [
@@ -232,31 +236,36 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
             call_job_id=str(row[2]),
             follow_id=int(row[3]),
             interest=None if row[4] in (None, "") else int(row[4]),
+            step=int(row[5]),
         )
         for row in cursor.fetchall()
     ]
 
 
-def persons_word(interests: dict[int, int | None], start: str) -> dict[int, int]:
-    """Of interests of rows without a follow-up those that somebody has set before, not what the column starts with."""
-    return {id_: said for id_, said in interests.items() if said is not None and str(said) != start}
-
-
-def _as_stored(
-    cursor: Cursor, given: Sequence[tuple[int, FollowUp]], word: dict[int, int]
+def _save(
+    cursor: Cursor,
+    task_id: int,
+    given: Sequence[tuple[int, FollowUp]],
+    new: Mapping[int, Any],
+    word: Mapping[int, int],
+    now_utc: datetime,
 ) -> list[tuple[int, FollowUp]]:
-    """With the interests that the rows hold now: columns may change values. A person's own word is not ours."""
-    if not given:
-        return []
-    ids = [one.list_id for _, one in given]
-    cursor.execute(f"SELECT id, is_interested FROM leads_task_list WHERE id IN ({marks(len(ids))})", ids)
-    stored = {int(row[0]): row[1] for row in cursor.fetchall() if row[1] not in (None, "") and int(row[0]) not in word}
+    """Check that ``new`` follow-ups are their leads' and write down what rows were given; returns that, with the
+    interests that the rows hold now, except a person's own ``word``, which is not ours."""
+    stored = ledger.read_back(cursor, [(one.list_id, follow_id) for follow_id, one in given])
+    # As text: a lead's id may be a number in one table and a text in the other.
+    if any(stored[id_].lead != str(lead) for id_, lead in new.items()):
+        raise LedgerError("UnexpectedIds")
 
     def held(one: FollowUp) -> FollowUp:
-        interest = int(stored.get(one.list_id, one.is_interested))
-        return one if interest == one.is_interested else replace(one, is_interested=interest)
+        interest = stored[one.list_id].interest
+        if one.list_id in word or interest in (None, "") or int(interest) == one.is_interested:
+            return one
+        return replace(one, is_interested=int(interest))
 
-    return [(id_, held(one)) for id_, one in given]
+    given = [(follow_id, held(one)) for follow_id, one in given]
+    ledger.save(cursor, task_id, given, stored, now_utc)
+    return given
 
 
 def update(
@@ -321,28 +330,26 @@ def _replace(
     now_utc: datetime,
 ) -> None:
     """Write new judgements where follow-ups are or were: deleted ones are made again, lost links mended."""
-    gone = [(row.list_id, row.leads_id) for row in rows if row.change == "deleted"]
-    follow_ids = {row.list_id: row.follow_id for row in rows} | dict(_insert(cursor, gone, wanted, now=now))
+    gone = {row.list_id: row.leads_id for row in rows if row.change == "deleted"}
+    follow_ids = {row.list_id: row.follow_id for row in rows}
+    follow_ids |= _insert(cursor, gone, wanted, rows[0].step, now=now)
     rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"], now)
     relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
     _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
     judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
     given = [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows]
-    given = _as_stored(cursor, given, {})
-    ledger.save(cursor, task_id, given, now_utc)
+    given = _save(cursor, task_id, given, gone, {}, now_utc)
     tell_follow_ups(cursor, task_id, given, request_id, {row.list_id: row.leads_id for row in rows}, again=True)
 
 
 def _insert(
-    cursor: Cursor, rows: Sequence[tuple[int, Any]], wanted: dict[int, FollowUp], *, now: datetime
-) -> list[tuple[int, int]]:
-    """Insert one follow-up a row; returns (row id, follow-up id), read back and checked."""
-    made: list[tuple[int, int]] = []
-    if rows:
-        cursor.execute("SELECT @@auto_increment_increment")
-        step = int((cursor.fetchone() or (1,))[0])
+    cursor: Cursor, leads: Mapping[int, Any], wanted: dict[int, FollowUp], step: int, *, now: datetime
+) -> dict[int, int]:
+    """Insert the follow-ups of rows, whose lead is given; returns the ids that they must have got, by row."""
+    made: dict[int, int] = {}
     values = [
-        (id_, leads_id, now, wanted[id_].leads_remark, now, now, wanted[id_].next_follow_time) for id_, leads_id in rows
+        (id_, lead, now, wanted[id_].leads_remark, now, now, wanted[id_].next_follow_time)
+        for id_, lead in leads.items()
     ]
     for part in bulks(values):
         cursor.execute(
@@ -352,13 +359,7 @@ def _insert(
             flat(row[1:] for row in part),
         )
         first = int(cursor.lastrowid)
-        follow_ids = [first + step * index for index in range(len(part))]
-        cursor.execute(f"SELECT id, leads_id FROM dcc_leads_follow WHERE id IN ({marks(len(part))})", follow_ids)
-        # As text: a lead's id may be a number in one table and a text in the other.
-        owners = {int(row[0]): str(row[1]) for row in cursor.fetchall()}
-        if [owners.get(id_) for id_ in follow_ids] != [str(row[1]) for row in part]:
-            raise LedgerError("UnexpectedIds")
-        made += [(int(row[0]), follow_id) for row, follow_id in zip(part, follow_ids, strict=True)]
+        made |= {int(row[0]): first + step * index for index, row in enumerate(part)}
     return made
 
 

@@ -9,14 +9,14 @@ another one keeps its entry.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import flat, marks
+from calltasks.database.connection import derived, flat, marks
 
 if TYPE_CHECKING:
     from calltasks.database.tables.analyses import FollowUp
@@ -74,20 +74,57 @@ def entries(cursor: Cursor, ids: Sequence[int]) -> dict[int, Entry]:
     }
 
 
-def save(cursor: Cursor, task_id: int, given: Sequence[tuple[int, FollowUp]], now_utc: datetime) -> None:
+def persons_word(interests: dict[int, int | None], start: str) -> dict[int, int]:
+    """Of the interests of rows without a follow-up those that somebody has set before our first one; what the column
+    starts with is nobody's."""
+    said = {id_: interest for id_, interest in interests.items() if interest is not None}
+    return {id_: interest for id_, interest in said.items() if str(interest) != start}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What a row and its follow-up hold, as read back. ``lead``: whose the follow-up is, as text; ``""``: nobody's, it
+    is not there. ``digest``: of what it says; ``""`` likewise."""
+
+    interest: Any
+    lead: str
+    digest: str
+
+
+def read_back(cursor: Cursor, given: Sequence[tuple[int, int]]) -> dict[int, Stored]:
+    """What rows hold now, by row, with the follow-ups that they were given: row and follow-up, inside the transaction
+    that wrote them. Columns may change values, and so may triggers."""
+    if not given:
+        return {}
+    cursor.execute(
+        "SELECT l.id, l.is_interested, f.id, f.leads_id, f.leads_remark, f.next_follow_time"
+        f" FROM ({derived(('id', 'follow_id'), len(given))}) v STRAIGHT_JOIN leads_task_list l ON l.id = v.id"
+        " LEFT JOIN dcc_leads_follow f ON f.id = v.follow_id",
+        flat(given),
+    )
+    return {
+        int(id_): Stored(interest=interest, lead=str(lead), digest=digest(remark, next_time))
+        if follow_id is not None
+        else Stored(interest=interest, lead="", digest="")
+        for id_, interest, follow_id, lead, remark, next_time in cursor.fetchall()
+    }
+
+
+def save(
+    cursor: Cursor,
+    task_id: int,
+    given: Sequence[tuple[int, FollowUp]],
+    stored: Mapping[int, Stored],
+    now_utc: datetime,
+) -> None:
     """Write down which follow-ups (by id) rows were given, with what we wrote or would have, and what the follow-ups
-    hold now, inside the same transaction."""
+    hold now (:func:`read_back`), inside the same transaction."""
     if not given:
         return
-    cursor.execute(
-        f"SELECT id, leads_remark, next_follow_time FROM dcc_leads_follow WHERE id IN ({marks(len(given))})",
-        [follow_id for follow_id, _ in given],
-    )
-    stored = {int(row[0]): digest(row[1], row[2]) for row in cursor.fetchall()}
     rows = [
         (
             *(one.list_id, task_id, task_id, one.call_job_id, follow_id, one.is_interested, one.outcome),
-            *(stored.get(follow_id, ""), now_utc),
+            *(stored[one.list_id].digest, now_utc),
         )
         for follow_id, one in given
     ]
@@ -115,5 +152,6 @@ def keep(cursor: Cursor, task_id: int, follow_id: int, said: FollowUp, now_utc: 
         (said.list_id, follow_id, said.call_job_id),
     )
     if cursor.fetchone() is None:
-        save(cursor, task_id, [(follow_id, said)], now_utc)
+        unknown = Stored(interest=None, lead="", digest=KEPT)
+        save(cursor, task_id, [(follow_id, said)], {said.list_id: unknown}, now_utc)
     cursor.execute("UPDATE call_follow_ups SET stored_hash = %s WHERE list_id = %s", (KEPT, said.list_id))

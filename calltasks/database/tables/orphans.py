@@ -8,8 +8,9 @@ the call was judged to say. So one is taken only where all speaks for it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from pymysql.cursors import Cursor
 
@@ -21,22 +22,23 @@ WITHIN = timedelta(days=1)
 """After the call; whoever follows up later is a person."""
 
 
-def find(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[int, int]:
-    """Unlinked follow-ups of these rows, by row; inside a transaction that has locked the rows.
+def find(cursor: Cursor, task_id: int, leads: Mapping[int, Any]) -> dict[int, int]:
+    """Unlinked follow-ups of rows, by row; inside a transaction that has locked the rows. ``leads``: whose they are.
 
     It is of the row's lead, was written within a day after the call and never changed since (its three times are one),
     is the only such one, and no row and no entry of our ledger knows it. After a call without a transcript it says
     what is always said then. Tasks that we dispatched ourselves have none: we link in the transaction that inserts.
     """
-    if not ids:
+    if not leads:
         return {}
-    unlinked = _unlinked(cursor, task_id, ids)
+    # As texts: a number in one table may be a text in the other, and the two texts may be of two collations.
+    unlinked = _unlinked(cursor, task_id, sorted({str(lead) for lead in leads.values()}))
     if not unlinked:
         return {}
     cursor.execute(
         f"SELECT l.id, l.leads_id, {CALLED_AT}, COALESCE(l.call_status, ''), {silent()}"
-        f" FROM leads_task_list l WHERE l.id IN ({marks(len(ids))}) ORDER BY l.id",
-        tuple(ids),
+        f" FROM leads_task_list l WHERE l.id IN ({marks(len(leads))}) ORDER BY l.id",
+        tuple(leads),
     )
     found: dict[int, int] = {}
     for id_, leads_id, called_at, status, speechless in cursor.fetchall():
@@ -53,11 +55,8 @@ def find(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def _unlinked(cursor: Cursor, task_id: int, ids: Sequence[int]) -> dict[str, list[tuple[int, datetime, str]]]:
+def _unlinked(cursor: Cursor, task_id: int, leads: list[str]) -> dict[str, list[tuple[int, datetime, str]]]:
     """Follow-ups that nothing points to, with time and remark, by lead; locked, so that one row alone takes each."""
-    cursor.execute(f"SELECT DISTINCT leads_id FROM leads_task_list WHERE id IN ({marks(len(ids))})", tuple(ids))
-    # As texts: a number in one table may be a text in the other, and the two texts may be of two collations.
-    leads = [str(row[0]) for row in cursor.fetchall()]
     # Without locks: where the CRM has no index on the lead, this reads the whole table.
     cursor.execute(
         f"SELECT f.id FROM dcc_leads_follow f WHERE f.leads_id IN ({marks(len(leads))})"

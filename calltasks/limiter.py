@@ -27,7 +27,8 @@ PACE = 0.93
 LATENESS = 0.06
 """Share of the window in which the service counts, for which a reserved slot may still be used after its time."""
 FAR_LIMIT = 1000
-"""Calls per second from which on a limit is far away: its slots may be used later, for fewer statements."""
+"""Calls per second from which on a limit is far away: its slots may be used later, for fewer statements; from ten times
+as many, which no few workers make, up to a window later."""
 BLOCK = 1.5
 """Seconds' worth of slots that one worker may reserve at once."""
 CREDIT = 20
@@ -61,7 +62,7 @@ class RateLimiter:
         self._interval = 1 / (per_second * PACE)
         # By the minute, a call that was late is made up for by the next ones.
         self._spacing = self._interval if window <= 1 else self._interval / 2
-        least = LATENESS if per_second < FAR_LIMIT else 5 * LATENESS
+        least = LATENESS if per_second < FAR_LIMIT else max(5 * LATENESS, min(per_second / FAR_LIMIT / 10, 1.0))
         self._lateness = least * window
         self._least_block = min(least / self._interval, 1000)
         self._free = in_flight

@@ -15,6 +15,8 @@ from calltasks.database.tables.needs import CALL_TIMES, CALLED, MATCHABLE_SQL, i
 from calltasks.database.tables.rows import give_status
 from calltasks.names import FAILED
 
+CLAIM_ROWS = 1000
+"""Rows that get their jobs in one transaction: those of ten pages, which are read together."""
 PORTION_ROWS = 10_000
 """Rows that one statement reads of a whole task."""
 
@@ -140,7 +142,7 @@ def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, st
         cursor.execute("COMMIT")
         saved.extend(claimed)
 
-    for part in bulks(sorted(jobs)):
+    for part in bulks(sorted(jobs), CLAIM_ROWS):
         pairs = [(int(row_id), str(job_id)) for row_id, job_id in part]
         refused = write_each_here(cursor, claim, pairs)
         retry_table.refuse_jobs(cursor, tasks, [(one.item[0], one.code) for one in refused])
@@ -148,7 +150,7 @@ def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, st
 
 
 def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """As :func:`save_jobs`, for at most 500, inside a transaction.
+    """As :func:`save_jobs`, for at most ``CLAIM_ROWS``, inside a transaction.
 
     The CRM's table has no unique key. Whoever gives away jobs of a group holds the rows of all its tasks in
     ``call_tasks``, so what is read about the jobs after that stays true until the transaction ends.

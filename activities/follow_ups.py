@@ -270,9 +270,9 @@ FOLLOW_UP = Step(
         conversation_grace=options.conversation_grace,
         max_tokens=options.token_ceiling,
     ),
-    # A piece takes far longer than others, and no second worker can help with it.
-    rows=500,
-    few=500,
+    # A piece takes far longer than others, and no second worker can help with it. It is written in one transaction.
+    rows=table.ROWS_A_TRANSACTION,
+    few=table.ROWS_A_TRANSACTION,
     # With a ceiling one after another: each must know what the ones before it spent.
     at_once=lambda options: 8 if options.token_ceiling is None else 1,
     counts=tasks.judgements,

@@ -36,7 +36,7 @@ TRIES = 3
 """Before the model has failed for good (rule 6.5)."""
 PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
-TOGETHER_SECONDS = 0.25
+TOGETHER_SECONDS = 0.5
 """An answer waits so long for others, to be written down with them; once no more are to come, it does not wait."""
 REFUSED = f"{DATABASE}."
 """Begins the ``error_code`` of a row that the database has refused; its number follows."""

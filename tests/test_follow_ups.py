@@ -239,6 +239,7 @@ class OneModel:
 
     name = "one"
     fallback, version, under_way = "", "1", 50
+    second = None
 
     def __init__(self, expected: int) -> None:
         self._asked = 0

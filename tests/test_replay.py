@@ -17,7 +17,9 @@ from temporalio.worker import Replayer
 from tests.sayings import decoded
 from worker import SANDBOX
 from workflows.call_task import CallTaskWorkflow
+from workflows.events import EventsWorkflow
 from workflows.monitor import MonitorWorkflow
+from workflows.withdraw import WithdrawWorkflow
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 
@@ -27,7 +29,9 @@ def read(path: Path) -> WorkflowHistory:
 
 
 def replayer() -> Replayer:
-    return Replayer(workflows=[CallTaskWorkflow, MonitorWorkflow], workflow_runner=SANDBOX)
+    return Replayer(
+        workflows=[CallTaskWorkflow, MonitorWorkflow, WithdrawWorkflow, EventsWorkflow], workflow_runner=SANDBOX
+    )
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
@@ -67,6 +71,8 @@ SHOWS: dict[str, Callable[[Counter[str]], Any]] = {
     "force-analyze-2": lambda f: f["force_analyze"] and f["analyse_again"] and not f["follow_up"],
     "refused": lambda f: f["WORKFLOW_EXECUTION_FAILED"],
     "monitor-1": lambda f: f["take_up_tasks"],
+    "monitor-2": lambda f: f["withdraw_calls"],
+    "monitor-4": lambda f: f["watch_events"],
     "restarted-as-new-1": lambda f: f["WORKFLOW_EXECUTION_CONTINUED_AS_NEW"],
     "restarted-as-new-2": lambda f: f["WORKFLOW_EXECUTION_CONTINUED_AS_NEW"] or f["WORKFLOW_EXECUTION_COMPLETED"],
 }

@@ -288,8 +288,7 @@ def update(
     Returns:
         How many rows were judged anew, and the rows whose follow-up a person's edit has kept.
     """
-    wanted = {follow_up.list_id: follow_up for follow_up in follow_ups}
-    ids = sorted(wanted)
+    wanted, ids = {one.list_id: one for one in follow_ups}, sorted(one.list_id for one in follow_ups)
     cursor.execute(
         f"SELECT list_id FROM call_analyses WHERE task_id = %s AND request_id = %s AND list_id IN ({marks(len(ids))})"
         " AND settled_at IS NOT NULL",

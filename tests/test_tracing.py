@@ -23,7 +23,9 @@ from tests.test_privacy import FAULTS, personal, said_of
 from tests.test_replay import HISTORIES, read
 from worker import SANDBOX
 from workflows.call_task import CallTaskWorkflow
+from workflows.events import EventsWorkflow
 from workflows.monitor import MonitorWorkflow
+from workflows.withdraw import WithdrawWorkflow
 
 
 class Collector(ThreadingHTTPServer):
@@ -143,5 +145,6 @@ async def test_a_traced_run_replays_with_and_without_tracing_and_grows_by_header
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_a_history_without_traces_replays_when_tracing_is_on(path: Path, collector: Collector) -> None:
     tracer = TracingInterceptor(tracing.provider().get_tracer("x"))
-    replayer = Replayer(workflows=[CallTaskWorkflow, MonitorWorkflow], workflow_runner=SANDBOX, interceptors=[tracer])
+    workflows = [CallTaskWorkflow, MonitorWorkflow, WithdrawWorkflow, EventsWorkflow]
+    replayer = Replayer(workflows=workflows, workflow_runner=SANDBOX, interceptors=[tracer])
     await replayer.replay_workflow(read(path))

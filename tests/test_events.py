@@ -38,7 +38,7 @@ async def subscribe(site: Site, receiver: Receiver, organization: str = ORGANIZA
 
 
 async def test_a_campaign_is_told_from_its_first_call_to_its_end(sites: Sites) -> None:
-    site = await sites(SimulatorOptions(calls_over=True), **LOOPBACK)
+    site = await sites(SimulatorOptions(calls_over=True, refusal_rate=0), **LOOPBACK)
     site.add_leads(30)
     task_id = await site.create_task()
     async with receiving() as singly, receiving() as together, receiving() as other, site.working():

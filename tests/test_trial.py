@@ -29,17 +29,18 @@ class Fickle:
 
     name = "fickle"
     fallback, version, under_way = "", "1", 50
+    second = None
 
     def __init__(self) -> None:
-        self.second = False
+        self.later = False
 
     async def complete(self, *, system: str, user: str, tenant: str) -> Completion:
         kind = user.split("「")[1].split("」")[0]
-        if self.second and kind in REFUSED:
+        if self.later and kind in REFUSED:
             raise PermanentError("DashScope", "completion", "DataInspectionFailed")
-        changed = self.second and kind != "same"
+        changed = self.later and kind != "same"
         said = {"leads_remark": f"{kind}，{'再' if changed else '初'}次判断", "is_interested": 2 if changed else 1}
-        text = "no" if self.second and kind in UNREADABLE else json.dumps(said, ensure_ascii=False)
+        text = "no" if self.later and kind in UNREADABLE else json.dumps(said, ensure_ascii=False)
         return Completion(model=self.name, text=text, input_tokens=100, output_tokens=10)
 
 
@@ -104,7 +105,7 @@ async def test_a_trial_says_what_is_written(sites: Sites, override: bool, max_to
         follow_ups = FollowUps(calls.database, model)
         await ActivityEnvironment().run(follow_ups.follow_up, FollowUpRequest(**first))
         edit(site, ids)
-        model.second = True
+        model.later = True
         before = standing(site, task_id)
         request = Reanalysis(all=True, override=override, max_tokens=max_tokens)
         trial = await try_out(calls.database, model, await calls.task(task_id), request, lambda selected: None)

@@ -167,6 +167,17 @@ class Saboteur:
             self.passes(f"request {action} after")
             return answer
 
+        call, reading = calltasks.platform.outbound_bot.OutboundBot.call, calltasks.platform.outbound_bot.READING
+
+        async def calling(platform: Any, action: str, *arguments: Any, **options: Any) -> Any:
+            # What only reads goes from the event loop, and not by way of a thread.
+            if not action.startswith(reading):
+                return await call(platform, action, *arguments, **options)
+            self.passes(f"request {action} before")
+            answer = await call(platform, action, *arguments, **options)
+            self.passes(f"request {action} after")
+            return answer
+
         def leaving() -> None:
             if action := getattr(action_of, "name", ""):
                 action_of.name = ""
@@ -174,6 +185,7 @@ class Saboteur:
             in_time()
 
         setattr(calltasks.platform.outbound_bot.OutboundBot, "_send", sending)  # noqa: B010
+        setattr(calltasks.platform.outbound_bot.OutboundBot, "call", calling)  # noqa: B010
         setattr(calltasks.platform.send_deadline, "_in_time", leaving)  # noqa: B010
 
     def around_model(self) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,13 +17,14 @@ from starlette.routing import Route
 
 from calltasks.api.access import CONSOLE
 from calltasks.api.console.rendering import page
-from calltasks.api.console.showing import bars, bubbles, masked, safe_cell
+from calltasks.api.console.showing import bars, bubbles, masked
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
 from calltasks.errors import CallTasksError, UnknownTaskError
 from calltasks.names import FINAL, SUCCEEDED
 from calltasks.recordings.hearing import hear
+from calltasks.rules.opt_out_lists import lines
 from calltasks.rules.phones import e164
 
 CAMPAIGNS_A_PAGE = 20
@@ -173,18 +172,17 @@ async def _csv(request: Request) -> Response:
     whole = request.state.session.may_edit
     first = await calls_page(tasks, task_id, chosen, sort, "", CSV_ROWS)
 
-    async def lines() -> AsyncIterator[bytes]:
-        yield "\ufeff".encode() + _line(COLUMNS)
+    async def written() -> AsyncIterator[bytes]:
+        yield f"\ufeff{lines([COLUMNS])}".encode()
         part = first
         while True:
-            for call in part.calls:
-                yield _line(_cells(call, whole))
+            yield lines(_cells(call, whole) for call in part.calls).replace("\0", "").encode("utf-8", "replace")
             if not part.after:
                 return
             part = await calls_page(tasks, task_id, chosen, sort, part.after, CSV_ROWS)
 
     name = f'attachment; filename="calls-{task_id}.csv"'
-    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers={"content-disposition": name})
+    return StreamingResponse(written(), media_type="text/csv; charset=utf-8", headers={"content-disposition": name})
 
 
 def _cells(call: Call, whole: bool) -> list[Any]:
@@ -194,12 +192,6 @@ def _cells(call: Call, whole: bool) -> list[Any]:
         *(call.called_at, call.call_status, call.is_interested, stands.leads_remark, stands.next_follow_time),
         *(call.outcome, stands.change, int(call.opted_out)),
     ]
-
-
-def _line(cells: Any) -> bytes:
-    out = io.StringIO()
-    csv.writer(out).writerow(map(safe_cell, cells))
-    return out.getvalue().encode("utf-8", "replace")
 
 
 async def calls_page(

@@ -108,9 +108,3 @@ def shares(counts: Sequence[int], width: float) -> list[tuple[float, float]]:
     whole = sum(counts) or 1
     begins = [sum(counts[:index]) for index in range(len(counts))]
     return [(width * begin / whole, width * count / whole) for begin, count in zip(begins, counts, strict=True)]
-
-
-def safe_cell(value: Any) -> str:
-    """A CSV cell that no spreadsheet takes for a formula."""
-    text = "" if value is None else str(value).replace("\0", "")
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -18,7 +18,16 @@ from temporalio.exceptions import ApplicationError
 from activities.liveness import heartbeating
 from activities.steps import STEPS
 from calltasks.database.connection import Database, in_one, translate
-from calltasks.database.tables import contacts, dispatches, gate, needs, suppressions, task_options, withdrawals
+from calltasks.database.tables import (
+    campaigns,
+    contacts,
+    dispatches,
+    gate,
+    needs,
+    suppressions,
+    task_options,
+    withdrawals,
+)
 from calltasks.database.tables import follow_ups as follow_up_table
 from calltasks.database.tables import tasks as table
 from calltasks.database.tables.needs import Standing, Work
@@ -225,7 +234,7 @@ class Tasks:
                 open_ = dispatches.unresolved(cursor, row.task_id, row.job_group_id)
                 unsent = [(batch.first_id, batch.last_id) for batch in open_ if batch.unsent]
                 table.cancel_unsent(cursor, row.task_id, after, unsent)
-            table.raise_type(cursor, row.task_id, 2)
+            table.raise_type(cursor, row, 2)
 
         async with heartbeating():
             await self._database.transaction(mark)
@@ -263,7 +272,7 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     try:
         for higher in range(row.task_type, task_type):
             with in_one(cursor):
-                table.raise_type(cursor, row.task_id, higher + 1)
+                table.raise_type(cursor, row, higher + 1)
     except pymysql.MySQLError as reason:
         failure = translate(reason, "task_type")
         if not isinstance(failure, PermanentError):
@@ -277,12 +286,15 @@ def _review(cursor: Cursor, request: ReviewRequest, now: datetime, steps: Sequen
     counts = withdrawals.count(cursor, request.task_id)
     for step in steps:
         counts |= step.counts(cursor, request.task_id) if step.counts else {}
+    suppressed = suppressions.count(cursor, request.task_id)
+    tokens = sum(counts.get(kind, 0) for kind in ("input_tokens", "output_tokens"))
+    campaigns.keep(cursor, row, campaigns.counts(rows, left_out=sum(suppressed.values()), tokens=tokens), now)
     return Review(
         task_type=task_type,
         rows=rows,
         counts=counts,
         next_due=_seconds(next_due, now, TASK_TYPE_AGAIN if error else None),
-        suppressed=suppressions.count(cursor, request.task_id),
+        suppressed=suppressed,
         work=work,
         error=error,
     )

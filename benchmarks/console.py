@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from time import monotonic
 from urllib.parse import urlsplit
@@ -11,8 +12,10 @@ import httpx
 
 from benchmarks.figures import Figure, Sizes, at_most
 from benchmarks.site import Bench
+from calltasks.database.tables import campaigns, tasks
 
 CALLS = 50_000
+HOURS = 14
 ROUNDS = 15
 ORGANIZATION = "console"
 TALK = (
@@ -98,5 +101,13 @@ def _fill(site: Bench, calls: int) -> int:
             " call_job_id, 'analysed', is_interested, '客户想了解活动价格。', IF(MOD(id, 7), '价格怎么样', ''), '',"
             " 'qwen-plus', UTC_TIMESTAMP(), UTC_TIMESTAMP() FROM leads_task_list WHERE call_status = 'Succeeded'"
         )
+        # As its run leaves it: counted hour by hour.
+        task, now = tasks.load(cursor, task_id), datetime.now(UTC).replace(tzinfo=None)
+        assert task
+        for hour in range(HOURS, 0, -1):
+            over = calls * (HOURS - hour) // HOURS
+            standing = campaigns.Counts(leads=calls, called=calls, calls_over=over, follow_ups=over)
+            campaigns.keep(cursor, task, standing, now - timedelta(hours=hour))
+        campaigns.recount(cursor, task_id, now, timedelta())
         connection.commit()
     return task_id

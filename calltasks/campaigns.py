@@ -43,6 +43,11 @@ class Campaigns:
         """The organisation's call tasks in numbers, the newest first, from before an id."""
         return await self.database.run(campaigns.recent, organization_id, before, limit)
 
+    async def recount(self, task_id: int, *, older_than: timedelta = timedelta()) -> None:
+        """Count a task's rows anew if what is kept of them is older: for what people and other programs changed."""
+        now = (await self.database.now()).replace(tzinfo=None)
+        await self.database.run(campaigns.recount, task_id, now, older_than)
+
     async def runs(self, task_ids: Sequence[int]) -> dict[int, Run]:
         """The latest run of each of these tasks, as far as Temporal knows one; none where it does not answer."""
         found: dict[int, Run] = {}

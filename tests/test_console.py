@@ -100,6 +100,37 @@ def test_a_campaign_is_told_in_numbers_and_its_calls_are_listed(
     assert person.get(f"/campaigns/{complete}?after=nowhere").status_code == 404
 
 
+def numbers(page: str) -> dict[str, int]:
+    return {name: int(number) for name, number in re.findall(r"<dt>([^<]+)</dt><dd>(\d+)</dd>", page)}
+
+
+def test_a_campaign_shows_what_was_counted_last_and_is_counted_anew_by_being_looked_at(
+    site: ApiSite, person: httpx.Client
+) -> None:
+    task_id = site.create()
+    path = f"/campaigns/{task_id}"
+    before = person.get(path).text
+    assert numbers(before)["Leads"] == 12 and numbers(before)["Called"] == 0 and "counted at" not in before
+    site.done("/start-call-task", {"task_id": task_id})
+    site.finished(task_id)
+    page = person.get(path).text
+    truth = {"Leads": 12, "Called": 12, "Calls over": 12, "Follow-ups": 12}
+    assert numbers(page) == numbers(page) | truth and "counted at" in page
+    bars = [int(count) for count in re.findall(r": (\d+) calls over</title>", page)]
+    assert sum(bars) == 12
+
+    site.sql("UPDATE leads_task_list SET is_interested = 1 WHERE task_id = %s", task_id)
+    site.sql("UPDATE call_standings SET counted_at = counted_at - INTERVAL 1 MINUTE WHERE task_id = %s", task_id)
+    person.get(path)
+    wait_until(lambda: numbers(person.get(path).text)["Interested"] == 12, 10, "a new count")
+    assert 'aria-label="interested 12,' in person.get("/campaigns").text
+
+    site.sql("UPDATE call_tasks SET create_time = create_time + INTERVAL 1 DAY WHERE id = %s", task_id)
+    site.sql("UPDATE leads_task_list SET is_interested = 2 WHERE task_id = %s", task_id)
+    page = person.get(path).text
+    assert numbers(page)["Interested"] == 0 and "counted at" not in page, "counted is another task that had the id"
+
+
 def test_a_conversation_is_shown_with_the_sentence_that_decided(
     site: ApiSite, complete: int, person: httpx.Client
 ) -> None:

@@ -73,8 +73,10 @@ async def test_what_is_written_holds_nothing_of_a_person(crm: Crm) -> None:
 async def test_each_type_of_a_task_is_told_once_and_only_if_it_rose(crm: Crm) -> None:
     (row,) = crm.task("13900000001")
     task_id = crm.task_of(row)
+    task = await crm.database.run(tasks.load, task_id)
+    assert task
     for task_type in (2, 3, 3, 4, 2, 4):
-        await crm.database.transaction(tasks.raise_type, task_id, task_type)
+        await crm.database.transaction(tasks.raise_type, task, task_type)
     assert kinds(crm) == {"task.calls_complete": 1, "task.complete": 1}
     assert [json.loads(row["payload"]) for row in events(crm)] == [
         {"task_id": task_id, "task_type": 3},

@@ -42,6 +42,7 @@ WORKER: dict[str, Rights] = {
     "call_withdrawals": _OWN,
     "call_follow_ups": _OWN,
     "call_analyses": _OWN,
+    "call_standings": _OWN,
     "call_task_options": _OWN,
     "call_rate_limits": _OWN,
     "call_events": Rights(insert=True, update=("*",), delete=True),
@@ -61,6 +62,7 @@ BACKEND: dict[str, Rights] = {
     "call_dispatches": Rights(),
     "call_suppressions": Rights(),
     "call_task_options": Rights(),
+    "call_standings": _OWN,
     "call_corrections": _OWN,
     "dcc_leads_follow": Rights(
         update=("leads_remark", "follow_time", "frist_follow_time", "new_follow_time", "next_follow_time")

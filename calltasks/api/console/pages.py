@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import UTC, date, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -28,6 +29,8 @@ from calltasks.rules.opt_out_lists import lines
 from calltasks.rules.phones import e164
 
 CAMPAIGNS_A_PAGE = 20
+COUNT_AGE = timedelta(seconds=10)
+"""A campaign that is looked at is counted anew so often."""
 CSV_ROWS = 500
 """Rows that are read at once for a CSV."""
 STATUSES = ("open", *FINAL)
@@ -73,23 +76,24 @@ async def _campaign(request: Request) -> Response:
     tasks, task_id = calls_of(request), int(request.path_params["task_id"])
     await tasks.task(task_id, organization_of(request))
     chosen, sort = filter_of(request.query_params)
-    found, part, runs = await asyncio.gather(
-        tasks.database.run(campaigns.one, task_id, _ahead(tasks)),
+    campaign, part, runs = await asyncio.gather(
+        tasks.database.run(campaigns.one, task_id),
         calls_page(tasks, task_id, chosen, sort, request.query_params.get("after", "")),
         tasks.runs([task_id]),
     )
-    if found is None:
+    if campaign is None:
         raise UnknownTaskError(task_id)
-    (campaign, hours), run, progress = found, runs.get(task_id), None
+    run, progress = runs.get(task_id), None
     if run is not None and run.open:
         with suppress(CallTasksError):
             progress = await tasks.progress(task_id)
-    return page(
+    shown = page(
         request,
         "campaign.html",
         campaign=campaign,
         page=part,
-        bars=bars(hours),
+        counted_at=campaign.counted_at and local(tasks, campaign.counted_at),
+        bars=bars([replace(hour, at=local(tasks, hour.at)) for hour in campaign.hours]),
         run=run,
         progress=progress,
         chosen=chosen,
@@ -99,6 +103,9 @@ async def _campaign(request: Request) -> Response:
         query=query_of(chosen, sort),
         live=run is not None and run.open,
     )
+    # Nobody waits for it: the next look has it.
+    shown.background = recounting(tasks, task_id, older_than=COUNT_AGE)
+    return shown
 
 
 async def _call(request: Request) -> Response:
@@ -113,11 +120,7 @@ async def _call(request: Request) -> Response:
         tasks.database.run(calls.neighbours, call, chosen, sort),
     )
     zone = tasks.database.zone
-
-    def local(moment: datetime) -> datetime:
-        return moment.replace(tzinfo=UTC).astimezone(zone)
-
-    judged = [(one, local(one.created_at)) for one in history]
+    judged = [(one, local(tasks, one.created_at)) for one in history]
     deciding = next((one for one, _ in reversed(judged) if one.outcome == "analysed"), None)
     sentences = [] if deciding is None else [deciding.do_not_call, deciding.evidence]
     turns = [(one, datetime.fromtimestamp(one.at / 1000, zone) if one.at else None) for one in bubbles(talk, sentences)]
@@ -127,7 +130,7 @@ async def _call(request: Request) -> Response:
         call=call,
         turns=turns,
         judged=judged[::-1],
-        said=[(one, local(one.created_at)) for one in people][::-1],
+        said=[(one, local(tasks, one.created_at)) for one in people][::-1],
         refused=refused,
         before=before,
         behind=behind,
@@ -231,10 +234,20 @@ def query_of(chosen: CallFilter, sort: str) -> str:
     return urlencode({name: 1 if value is True else value for name, value in given.items()})
 
 
-def _ahead(tasks: CallTasks) -> int:
-    """Seconds that the wall clock is ahead of UTC."""
-    offset = datetime.now(tasks.database.zone).utcoffset()
-    return int(offset.total_seconds()) if offset else 0
+def recounting(tasks: CallTasks, task_id: int, *, older_than: timedelta = timedelta()) -> BackgroundTask:
+    """Count a campaign anew once the answer has left."""
+
+    async def recount() -> None:
+        # As long as the database does not answer, what is kept of it is shown.
+        with suppress(CallTasksError):
+            await tasks.recount(task_id, older_than=older_than)
+
+    return BackgroundTask(recount)
+
+
+def local(tasks: CallTasks, moment: datetime) -> datetime:
+    """A time of our own tables, UTC, by the wall clock."""
+    return moment.replace(tzinfo=UTC).astimezone(tasks.database.zone)
 
 
 routes = [

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from calltasks.api.access import CONSOLE
-from calltasks.api.console.pages import calls_of, filter_of, organization_of, own_call, query_of, refuses
+from calltasks.api.console.pages import calls_of, filter_of, organization_of, own_call, query_of, recounting, refuses
 from calltasks.api.console.steering import form_to_edit
 from calltasks.database.tables import calls
 from calltasks.database.tables.calls import Call
@@ -34,7 +34,9 @@ async def _correct(request: Request) -> Response:
     fields = await form_to_edit(request)
     call = await own_call(request)
     await calls_of(request).correct(call.id, word_of(fields), organization_of(request), by=_by(request))
-    return RedirectResponse(f"{CONSOLE}/calls/{call.id}?{_query(request)}", 303)
+    answer = RedirectResponse(f"{CONSOLE}/calls/{call.id}?{_query(request)}", 303)
+    answer.background = recounting(calls_of(request), call.task_id)
+    return answer
 
 
 def word_of(fields: dict[str, str]) -> Word:

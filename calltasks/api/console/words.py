@@ -40,6 +40,7 @@ CHINESE = {
     "Called": "已外呼",
     "Follow-ups": "跟进",
     "Interested": "有意向",
+    "counted at {time}": "统计于 {time}",
     "Calls over and follow-ups by the hour": "每小时结束的通话与写入的跟进",
     "{count} calls over": "结束 {count} 通",
     "{count} follow-ups": "跟进 {count} 条",

@@ -171,6 +171,25 @@ CREATE TABLE IF NOT EXISTS call_corrections (
     KEY idx_task (task_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
+-- How a task's rows stood when they were last counted within an hour: for people who look at campaigns, and for nothing
+-- else. create_time is the task's: ids can come again.
+CREATE TABLE IF NOT EXISTS call_standings (
+    task_id     BIGINT      NOT NULL,
+    hour        DATETIME    NOT NULL,
+    create_time DATETIME(6) NULL,
+    counted_at  DATETIME(6) NOT NULL,
+    leads       INT         NOT NULL,
+    called      INT         NOT NULL,
+    calls_over  INT         NOT NULL,
+    left_out    INT         NOT NULL,
+    follow_ups  INT         NOT NULL,
+    interest_0  INT         NOT NULL,
+    interest_1  INT         NOT NULL,
+    interest_2  INT         NOT NULL,
+    tokens      BIGINT      NOT NULL,
+    PRIMARY KEY (task_id, hour)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
 -- What stays with a task from one run to the next: the options that it was started with (JSON), whether its calls are
 -- paused, and, if nothing of it was called, until when it is left alone. create_time is the task's: ids can come again.
 CREATE TABLE IF NOT EXISTS call_task_options (

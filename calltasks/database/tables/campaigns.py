@@ -1,143 +1,191 @@
-"""The campaigns of an organisation, for people to look at (rule 13.1)."""
+"""The campaigns of an organisation in numbers, for people to look at (rule 13.1), and ``call_standings``, where the
+numbers are kept: counting the rows of twenty large campaigns takes seconds, which nobody waits for who looks at a list.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import look_up, marks
+from calltasks.database.tables import needs, suppressions, tasks
 from calltasks.database.tables.analyses import moment
-from calltasks.database.tables.ledger import OF_TASK
-from calltasks.database.tables.needs import CALLED, UNLINKED, final_status
-from calltasks.database.tables.suppressions import NOT_CALLED
 
 
-@dataclass(slots=True, kw_only=True)
-class Campaign:
-    """A call task in numbers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How a task's rows stand.
 
     Attributes:
-        created_at: wall clock, or None.
-        called: rows with a job; ``over``: those that have their outcome.
+        leads: all rows; ``called`` those with a job, ``calls_over`` those of them that have their outcome.
         left_out: rows that nobody calls, and why that is written down.
-        follow_ups: called rows with a follow-up; ``by_interest`` how they are judged.
-        by_status: called rows by outcome; ``""``: none yet.
+        follow_ups: called rows with a follow-up; ``interest_0`` to ``interest_2`` how they are judged.
         tokens: that its judgements have cost.
     """
 
-    task_id: int
-    name: str
-    task_type: int
-    created_at: datetime | None
     leads: int = 0
     called: int = 0
-    over: int = 0
+    calls_over: int = 0
     left_out: int = 0
     follow_ups: int = 0
-    by_interest: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0, 2: 0})
-    by_status: dict[str, int] = field(default_factory=dict)
+    interest_0: int = 0
+    interest_1: int = 0
+    interest_2: int = 0
     tokens: int = 0
+
+    @property
+    def to_call(self) -> int:
+        """Rows that are called, or will be."""
+        return self.leads - self.left_out
+
+    @property
+    def by_interest(self) -> tuple[int, int, int]:
+        """How many cannot be told, are interested, are not."""
+        return self.interest_0, self.interest_1, self.interest_2
+
+
+_COLUMNS = tuple(field.name for field in fields(Counts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hour:
-    """What happened within an hour. ``at``: its begin, wall clock."""
+    """What was found to have happened within an hour. ``at``: its begin, UTC."""
 
     at: datetime
     calls: int
     follow_ups: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """A call task in numbers.
+
+    Attributes:
+        created_at: wall clock, or None.
+        counted_at: when its rows were last counted, UTC; None: just now, and that is kept nowhere.
+        hours: when its calls were over and its follow-ups made, as our looks have seen it.
+    """
+
+    task_id: int
+    name: str
+    task_type: int
+    created_at: datetime | None
+    counts: Counts
+    counted_at: datetime | None
+    hours: list[Hour]
+
+
+def counts(rows: needs.Standing, *, left_out: int, tokens: int) -> Counts:
+    """The numbers of a task whose rows stand like this."""
+    return Counts(
+        leads=rows.leads,
+        called=rows.called,
+        calls_over=rows.finished,
+        left_out=left_out,
+        follow_ups=rows.follow_ups,
+        **{f"interest_{interest}": rows.by_interest.get(str(interest), 0) for interest in range(3)},
+        tokens=tokens,
+    )
+
+
+def keep(cursor: Cursor, task: tasks.TaskRow, counted: Counts, now: datetime) -> None:
+    """Write down how a task stands. ``now``: UTC, naive."""
+    columns = ("task_id", "hour", "create_time", "counted_at", *_COLUMNS)
+    cursor.execute(
+        f"INSERT INTO call_standings ({', '.join(columns)}) VALUES ({marks(len(columns))}) ON DUPLICATE KEY UPDATE "
+        + ", ".join(f"{column} = VALUES({column})" for column in columns[2:]),
+        (task.task_id, now.replace(minute=0, second=0, microsecond=0), task.create_time, now, *astuple(counted)),
+    )
+
+
+def recount(cursor: Cursor, task_id: int, now: datetime, older_than: timedelta) -> None:
+    """Count a task's rows anew and write that down, if what is kept of them is older. ``now``: UTC, naive."""
+    task = tasks.load(cursor, task_id)
+    if task and (kept := _kept(cursor, [task])[task_id]) and now - kept[-1][1] > older_than:
+        keep(cursor, task, _count(cursor, task), now)
+
+
 def recent(cursor: Cursor, organization_id: str, before: int | None, limit: int) -> list[Campaign]:
     """The organisation's campaigns, the newest first, from before an id; with their numbers."""
-    look_up(
+    return _campaigns(
         cursor,
-        "SELECT id, organization_id, task_name, task_type, create_time FROM call_tasks WHERE {owner} = %s"
+        "{owner} = %s"
         + ("" if before is None else f" AND id < {int(before)}")
         + f" ORDER BY id DESC LIMIT {int(limit)}",
-        (organization_id,),
-        owner="organization_id",
+        organization_id,
+        organization_id,
     )
+
+
+def one(cursor: Cursor, task_id: int) -> Campaign | None:
+    """One campaign. Whose it is, the caller has seen to."""
+    return next(iter(_campaigns(cursor, "id = %s", task_id, None)), None)
+
+
+def _campaigns(cursor: Cursor, condition: str, value: Any, organization_id: str | None) -> list[Campaign]:
+    columns = "id, organization_id, task_type, job_group_id, create_time, task_name"
+    look_up(cursor, f"SELECT {columns} FROM call_tasks WHERE {condition}", (value,), owner="organization_id")
     # The collation may take "ORG" for "org": the exact text decides whose it is.
+    found = [(tasks.read(row), str(row[5] or "")) for row in cursor.fetchall()]
+    found = [(task, name) for task, name in found if organization_id in (None, task.organization_id)]
+    kept = _kept(cursor, [task for task, _ in found])
+    campaigns = []
+    for task, name in found:
+        standings = kept[task.task_id]
+        campaigns.append(
+            Campaign(
+                task_id=task.task_id,
+                name=name,
+                task_type=task.task_type,
+                created_at=moment(task.create_time),
+                # A task that no run has looked at: not started yet, or another program's.
+                counts=standings[-1][2] if standings else _count(cursor, task),
+                counted_at=standings[-1][1] if standings else None,
+                hours=_hours([(hour, counted) for hour, _, counted in standings]),
+            )
+        )
+    return campaigns
+
+
+def _kept(cursor: Cursor, of: Sequence[tasks.TaskRow]) -> dict[int, list[tuple[datetime, datetime, Counts]]]:
+    """By task, the hours in which it was counted, when last, and how it stood then."""
+    kept: dict[int, list[tuple[datetime, datetime, Counts]]] = {task.task_id: [] for task in of}
+    if not of:
+        return kept
+    cursor.execute(
+        f"SELECT task_id, create_time, hour, counted_at, {', '.join(_COLUMNS)} FROM call_standings"
+        f" WHERE task_id IN ({marks(len(of))}) ORDER BY task_id, hour",
+        list(kept),
+    )
+    created = {task.task_id: task.create_time for task in of}
+    for task_id, create_time, hour, counted_at, *numbers in cursor.fetchall():
+        if create_time == created[int(task_id)]:
+            counted = Counts(**dict(zip(_COLUMNS, map(int, numbers), strict=True)))
+            kept[int(task_id)].append((hour, counted_at, counted))
+    return kept
+
+
+def _count(cursor: Cursor, task: tasks.TaskRow) -> Counts:
+    rows = needs.standing(tasks.standing(cursor, task.task_id), in_group=bool(task.job_group_id))
+    judged = tasks.judgements(cursor, task.task_id)
+    left_out = sum(suppressions.count(cursor, task.task_id).values())
+    return counts(rows, left_out=left_out, tokens=judged["input_tokens"] + judged["output_tokens"])
+
+
+def _hours(standings: Sequence[tuple[datetime, Counts]]) -> list[Hour]:
+    """What changed from one count to the next."""
+    first = [(datetime.min, Counts()), *standings]
     found = [
-        Campaign(task_id=int(id_), name=str(name or ""), task_type=int(type_ or 1), created_at=moment(created))
-        for id_, owner, name, type_, created in cursor.fetchall()
-        if str(owner) == organization_id
+        Hour(
+            at=hour,
+            calls=max(0, counted.calls_over - before.calls_over),
+            follow_ups=max(0, counted.follow_ups - before.follow_ups),
+        )
+        for (_, before), (hour, counted) in pairwise(first)
     ]
-    _count(cursor, found)
-    return found
-
-
-def one(cursor: Cursor, task_id: int, offset: int) -> tuple[Campaign, list[Hour]] | None:
-    """One campaign with its numbers, and when its calls were over and its follow-ups made, by the hour. Whose it is,
-    the caller has seen to. ``offset``: seconds that the wall clock is ahead of UTC, in which our own times are."""
-    cursor.execute("SELECT task_name, task_type, create_time FROM call_tasks WHERE id = %s", (task_id,))
-    row = cursor.fetchone()
-    if row is None:
-        return None
-    found = Campaign(task_id=task_id, name=str(row[0] or ""), task_type=int(row[1] or 1), created_at=moment(row[2]))
-    calls = _count(cursor, [found], by_hour=True)
-    return found, _hours(cursor, task_id, offset, calls)
-
-
-def _count(cursor: Cursor, campaigns: Sequence[Campaign], *, by_hour: bool = False) -> Counter[str]:
-    """Count the campaigns' rows, in one reading of them; returns how many calls were over in which hour, if wanted."""
-    by_id, hours = {campaign.task_id: campaign for campaign in campaigns}, Counter[str]()
-    if not by_id:
-        return hours
-    some, hour = marks(len(by_id)), "LEFT(l.updated_time, 13)" if by_hour else "''"
-    cursor.execute(
-        f"SELECT l.task_id, {CALLED}, l.call_status, l.is_interested, NOT ({UNLINKED}), {hour}, COUNT(*)"
-        f" FROM leads_task_list l WHERE l.task_id IN ({some}) GROUP BY 1, 2, 3, 4, 5, 6",
-        list(by_id),
-    )
-    for task_id, called, status, interest, followed, at, count in cursor.fetchall():
-        _add(by_id[int(task_id)], bool(called), str(status or ""), interest, bool(followed), int(count))
-        if called and final_status(str(status or "")) and at:
-            hours[str(at)] += int(count)
-    cursor.execute(f"SELECT l.task_id, COUNT(*) {NOT_CALLED} AND l.task_id IN ({some}) GROUP BY l.task_id", list(by_id))
-    for task_id, count in cursor.fetchall():
-        by_id[int(task_id)].left_out = int(count)
-    cursor.execute(
-        "SELECT a.task_id, SUM(a.input_tokens + a.output_tokens) FROM call_analyses a"
-        f" WHERE a.task_id IN ({some}) GROUP BY a.task_id",
-        list(by_id),
-    )
-    for task_id, tokens in cursor.fetchall():
-        by_id[int(task_id)].tokens = int(tokens or 0)
-    return hours
-
-
-def _add(campaign: Campaign, called: bool, status: str, interest: object, followed: bool, count: int) -> None:
-    campaign.leads += count
-    if not called:
-        return
-    outcome = final_status(status)
-    campaign.called += count
-    campaign.by_status[outcome] = campaign.by_status.get(outcome, 0) + count
-    campaign.over += count if outcome else 0
-    if followed:
-        campaign.follow_ups += count
-        if interest not in (None, ""):
-            campaign.by_interest[int(str(interest))] += count
-
-
-def _hours(cursor: Cursor, task_id: int, offset: int, calls: Counter[str]) -> list[Hour]:
-    cursor.execute(
-        "SELECT LEFT(DATE_ADD(k.created_at, INTERVAL %s SECOND), 13), COUNT(*) FROM call_follow_ups k"
-        f" WHERE {OF_TASK.format('k')} GROUP BY 1",
-        (offset, task_id),
-    )
-    follow_ups = {str(at): int(count) for at, count in cursor.fetchall() if at}
-    found = []
-    for hour in sorted(calls.keys() | follow_ups.keys()):
-        # A zero date is none.
-        with suppress(ValueError):
-            at = datetime.strptime(hour, "%Y-%m-%d %H")
-            found.append(Hour(at=at, calls=calls.get(hour, 0), follow_ups=follow_ups.get(hour, 0)))
-    return found
+    return [hour for hour in found if hour.calls or hour.follow_ups]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from datetime import datetime
 
 from pymysql.cursors import Cursor
 
@@ -41,7 +40,7 @@ def kept(cursor: Cursor, task: TaskRow) -> Kept:
     """What stays with the task."""
     cursor.execute(
         "SELECT options, paused, jobs_at_rest FROM call_task_options WHERE task_id = %s AND create_time <=> %s",
-        (task.task_id, _created(task)),
+        (task.task_id, task.create_time),
     )
     row = cursor.fetchone()
     if row is None:
@@ -103,17 +102,12 @@ def _open(cursor: Cursor, task: TaskRow) -> None:
     """Make the task's entry, if there is none; one of an earlier task of this id becomes its, empty."""
     cursor.execute(
         "INSERT IGNORE INTO call_task_options (task_id, create_time, options) VALUES (%s, %s, '{}')",
-        (task.task_id, _created(task)),
+        (task.task_id, task.create_time),
     )
     if cursor.rowcount:
         return
     cursor.execute(
         "UPDATE call_task_options SET create_time = %s, options = '{}', paused = 0, jobs_at_rest = NULL, rests = 0,"
         " look_after = NULL WHERE task_id = %s AND NOT create_time <=> %s",
-        (_created(task), task.task_id, _created(task)),
+        (task.create_time, task.task_id, task.create_time),
     )
-
-
-def _created(task: TaskRow) -> datetime | None:
-    """A zero date is read as text, and is none."""
-    return task.create_time if isinstance(task.create_time, datetime) else None

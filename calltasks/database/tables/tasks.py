@@ -171,14 +171,18 @@ def load(cursor: Cursor, task_id: int, *, lock: bool = False) -> TaskRow | None:
         (task_id,),
     )
     row = cursor.fetchone()
-    if row is None:
-        return None
+    return None if row is None else read(row)
+
+
+def read(row: Sequence[Any]) -> TaskRow:
+    """A task of its columns: id, organisation, type, job group and ``create_time``. A zero date is read as text, and is
+    none."""
     return TaskRow(
         task_id=int(row[0]),
         organization_id=str(row[1] or ""),
         task_type=int(row[2] or 1),
         job_group_id=str(row[3] or ""),
-        create_time=row[4],
+        create_time=row[4] if isinstance(row[4], datetime) else None,
     )
 
 
@@ -191,23 +195,23 @@ def save_group(cursor: Cursor, task_id: int, group_id: str) -> None:
     )
 
 
-def raise_type(cursor: Cursor, task_id: int, task_type: int) -> None:
+def raise_type(cursor: Cursor, task: TaskRow, task_type: int) -> None:
     """Raise ``task_type``, inside a transaction: it never falls (rule 8.2)."""
     lower = ["", *map(str, range(task_type))]
     cursor.execute(
         # As texts: for an ENUM a number would be the place of its label.
         f"UPDATE call_tasks t SET t.task_type = %s, {unchanged(['create_time'])}"
         f" WHERE t.id = %s AND COALESCE(t.task_type, '') IN ({marks(len(lower))})",
-        (str(task_type), task_id, *lower),
+        (str(task_type), task.task_id, *lower),
     )
-    if cursor.rowcount and (row := load(cursor, task_id)):
+    if cursor.rowcount:
         created = events.Event(
             kind=events.TASK_TYPES[task_type],
-            task_id=task_id,
-            fact=(row.create_time, row.job_group_id),
+            task_id=task.task_id,
+            fact=(task.create_time, task.job_group_id),
             data={"task_type": task_type},
         )
-        events.emit(cursor, [created], row.organization_id)
+        events.emit(cursor, [created], task.organization_id)
 
 
 def open_tasks(cursor: Cursor) -> dict[int, bool]:

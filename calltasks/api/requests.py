@@ -24,7 +24,7 @@ HEADER = "x-request-id"
 MAX_BODY = 1_000_000
 """Bytes."""
 SECONDS = 30
-"""A request that takes longer is given up."""
+"""A request that gives nothing of its answer for longer is given up."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(request)s%(message)s"
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -62,13 +62,15 @@ class _Request:
         self._announced = headers.get("content-length", "")
         self._size = 0
         self._status = 0
+        self._waiting: asyncio.Timeout | None = None
 
     async def serve(self, app: ASGIApp) -> None:
         started = monotonic()
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(SECONDS) as self._waiting:
                 await app(self._scope, self.receive, self.send)
         except Exception as error:
+            self._waiting = None
             answer = answer_to(error)
             if answer is None:
                 log.error("unexpected %s", _places(error))
@@ -100,6 +102,9 @@ class _Request:
             self._status = message["status"]
             MutableHeaders(scope=message)[HEADER] = self.id
         await self._send(message)
+        if self._waiting:
+            # A list of all calls, or a recording, may be long.
+            self._waiting.reschedule(asyncio.get_running_loop().time() + SECONDS)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})

@@ -14,6 +14,7 @@ from calltasks.database.tables.opt_outs import IMPORT, PERSON, Kind, OptOut, Ref
 from calltasks.errors import UnknownOptOutError, WrongUseError
 from calltasks.rules import opt_out_lists as lists
 from calltasks.rules.phones import dialled, e164
+from calltasks.rules.spreadsheets import lines
 
 PAGE = 1000
 MOST_BY = 191
@@ -88,11 +89,11 @@ class OptOuts:
     async def export_opt_outs(self, organization_id: str, write: Callable[[str], object]) -> int:
         """Write the standing entries as CSV, a thousand at a time, with numbers as they are dialled; returns how
         many."""
-        write("\ufeff" + lists.lines([lists.COLUMNS]))
+        write("\ufeff" + lines([lists.COLUMNS]))
         count, after = 0, 0
         while page := await self.opt_outs(organization_id, after=after, limit=PAGE):
             told = [tell(one, self.database) | {"phone": dialled(one.phone), "reason": one.evidence} for one in page]
-            write(lists.lines([[one[name] for name in lists.COLUMNS] for one in told]))
+            write(lines([[one[name] for name in lists.COLUMNS] for one in told]))
             count, after = count + len(page), page[-1].id
         return count
 

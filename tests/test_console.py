@@ -34,10 +34,7 @@ def site(mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal) -> Iterator[ApiSi
 @pytest.fixture(scope="module")
 def complete(site: ApiSite) -> int:
     """A campaign that has been called and followed up; names, a transcript and a remark hold script."""
-    task_id = site.create()
-    site.done("/start-call-task", {"task_id": task_id})
-    site.finished(task_id)
-    return task_id
+    return site.completed()
 
 
 @contextmanager
@@ -144,9 +141,7 @@ def test_a_conversation_is_shown_with_the_sentence_that_decided(
 
 
 def test_script_in_what_people_said_stays_text(site: ApiSite, person: httpx.Client) -> None:
-    task_id = site.create(task_name=f"sale {SCRIPT}")
-    site.done("/start-call-task", {"task_id": task_id})
-    site.finished(task_id)
+    task_id = site.completed(task_name=f"sale {SCRIPT}")
     call = a_call(site, task_id)
     site.sql("UPDATE leads_task_list SET leads_name = %s WHERE id = %s", SCRIPT, call)
     site.sql(
@@ -307,9 +302,7 @@ def test_a_wrong_correction_changes_nothing(
 def test_calls_that_are_worth_reading_come_first_and_go_when_they_were_read(
     site: ApiSite, person: httpx.Client
 ) -> None:
-    task_id = site.create()
-    site.done("/start-call-task", {"task_id": task_id})
-    site.finished(task_id)
+    task_id = site.completed()
     unproven, disputed = (
         row["list_id"]
         for row in site.sql(

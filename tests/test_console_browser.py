@@ -28,10 +28,7 @@ def site(mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal) -> Iterator[ApiSi
 
 @pytest.fixture(scope="module")
 def complete(site: ApiSite) -> int:
-    task_id = site.create()
-    site.done("/start-call-task", {"task_id": task_id})
-    site.finished(task_id)
-    return task_id
+    return site.completed()
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +181,7 @@ def test_axe_finds_nothing(
 
 def test_script_in_what_was_said_does_not_run(site: ApiSite, chromium: Browser) -> None:
     attack = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-    task_id = site.create(task_name=attack[:60])
-    site.done("/start-call-task", {"task_id": task_id})
-    site.finished(task_id)
+    task_id = site.completed(task_name=attack[:60])
     site.sql("UPDATE leads_task_list SET leads_name = %s WHERE task_id = %s", attack[:40], task_id)
     said = "JSON_ARRAY(JSON_OBJECT('Speaker', 'Contact', 'Script', %s))"
     site.sql(f"UPDATE leads_task_list SET call_conversation = {said} WHERE task_id = %s", attack, task_id)

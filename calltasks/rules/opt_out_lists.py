@@ -1,12 +1,11 @@
-"""Lists of numbers as CSV: read whole or refused whole, and written so that no spreadsheet takes a cell for a formula
-(rule 11.6)."""
+"""Lists of numbers as CSV: read whole or refused whole (rule 11.6)."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from calltasks.errors import WrongUseError
 from calltasks.rules.phones import e164
@@ -17,8 +16,6 @@ COLUMNS = (PHONE, REASON, "source", "created_by", "created_at", "disputed_at", "
 MOST_REASON = 1000
 """Characters of a reason."""
 SHOWN_LINES = 20
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""With what a cell begins that a spreadsheet may calculate."""
 
 
 def text(name: str, said: str, most: int = MOST_REASON) -> str:
@@ -96,15 +93,3 @@ def _rows(content: str) -> Iterator[tuple[int, list[str]]]:
         raise WrongUseError(
             f"line {number}: its quotation marks do not match, or a field is too long; nothing was imported"
         ) from None
-
-
-def lines(rows: Iterable[Sequence[object]]) -> str:
-    """These rows as CSV."""
-    made = io.StringIO()
-    csv.writer(made).writerows([[_cell(value) for value in row] for row in rows])
-    return made.getvalue()
-
-
-def _cell(value: object) -> str:
-    said = "" if value is None else str(value)
-    return f"'{said}" if said.startswith(_FORMULA) or said.lstrip().startswith(_FORMULA) else said

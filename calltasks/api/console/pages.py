@@ -25,8 +25,8 @@ from calltasks.database.tables.calls import Call, CallFilter, Calls
 from calltasks.errors import CallTasksError, UnknownTaskError
 from calltasks.names import FINAL, SUCCEEDED
 from calltasks.recordings.hearing import hear
-from calltasks.rules.opt_out_lists import lines
 from calltasks.rules.phones import e164
+from calltasks.rules.spreadsheets import lines
 
 CAMPAIGNS_A_PAGE = 20
 COUNT_AGE = timedelta(seconds=10)

@@ -1,8 +1,10 @@
 """Where events may go: public addresses, encrypted, and what a setting allows (rule 12.5)."""
 
 import asyncio
+import os
 import socket
 import ssl
+import sys
 from ipaddress import ip_network
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from calltasks.errors import WrongUseError
 from calltasks.events import receivers
-from calltasks.events.receivers import Receivers, check, is_allowed
+from calltasks.events.receivers import Receivers, Reply, check, is_allowed
 from tests.receiver import receiving
 from tests.tls import Certificates
 
@@ -127,6 +129,46 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(certificates: Ce
     await sending.close()
     server.close()
     assert (reply.error, said) == ("Certificate", [])
+
+
+SEND = """
+import asyncio, sys
+from ipaddress import ip_network
+from calltasks.events.receivers import Receivers
+
+async def send(url):
+    sending = Receivers((ip_network("127.0.0.0/8"), ip_network("::1/128")))
+    print(await sending.post(url, "{}", {}))
+    await sending.close()
+
+asyncio.run(send(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("host", "named"), [("localhost", "localhost"), ("127.0.0.1", None)])
+async def test_what_is_encrypted_arrives_under_the_receivers_name(
+    certificates: Certificates, host: str, named: str | None
+) -> None:
+    """The name for TLS is the URL's, and an authority of one's own is trusted as every program is told of it."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+    names: list[str | None] = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, host, 0, ssl=context, family=socket.AF_INET)
+    url = f"https://{host}:{server.sockets[0].getsockname()[1]}/"
+    environment = os.environ | {"SSL_CERT_FILE": str(certificates.ca)}
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SEND, url), env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await program.communicate()
+    server.close()
+    assert said.decode().strip() == str(Reply()) and names == [named]
 
 
 async def test_the_name_of_the_receiver_is_kept_beside_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """PEM files: an authority, what it signed for a server at 127.0.0.1 and for a client, and a foreign authority."""
+    """PEM files: an authority, what it signed for a server here and for a client, and a foreign authority."""
 
     ca: Path
     server: Path
@@ -39,7 +39,10 @@ def _certificate(path: Path, name: str, issuer: tuple[x509.Name, ec.EllipticCurv
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]),
+            critical=False,
+        )
     )
     pem = builder.sign(by_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

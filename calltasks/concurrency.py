@@ -25,5 +25,7 @@ async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
                 group.create_task(take())
+                # One a turn of the event loop: hundreds that begin at once would keep it from all else.
+                await asyncio.sleep(0)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None

@@ -113,7 +113,7 @@ class Judge:
             _basic(call, "analysed", ""),
             model=self._model.name[:80],
             prompt_version=self._model.version,
-            transcript_hash=fingerprint(call.conversation),
+            transcript_hash=fingerprint(transcript),
         )
         names = (self._model.name, self._model.fallback)
         answers = (known.get((call.id, base.transcript_hash, base.prompt_version, name[:80])) for name in names if name)

@@ -210,17 +210,14 @@ def render(conversation: str) -> str:
             # Angle brackets could imitate the marks around the transcript, a line break another speaker.
             said = " ".join(script.replace("<", "＜").replace(">", "＞").split())
             lines.append((ROBOT if turn.get("Speaker") == "Robot" else CUSTOMER) + said)
-    text = "\n".join(lines)
+    # JSON can hold half a character, which nobody can be sent.
+    text = "\n".join(lines).encode("utf-8", "replace").decode()
     if len(text) > TRANSCRIPT_CHARACTERS:
         half = TRANSCRIPT_CHARACTERS // 2
         text = f"{text[:half]}\n……\n{text[-half:]}"
     return text
 
 
-def fingerprint(conversation: str) -> str:
-    """SHA-256 of the conversation's content, whatever the order of its keys (MySQL reorders them)."""
-    try:
-        canonical = json.dumps(json.loads(conversation), sort_keys=True, ensure_ascii=True)
-    except ValueError:
-        canonical = conversation
-    return hashlib.sha256(canonical.encode("utf-8", "replace")).hexdigest()
+def fingerprint(transcript: str) -> str:
+    """SHA-256 of what a model reads of a conversation."""
+    return hashlib.sha256(transcript.encode()).hexdigest()

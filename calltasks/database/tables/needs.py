@@ -20,12 +20,13 @@ from calltasks.rules.row_ranges import Ranges
 # --- statuses ---------------------------------------------------------------------------------------------------
 
 _BLANKS = " \t\r\n\u00a0\u3000"
+_NO_BLANKS = dict.fromkeys(map(ord, _BLANKS))
 _BY_FOLDED = {status.lower(): status for status in names.FINAL}
 
 
 def final_status(status: str) -> str:
     """The final status that a text stands for, as the platform spells it; ``""`` if it is none."""
-    return _BY_FOLDED.get(status.translate(dict.fromkeys(map(ord, _BLANKS))).lower(), "")
+    return status if status in names.FINAL else _BY_FOLDED.get(status.translate(_NO_BLANKS).lower(), "")
 
 
 def folded_sql(column: str) -> str:

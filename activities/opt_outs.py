@@ -42,7 +42,8 @@ LOOK_SECONDS = 5.0
 CLAIM_SECONDS = SEND_SECONDS + 5
 """Who claimed a lead without knowing of the opt-out has sent it so soon after it was seen, or never does."""
 UNKNOWN_SECONDS = 600.0
-"""A call of which the platform does not tell is waited for so long; a job that turns up later is looked at again."""
+"""A call that the platform leaves out when it answers is waited for so long; a job that turns up later is looked at
+again. While it does not answer, there is no such limit."""
 ORGANISATIONS_AT_ONCE = 8
 REQUESTS_AT_ONCE = 4
 
@@ -66,12 +67,26 @@ class Look:
     unlisted: set[int] = field(default_factory=set)
     error: str = ""
 
-    def wait_for(self, call: Waiting, job: Job | None) -> None:
-        """A call is not over; ``job``: as the platform tells of it, if it does."""
-        if job is not None or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
+    def wait_for(self, call: Waiting, job: Job | None, *, answered: bool = True) -> None:
+        """A call is not over; ``job``: as the platform tells of it, if it does; ``answered``: it was asked, and has
+        answered."""
+        if job is not None or not answered or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
             self.waiting.add(call.opt_out_id)
             if job is None or not job.dialling:
                 self.in_danger.add(call.opt_out_id)
+
+
+@dataclass(slots=True)
+class Told:
+    """What the platform tells of calls: their jobs, by id, and ids of which it has not answered at all."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    unanswered: set[str] = field(default_factory=set)
+
+    def add(self, later: Told) -> None:
+        """It was asked again."""
+        self.jobs |= later.jobs
+        self.unanswered |= later.unanswered
 
 
 class OptOuts:
@@ -140,7 +155,8 @@ class OptOuts:
 
     async def _batch(self, session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:
         """Withdraw at most 99 calls of one group: see how they stand, withdraw those that wait, see again."""
-        jobs = await _told(session, calls, look)
+        told = await _told(session, calls, look)
+        jobs = told.jobs
         still = [call for call in calls if (job := jobs.get(call.job_id)) and not _outcome(call, job)]
         # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
         await self._database.run(table.write_down, [(call, "") for call in still])
@@ -148,7 +164,7 @@ class OptOuts:
         asked = [call for call in still if not jobs[call.job_id].dialling]
         if asked:
             await _cancel(session, asked, look)
-            jobs |= await _told(session, asked, look)
+            told.add(await _told(session, asked, look))
         waited = {call.list_id for call in still}
         settled = [
             # What somebody else has cancelled before it was seen to wait was not withdrawn.
@@ -163,7 +179,7 @@ class OptOuts:
         over = {call.list_id for call, _ in settled}
         for call in calls:
             if call.list_id not in over:
-                look.wait_for(call, jobs.get(call.job_id))
+                look.wait_for(call, jobs.get(call.job_id), answered=call.job_id not in told.unanswered)
 
     async def _ask_for_jobs(self, tasks: Iterable[int]) -> None:
         """Have the runs of tasks read what the platform lists: without its job id no call can be withdrawn."""
@@ -179,22 +195,24 @@ class OptOuts:
             self._read_again[task_id] = due, pause
 
 
-async def _told(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> dict[str, Job]:
-    """What the platform tells of the calls, by job id, as far as it does."""
+async def _told(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> Told:
+    """What the platform tells of the calls now."""
     try:
         jobs = {folded(job.job_id): job for job in await session.jobs([call.job_id for call in calls])}
     except (NoSuchJobError, ValueRefusedError) as error:
         look.error = str(error)
         if len(calls) == 1:
-            return {}
+            return Told()
         half = len(calls) // 2
-        return await _told(session, calls[:half], look) | await _told(session, calls[half:], look)
+        told = await _told(session, calls[:half], look)
+        told.add(await _told(session, calls[half:], look))
+        return told
     except ServiceError as error:
         if error.service != SERVICE:
             raise
         look.error = str(error)
-        return {}
-    return {call.job_id: job for call in calls if (job := jobs.get(folded(call.job_id)))}
+        return Told(unanswered={call.job_id for call in calls})
+    return Told({call.job_id: job for call in calls if (job := jobs.get(folded(call.job_id)))})
 
 
 async def _cancel(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:

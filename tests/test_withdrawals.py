@@ -216,6 +216,26 @@ async def test_whatever_becomes_of_the_answer_the_call_is_withdrawn(sites: Sites
     await side_by_side(sites, LOST, prove, WAITING)
 
 
+async def test_an_outage_of_the_platform_gives_no_call_up_however_long_it_lasts(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(withdrawing, "UNKNOWN_SECONDS", 0.5)
+    site = await sites(WAITING)
+    site.add_leads(3)
+    async with withdrawing_from(site):
+        task_id = await start(site, [1, 2, 3])
+        site.sim.set_faults(Fault(target="ListJobs", kind="status_503"))
+        await say_no(site, 2)
+        await asyncio.sleep(4)
+        assert site.sim.faults.counts["ListJobs:status_503"] > 3
+        assert site.sql("SELECT withdrawn_at FROM call_opt_outs") == [{"withdrawn_at": None}]
+        site.sim.set_faults()
+        await carried_out(site)
+        assert statuses(site, task_id)[phone(2)] == "Cancelled"
+        result = await ended(site, task_id)
+    assert (result["withdrawn"], result["too_late"]) == (1, 0)
+
+
 async def test_a_row_without_its_job_id_is_read_and_withdrawn(sites: Sites) -> None:
     """The platform lists what it took only later; the run has its pages read, though nothing else asks for it."""
     site = await sites(SimulatorOptions(**_of(WAITING) | {"listing_lag": 3}))

@@ -53,6 +53,7 @@ class Look:
     """One look.
 
     Attributes:
+        begun: when (UTC, naive).
         ages: of the open opt-outs, in seconds, since they were first seen.
         waiting: opt-outs of which some call is not over; ``in_danger``: those of whose calls one may be begun yet.
         outcomes: of calls that are over, or were withdrawn.
@@ -60,6 +61,7 @@ class Look:
         error: the last one of the platform; ``""``: none.
     """
 
+    begun: datetime
     ages: Mapping[int, float]
     waiting: set[int] = field(default_factory=set)
     in_danger: set[int] = field(default_factory=set)
@@ -106,8 +108,8 @@ class OptOuts:
             ApplicationError: always: the next look is due.
         """
         async with heartbeating():
-            ages = await self._database.run(table.notice)
-            look = Look(ages)
+            begun, ages = await self._database.run(table.notice)
+            look = Look(begun, ages)
             if ages:
                 await self._withdraw(look, await self._database.run(table.waiting))
         telemetry.metrics.looked(max((ages.get(id_, 0.0) for id_ in look.in_danger), default=0.0))
@@ -126,7 +128,7 @@ class OptOuts:
         await self._ask_for_jobs(look.unlisted)
         # Who claimed a lead before the opt-out was seen is known by now, or does not send it any more.
         over = [id_ for id_, age in look.ages.items() if age >= CLAIM_SECONDS and id_ not in look.waiting]
-        await self._database.run(table.carried_out, over)
+        await self._database.run(table.carried_out, over, look.begun)
         if calls or over:
             activity.logger.info(
                 "%d opt-outs open, calls wait for %d; withdrawn %d, too late %d; %d carried out (last error: %s)",

@@ -14,9 +14,10 @@ from pydantic import SecretStr
 from pymysql.cursors import DictCursor
 
 from calltasks.database.connection import Database
-from calltasks.database.tables import follow_ups, opt_outs
+from calltasks.database.tables import contacts, follow_ups, opt_outs, withdrawals
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.opt_outs import IMPORT, PERSON, OptOut, Refusal
+from calltasks.database.tables.tasks import load
 from calltasks.settings import DatabaseSettings
 from devstack.mariadb import EmbeddedMariaDB
 from tests.pipeline import Sites
@@ -387,3 +388,53 @@ async def test_pages_follow_one_another(crm: Crm) -> None:
         seen += [one.phone for one in part]
         after = part[-1].id
     assert seen == [number(n) for n in range(5)]
+
+
+# Carried out, and taken up again
+
+
+async def opened(crm: Crm) -> int:
+    """How many entries wait to be carried out."""
+    return int(crm.sql("SELECT COUNT(*) AS n FROM call_opt_outs WHERE withdrawn_at IS NULL")[0]["n"])
+
+
+async def test_what_is_taken_up_again_while_a_look_is_under_way_stays_open(crm: Crm) -> None:
+    """The look has asked the platform for long, and does not know of the call that has turned up meanwhile."""
+    (row,) = crm.task(phone(1))
+    crm.sql("INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW())", row, crm.task_of(row), ORGANIZATION, number(1))
+    await crm.enter(number(1), number(2))
+    await crm.database.run(withdrawals.notice)
+    begun, ages = await crm.database.run(withdrawals.notice)
+    await crm.database.transaction(withdrawals.take_up_again, [row])
+    await crm.other.run(withdrawals.notice)
+    await crm.database.run(withdrawals.carried_out, list(ages), begun)
+    assert [one["phone"] for one in crm.sql("SELECT phone FROM call_opt_outs WHERE withdrawn_at IS NULL")] == [
+        number(1)
+    ]
+    begun, ages = await crm.database.run(withdrawals.notice)
+    await crm.database.run(withdrawals.carried_out, list(ages), begun)
+    assert await opened(crm) == 0
+    await crm.database.transaction(withdrawals.take_up_again, [row])
+    assert await opened(crm) == 1
+
+
+async def test_a_crash_loses_nobody_whose_calls_are_entered(crm: Crm) -> None:
+    """The worker dies before each statement in turn: rows that are entered are not found again, so that they must be
+    taken up again with it."""
+    rows = crm.task(phone(1), phone(2))
+    task = await crm.database.run(load, crm.task_of(rows[0]))
+    await crm.enter(number(2))
+    crm.sql("UPDATE call_opt_outs SET noticed_at = NOW(), withdrawn_at = NOW()")
+
+    def dying(cursor: Any, dies_before: int) -> None:
+        contacts.enter(DyingCursor(cursor, dies_before), task, dispatched=True)  # type: ignore[arg-type]
+
+    for statement in range(20):
+        try:
+            await crm.database.run(dying, statement)
+        except Crashed:
+            entered = len(crm.sql("SELECT list_id FROM call_contacts"))
+            assert (entered, await opened(crm)) in ((0, 0), (2, 1))
+        else:
+            break
+    assert 4 < statement < 20 and await opened(crm) == 1

@@ -39,20 +39,23 @@ class Waiting:
     waited: bool
 
 
-def notice(cursor: Cursor) -> dict[int, float]:
-    """The opt-outs that are not carried out yet, each with the seconds since it was first seen here."""
+def notice(cursor: Cursor) -> tuple[datetime, dict[int, float]]:
+    """The opt-outs that are not carried out yet, each with the seconds since it was first seen here; and the moment at
+    which this look begins (UTC, naive)."""
+    cursor.execute("SELECT UTC_TIMESTAMP(6)")
+    ((begun,),) = cursor.fetchall()
     cursor.execute(
         "SELECT id, TIMESTAMPDIFF(MICROSECOND, noticed_at, UTC_TIMESTAMP(6)) / 1000000 FROM call_opt_outs"
         " WHERE withdrawn_at IS NULL"
     )
     ages = {int(id_): None if age is None else float(age) for id_, age in cursor.fetchall()}
-    for part in bulks([(id_,) for id_, age in ages.items() if age is None], 1000):
+    for part in bulks([(id_,) for id_, age in ages.items() if age is None]):
         cursor.execute(
             "UPDATE call_opt_outs SET noticed_at = UTC_TIMESTAMP(6)"
             f" WHERE id IN ({marks(len(part))}) AND noticed_at IS NULL",
             flat(part),
         )
-    return {id_: age or 0.0 for id_, age in ages.items()}
+    return begun, {id_: age or 0.0 for id_, age in ages.items()}
 
 
 def waiting(cursor: Cursor) -> list[Waiting]:
@@ -104,30 +107,31 @@ def write_down(cursor: Cursor, calls: Iterable[tuple[Waiting, str]]) -> None:
         )
 
 
-def carried_out(cursor: Cursor, opt_outs: Sequence[int]) -> None:
-    """Nothing waits for these any more."""
-    for part in bulks([(id_,) for id_ in opt_outs], 1000):
+def carried_out(cursor: Cursor, opt_outs: Sequence[int], begun: datetime) -> None:
+    """Nothing waits for these any more, as far as the look that began then saw: one that was taken up again since
+    stays open."""
+    for part in bulks([(id_,) for id_ in opt_outs]):
         cursor.execute(
             "UPDATE call_opt_outs SET withdrawn_at = UTC_TIMESTAMP(6)"
-            f" WHERE id IN ({marks(len(part))}) AND withdrawn_at IS NULL",
-            flat(part),
+            f" WHERE id IN ({marks(len(part))}) AND withdrawn_at IS NULL AND noticed_at <= %s",
+            (*flat(part), begun),
         )
 
 
 def take_up_again(cursor: Cursor, rows: Sequence[int]) -> None:
-    """Calls of these rows, at most 2,500, have turned up: who of them has said no is looked at again."""
-    if not rows:
-        return
-    cursor.execute(
-        "SELECT o.id FROM call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id"
-        " AND o.phone = c.phone AND o.standing = 1"
-        f" WHERE c.list_id IN ({marks(len(rows))}) AND o.withdrawn_at IS NOT NULL ORDER BY o.id",
-        rows,
-    )
-    if found := [row[0] for row in cursor.fetchall()]:
+    """Calls of these rows have turned up: who of them has said no is looked at again, and anew where a look that does
+    not know of these calls is under way; inside the transaction that makes them known."""
+    for part in bulks([(row,) for row in rows]):
         cursor.execute(
-            f"UPDATE call_opt_outs SET withdrawn_at = NULL, noticed_at = NULL WHERE id IN ({marks(len(found))})", found
+            "SELECT o.id FROM call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id"
+            f" AND o.phone = c.phone AND o.standing = 1 WHERE c.list_id IN ({marks(len(part))}) ORDER BY o.id",
+            flat(part),
         )
+        if found := [row[0] for row in cursor.fetchall()]:
+            cursor.execute(
+                f"UPDATE call_opt_outs SET withdrawn_at = NULL, noticed_at = NULL WHERE id IN ({marks(len(found))})",
+                found,
+            )
 
 
 def count(cursor: Cursor, task_id: int) -> dict[str, int]:

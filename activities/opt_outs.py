@@ -8,8 +8,7 @@ that dies, or a platform that is away, costs a look.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.dispatch import SEND_SECONDS
+from activities.job_ids import identify, match_by_reference, read_pages
 from activities.liveness import heartbeating, not_yet
 from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
@@ -31,7 +31,7 @@ from calltasks.errors import DeclinedError, PermanentError, ServiceError
 from calltasks.names import CANCELLED, REFRESH, Turn, workflow_id
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE, AccessRefusedError, NoSuchJobError, ValueRefusedError
-from calltasks.platform.session import IDS_A_CALL, Job, PlatformSession, moment
+from calltasks.platform.session import IDS_A_CALL, PAGE_SIZE, Job, PlatformSession, moment
 from calltasks.rules.phones import comparable
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ CLAIM_SECONDS = SEND_SECONDS + 5
 """Who claimed a lead without knowing of the opt-out has sent it so soon after it was seen, or never does."""
 UNKNOWN_SECONDS = 600.0
 """A call that the platform leaves out when it answers is waited for so long; a job that turns up later is looked at
-again. While it does not answer, there is no such limit."""
+again. There is no such limit while it does not answer, nor for a row that has no job id yet."""
+PAGES_A_LOOK = 20
+"""Of a group that no run reads, and of one such group: the calls of others wait meanwhile."""
 ORGANISATIONS_AT_ONCE = 8
 REQUESTS_AT_ONCE = 4
 
@@ -57,7 +59,7 @@ class Look:
         ages: of the open opt-outs, in seconds, since they were first seen.
         waiting: opt-outs of which some call is not over; ``in_danger``: those of whose calls one may be begun yet.
         outcomes: of calls that are over, or were withdrawn.
-        unlisted: tasks that have rows without a job id among those that wait.
+        unlisted: of tasks that have rows without a job id, one of these.
         error: the last one of the platform; ``""``: none.
     """
 
@@ -66,12 +68,12 @@ class Look:
     waiting: set[int] = field(default_factory=set)
     in_danger: set[int] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    unlisted: set[int] = field(default_factory=set)
+    unlisted: dict[int, Waiting] = field(default_factory=dict)
     error: str = ""
 
     def wait_for(self, call: Waiting, job: Job | None, *, answered: bool = True) -> None:
-        """A call is not over; ``job``: as the platform tells of it, if it does; ``answered``: it was asked, and has
-        answered."""
+        """A call is not over; ``job``: as the platform tells of it, if it does; ``answered``: that it does not is all
+        that it will say."""
         if job is not None or not answered or self.ages.get(call.opt_out_id, 0.0) < UNKNOWN_SECONDS:
             self.waiting.add(call.opt_out_id)
             if job is None or not job.dialling:
@@ -91,6 +93,15 @@ class Told:
         self.unanswered |= later.unanswered
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """When a task is to be asked for its jobs again, how long it rested before, and which page of its group is next."""
+
+    due: float
+    pause: float
+    page: int = 1
+
+
 class OptOuts:
     """The activity that withdraws calls."""
 
@@ -98,7 +109,7 @@ class OptOuts:
         self._database = database
         self._platform = platform
         self._client = client
-        self._read_again: dict[int, tuple[float, float]] = {}
+        self._read_again: dict[int, Asked] = {}
 
     @activity.defn
     async def withdraw_calls(self) -> None:
@@ -125,7 +136,7 @@ class OptOuts:
             await self._of_organisation(session, by_organisation[organisation], look)
 
         await for_each(by_organisation, one, at_once=ORGANISATIONS_AT_ONCE)
-        await self._ask_for_jobs(look.unlisted)
+        await self._ask_for_jobs(look)
         # Who claimed a lead before the opt-out was seen is known by now, or does not send it any more.
         over = [id_ for id_, age in look.ages.items() if age >= CLAIM_SECONDS and id_ not in look.waiting]
         await self._database.run(table.carried_out, over, look.begun)
@@ -142,8 +153,9 @@ class OptOuts:
             if call.job_id:
                 by_group[call.job_group_id].append(call)
             else:
-                look.unlisted.add(call.task_id)
-                look.wait_for(call, None)
+                look.wait_for(call, None, answered=call.task_over)
+                if not call.task_over:
+                    look.unlisted[call.task_id] = call
         batches = [
             group[start : start + IDS_A_CALL]
             for group in by_group.values()
@@ -183,18 +195,41 @@ class OptOuts:
             if call.list_id not in over:
                 look.wait_for(call, jobs.get(call.job_id), answered=call.job_id not in told.unanswered)
 
-    async def _ask_for_jobs(self, tasks: Iterable[int]) -> None:
-        """Have the runs of tasks read what the platform lists: without its job id no call can be withdrawn."""
-        now, before = monotonic(), self._read_again
-        self._read_again = {}
-        for task_id in tasks:
-            due, pause = before.get(task_id, (now, LOOK_SECONDS))
-            if due <= now:
-                due, pause = now + pause, min(pause * 1.5, 60.0)
-                with suppress(RPCError):
-                    # One that does not run is taken up by the monitor.
-                    await self._client.get_workflow_handle(workflow_id(task_id)).signal(REFRESH)
-            self._read_again[task_id] = due, pause
+    async def _ask_for_jobs(self, look: Look) -> None:
+        """See that somebody reads what the platform lists: without its job id no call can be withdrawn."""
+        before, self._read_again = self._read_again, {}
+        read = False
+        for task_id, call in look.unlisted.items():
+            now = monotonic()
+            asked = before.get(task_id, Asked(due=now, pause=LOOK_SECONDS))
+            if asked.due <= now:
+                page = 1
+                if not await self._run_reads(task_id) and call.job_group_id:
+                    # It failed before its rows had their jobs, and nobody else reads them before it is started again.
+                    page = asked.page if read else await self._read(call, asked.page, look)
+                    read = True
+                later = Asked(due=now + asked.pause, pause=min(asked.pause * 1.5, 60.0))
+                asked = later if page == 1 else Asked(due=now, pause=asked.pause, page=page)
+            self._read_again[task_id] = asked
+
+    async def _run_reads(self, task_id: int) -> bool:
+        """Ask the task's run to read its group; whether there is one, as far as is known."""
+        try:
+            await self._client.get_workflow_handle(workflow_id(task_id)).signal(REFRESH)
+        except RPCError as error:
+            return error.status != RPCStatusCode.NOT_FOUND
+        return True
+
+    async def _read(self, call: Waiting, first: int, look: Look) -> int:
+        """Read pages of a group and give rows their jobs; returns the page to go on with, 1 behind the last one."""
+        session = self._platform.session(call.organization_id, Turn.JOB_IDS)
+        reading = await read_pages(session, call.job_group_id, first, first + PAGES_A_LOOK - 1)
+        jobs = await identify(session, reading)
+        whole = first == 1 and reading.complete
+        await self._database.run(match_by_reference, call.task_id, jobs, whole=whole)
+        look.error = reading.error or look.error
+        following = first + PAGES_A_LOOK
+        return following if (following - 1) * PAGE_SIZE < (reading.row_count or 0) else 1
 
 
 async def _told(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> Told:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowFailureError
 
 from activities import opt_outs as withdrawing
 from calltasks.database.tables import opt_outs, withdrawals
@@ -251,11 +252,53 @@ async def test_a_row_without_its_job_id_is_read_and_withdrawn(sites: Sites) -> N
         await site.handle(task_id).terminate()
 
 
+async def test_rows_of_a_run_that_failed_are_read_and_withdrawn_and_never_given_up(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody follows a task whose dispatch was not over; the platform lists its jobs only after a while."""
+    monkeypatch.setattr(withdrawing, "UNKNOWN_SECONDS", 0.5)
+    site = await sites(SimulatorOptions(**_of(WAITING) | {"listing_lag": 6}))
+    site.add_leads(3)
+    task_id = await site.create_task()
+    async with withdrawing_from(site), site.calls() as calls:
+        await calls.start_call(task_id, PATIENT)
+        await handed_over(site, 3)
+        await site.handle(task_id).terminate()
+        site.sql("UPDATE call_tasks SET task_type = 1 WHERE id = %s", task_id)
+        await say_no(site, 2)
+        await asyncio.sleep(3)
+        assert [row["call_job_id"] for row in site.rows(task_id)] == ["", "", ""]
+        assert site.sql("SELECT withdrawn_at FROM call_opt_outs") == [{"withdrawn_at": None}]
+        await carried_out(site)
+        assert statuses(site, task_id)[phone(2)] == "Cancelled"
+        assert await progress_of(site, task_id) == {"withdrawn": 1, "too_late": 0}
+
+
+async def test_who_was_never_sent_is_not_waited_for(sites: Sites) -> None:
+    """The platform refuses everybody, and the run has failed; the next start leaves out who has said no meanwhile."""
+    site = await sites(WAITING)
+    site.add_leads(3)
+    task_id = await site.create_task()
+    site.sim.set_faults(Fault(target="AssignJobs", kind="permanent", code="InvalidParameter"))
+    async with withdrawing_from(site):
+        with pytest.raises(WorkflowFailureError):
+            await site.run(task_id, PATIENT)
+        assert len(site.sql("SELECT 1 FROM call_contacts")) == 3
+        await say_no(site, 2)
+        await carried_out(site)
+        site.sim.set_faults()
+        async with site.calls() as calls:
+            await calls.start_call(task_id, PATIENT)
+        await site.until(task_id, called=2)
+        result = await ended(site, task_id)
+    assert result["suppressed_by_reason"] == {"opted_out": 1} and phone(2) not in statuses(site, task_id)
+
+
 async def test_a_job_that_turns_up_after_its_row_was_given_up_is_withdrawn(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(withdrawing, "UNKNOWN_SECONDS", 0.5)
-    site = await sites(SimulatorOptions(**_of(WAITING) | {"late_rate": 0.5, "late_lag": 6.0}))
+    site = await sites(SimulatorOptions(**_of(WAITING) | {"late_rate": 0.5, "late_lag": 12.0}))
     site.add_leads(9)
     task_id = await site.create_task()
     async with withdrawing_from(site), site.calls() as calls:

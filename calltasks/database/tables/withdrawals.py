@@ -9,6 +9,7 @@ from datetime import datetime
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks
+from calltasks.database.tables.dispatches import UNSENT
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.names import CANCELLED
@@ -24,6 +25,7 @@ class Waiting:
 
     Attributes:
         said_no_at: when the opt-out was entered (UTC, naive).
+        task_over: the task is complete: nobody gives its rows jobs any more.
         job_id: ``""``: it has none yet.
         waited: it was seen to wait before.
     """
@@ -34,6 +36,7 @@ class Waiting:
     said_no_at: datetime
     list_id: int
     task_id: int
+    task_over: bool
     job_group_id: str
     job_id: str
     waited: bool
@@ -60,10 +63,11 @@ def notice(cursor: Cursor) -> tuple[datetime, dict[int, float]]:
 
 def waiting(cursor: Cursor) -> list[Waiting]:
     """Of all open opt-outs that were not lifted: the calls of the organisation that may still be made, those that could
-    when they were looked at before, and those that were made since and are over already."""
+    when they were looked at before, and those that were made since and are over already. Whoever is to
+    be sent, and was not, passes the gate before that."""
     cursor.execute(
-        "SELECT o.id, o.organization_id, o.phone, o.created_at, l.id, t.id, COALESCE(t.job_group_id, ''),"
-        " COALESCE(l.call_job_id, ''), w.list_id IS NOT NULL FROM call_opt_outs o"
+        "SELECT o.id, o.organization_id, o.phone, o.created_at, l.id, t.id, t.task_type = '4',"
+        " COALESCE(t.job_group_id, ''), COALESCE(l.call_job_id, ''), w.list_id IS NOT NULL FROM call_opt_outs o"
         " JOIN call_contacts c ON c.organization_id = o.organization_id AND c.phone = o.phone"
         " JOIN leads_task_list l ON l.id = c.list_id AND l.task_id = c.task_id"
         # Ids come again where a CRM is restored: the task must still be this organisation's.
@@ -74,6 +78,8 @@ def waiting(cursor: Cursor) -> list[Waiting]:
         f" AND (w.list_id IS NOT NULL OR NOT {is_final()} OR ({CALLED} AND l.updated_time >="
         # A wall-clock time of whole seconds.
         "  o.created_at + INTERVAL TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()) - 1 SECOND))"
+        f" AND ({CALLED} OR NOT EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = l.task_id AND {UNSENT}"
+        "  AND l.id BETWEEN d.first_id AND d.last_id))"
     )
     return [
         Waiting(
@@ -83,9 +89,10 @@ def waiting(cursor: Cursor) -> list[Waiting]:
             said_no_at=row[3],
             list_id=int(row[4]),
             task_id=int(row[5]),
-            job_group_id=str(row[6]),
-            job_id=str(row[7]).strip(),
-            waited=bool(row[8]),
+            task_over=bool(row[6]),
+            job_group_id=str(row[7]),
+            job_id=str(row[8]).strip(),
+            waited=bool(row[9]),
         )
         for row in cursor.fetchall()
     ]

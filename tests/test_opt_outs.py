@@ -191,6 +191,16 @@ async def test_a_refusal_is_entered_where_a_persons_edit_keeps_the_follow_up(crm
     assert await crm.standing() == [number(1)]
 
 
+async def test_the_number_that_was_dialled_is_entered_whatever_the_row_says_by_now(crm: Crm) -> None:
+    rows = crm.task(phone(1), phone(2), phone(3))
+    for row, task_id, dialled in ((rows[0], crm.task_of(rows[0]), 1), (rows[1], 999, 8)):
+        crm.sql("INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW())", row, task_id, ORGANIZATION, number(dialled))
+    crm.sql("UPDATE leads_task_list SET leads_phone = '无' WHERE id = %s", rows[0])
+    await crm.first(rows)
+    # What another task's row of the same id was called by is nobody's number here.
+    assert await crm.standing() == [number(1), number(2), number(3)]
+
+
 async def test_what_is_no_number_is_counted_in_the_log_and_stops_no_other(
     crm: Crm, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -129,10 +129,12 @@ def _dispute(cursor: Cursor, ids: Sequence[int], since: datetime | None) -> None
 def _enter_calls(cursor: Cursor, task_id: int, judged: Sequence[FollowUp], now_utc: datetime) -> list[OptOut]:
     task = load(cursor, task_id)
     cursor.execute(
-        f"SELECT id, leads_phone FROM leads_task_list WHERE id IN ({marks(len(judged))})",
+        # The number that was dialled: the CRM may have another one by now.
+        "SELECT l.id, c.phone, l.leads_phone FROM leads_task_list l LEFT JOIN call_contacts c"
+        f" ON c.list_id = l.id AND c.task_id = l.task_id WHERE l.id IN ({marks(len(judged))})",
         [one.list_id for one in judged],
     )
-    phones = {int(id_): e164(str(phone or "")) for id_, phone in cursor.fetchall()}
+    phones = {int(id_): e164(str(dialled or stored or "")) for id_, dialled, stored in cursor.fetchall()}
     if unknown := sum(task is None or not phones.get(one.list_id) for one in judged):
         log.warning(
             "task %d: %d customers refuse further calls, and what their rows hold for a phone number is none: nothing"

@@ -16,6 +16,7 @@ from pymysql.cursors import DictCursor
 from calltasks.database.connection import Database
 from calltasks.database.tables import contacts, follow_ups, opt_outs, withdrawals
 from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.events import OPTED_OUT
 from calltasks.database.tables.opt_outs import IMPORT, PERSON, OptOut, Refusal
 from calltasks.database.tables.tasks import load
 from calltasks.settings import DatabaseSettings
@@ -231,6 +232,36 @@ async def test_the_activity_enters_what_the_model_has_said_and_disputes_what_it_
     (entry,) = site.sql("SELECT * FROM call_opt_outs")
     refused_again = bool(site.sql("SELECT 1 FROM call_analyses WHERE request_id <> '' AND do_not_call <> ''"))
     assert entry["standing"] == 1 and (entry["disputed_at"] is None) == refused_again
+
+
+@pytest.mark.parametrize("request_id", ["", "request-1"], ids=["first", "again"])
+async def test_a_crm_that_refuses_the_follow_up_keeps_nobody_out_of_the_list(sites: Sites, request_id: str) -> None:
+    site = await sites()
+    task_id = task_of(site, CALLS[:2])
+    if request_id:
+        await judge(site, task_id)
+        site.sql("DELETE FROM call_opt_outs")
+        site.sql("DELETE FROM call_events")
+    row = site.rows(task_id)[1]
+    for when in ("INSERT", "UPDATE"):
+        site.sql(
+            f"CREATE TRIGGER refuse_{when} BEFORE {when} ON dcc_leads_follow FOR EACH ROW IF NEW.leads_id = %s THEN"
+            " SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF",
+            row["leads_id"],
+        )
+    told = f"SELECT list_id, evidence FROM call_opt_outs WHERE phone = '+86{row['leads_phone']}'"
+    for _ in range(2):
+        assert (await judge(site, task_id, request_id)).set_aside == 1
+        site.sql("UPDATE call_retries SET retry_at = '2026-01-01'")
+        (entry,) = site.sql(told)
+        assert entry["list_id"] == row["id"] and entry["evidence"]
+        assert len(site.sql("SELECT 1 FROM call_events WHERE kind = %s", OPTED_OUT)) == 1
+    assert site.rows(task_id)[1]["leads_follow_id"] == row["leads_follow_id"]
+    for when in ("INSERT", "UPDATE"):
+        site.sql(f"DROP TRIGGER refuse_{when}")
+    await judge(site, task_id, request_id)
+    assert len(site.sql(told)) == len(site.sql("SELECT 1 FROM call_events WHERE kind = %s", OPTED_OUT)) == 1
+    assert site.rows(task_id)[1]["leads_follow_id"]
 
 
 # Disputed

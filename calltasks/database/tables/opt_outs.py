@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks
-from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.analyses import FollowUp, present
+from calltasks.database.tables.follow_up_events import tell_opt_outs
 from calltasks.database.tables.tasks import load
 from calltasks.rules.phones import e164
 
@@ -119,6 +120,13 @@ def heed(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_ut
     _dispute(cursor, [id_ for call, (id_, disputed) in standing.items() if call in refused and disputed], None)
     new = [judged[call] for call in sorted(refused - own.keys())]
     return _enter_calls(cursor, task_id, new, now_utc) if new else []
+
+
+def heed_alone(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_utc: datetime) -> None:
+    """As :func:`heed`, and tell it, inside a transaction of its own: the CRM does not take the follow-ups."""
+    rows = present(cursor, sorted(one.list_id for one in judgements), lock=True)
+    same = [one for one in judgements if one.list_id in rows and rows[one.list_id].call_job_id == one.call_job_id]
+    tell_opt_outs(cursor, task_id, heed(cursor, task_id, same, now_utc=now_utc))
 
 
 def _dispute(cursor: Cursor, ids: Sequence[int], since: datetime | None) -> None:

@@ -15,7 +15,7 @@ from temporalio.client import WorkflowFailureError
 
 from activities.claims import BATCHES_AT_ONCE, Claimed, claim, renew
 from activities.holdings import GroupReading
-from calltasks.database.tables import contacts
+from calltasks.database.tables import contacts, jobs, suppressions, withdrawals
 from calltasks.database.tables.dispatches import undialled
 from calltasks.database.tables.gate import Gate
 from calltasks.database.tables.tasks import load
@@ -389,6 +389,26 @@ def test_who_is_with_the_platform_already_is_not_left_out(cursor: Cursor) -> Non
     assert again.suppressed == {"opted_out": 1}
     cursor.execute("SELECT id FROM leads_task_list WHERE call_status = 'Cancelled'")
     assert [int(row[0]) for row in cursor.fetchall()] == [3]
+
+
+def test_who_was_left_out_and_has_a_job_all_the_same_is_withdrawn(cursor: Cursor) -> None:
+    """The answer was lost, and the platform listed the jobs only after the rows were to be sent again."""
+    add_rows(cursor, 1, 4)
+    found, _ = claimed(cursor, 1)
+    cursor.execute("UPDATE call_dispatches SET attempted_at = attempted_at - INTERVAL 1 HOUR")
+    say_no(cursor, range(2, 4))
+    cursor.execute("START TRANSACTION")
+    ripe = [one.id for one in found.claims]
+    claim(cursor, 1, "g1", ripe=ripe, reading=GroupReading(jobs=[], error=""), list_first=False)
+    cursor.execute("COMMIT")
+    cursor.execute("UPDATE leads_task_list SET call_status = 'Cancelled' WHERE id = 4")
+    assert suppressions.count(cursor, 1) == {"opted_out": 2} and withdrawals.waiting(cursor) == []
+    cursor.execute("UPDATE call_opt_outs SET noticed_at = NOW(), withdrawn_at = NOW()")
+    assert jobs.save_jobs(cursor, [1], [(2, "j2"), (4, "j4")]) == [(2, "j2"), (4, "j4")]
+    cursor.execute("SELECT id, call_status FROM leads_task_list WHERE id > 1")
+    assert list(cursor.fetchall()) == [(2, None), (3, "Cancelled"), (4, "Cancelled")]
+    assert suppressions.count(cursor, 1) == {"opted_out": 1}
+    assert [(one.list_id, one.job_id) for one in withdrawals.waiting(cursor)] == [(2, "j2")]
 
 
 def test_a_database_that_keeps_no_status_calls_nobody_of_them_either(cursor: Cursor) -> None:

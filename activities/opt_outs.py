@@ -7,6 +7,7 @@ that dies, or a platform that is away, costs a look.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from calltasks.database.tables import withdrawals as table
 from calltasks.database.tables.jobs import folded
 from calltasks.database.tables.needs import final_status
 from calltasks.database.tables.withdrawals import OTHER, OVER, TOO_LATE, WITHDRAWN, Waiting
-from calltasks.errors import DeclinedError, PermanentError, ServiceError
+from calltasks.errors import DeclinedError, PermanentError, ServiceError, ThrottledError
 from calltasks.names import CANCELLED, REFRESH, Turn, workflow_id
 from calltasks.observing import telemetry
 from calltasks.platform.errors import SERVICE, AccessRefusedError, NoSuchJobError, ValueRefusedError
@@ -46,6 +47,8 @@ UNKNOWN_SECONDS = 600.0
 again. There is no such limit while it does not answer, nor for a row that has no job id yet."""
 PAGES_A_LOOK = 20
 """Of a group that no run reads, and of one such group: the calls of others wait meanwhile."""
+MOST_IN_VAIN = 16
+"""Requests to withdraw that change nothing, of a batch at one look."""
 ORGANISATIONS_AT_ONCE = 8
 REQUESTS_AT_ONCE = 4
 
@@ -175,10 +178,8 @@ class OptOuts:
         # Before it is asked: what is withdrawn is known to be so, whoever sees it first.
         await self._database.run(table.write_down, [(call, "") for call in still])
         # Once it is over, what would follow a call under way is withdrawn too.
-        asked = [call for call in still if not jobs[call.job_id].dialling]
-        if asked:
-            await _cancel(session, asked, look)
-            told.add(await _told(session, asked, look))
+        if asked := [call for call in still if not jobs[call.job_id].dialling]:
+            told.add(await _cancel(session, asked, look))
         waited = {call.list_id for call in still}
         settled = [
             # What somebody else has cancelled before it was seen to wait was not withdrawn.
@@ -252,20 +253,45 @@ async def _told(session: PlatformSession, calls: Sequence[Waiting], look: Look) 
     return Told({call.job_id: job for call in calls if (job := jobs.get(folded(call.job_id)))})
 
 
-async def _cancel(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> None:
-    """Ask for it. Whether the answer was lost or not, how the calls stand is asked for after that."""
+async def _cancel(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> Told:
+    """Withdraw calls that wait, and see how they stand then, whatever was answered.
+
+    One call that the platform does not withdraw may spoil its whole batch. So a batch of which nothing has changed is
+    halved, in another order at every look, and only so often: others wait.
+    """
+    told, vain = Told(), 0
+    portions = [random.sample(calls, len(calls))]
+    while portions and vain < MOST_IN_VAIN:
+        portion = portions.pop()
+        taken = await _taken(session, portion, look)
+        told.add(now := await _told(session, portion, look))
+        left = [call for call in portion if (job := now.jobs.get(call.job_id)) and _waits(call, job)]
+        if len(left) < len(portion):
+            portions += [left] if left and not taken else []
+            continue
+        vain += 1
+        # What was taken may be done a moment later, unless it was asked for by a look before.
+        if taken is False or (taken and all(call.waited for call in portion)):
+            half = len(portion) // 2
+            portions += [part for part in (portion[:half], portion[half:]) if half]
+    return told
+
+
+async def _taken(session: PlatformSession, calls: Sequence[Waiting], look: Look) -> bool | None:
+    """Ask for it: whether the platform takes the request; None: it does not say, or would take no other one either."""
     try:
         await session.cancel_jobs(calls[0].job_group_id, [call.job_id for call in calls])
     except ServiceError as error:
         if error.service != SERVICE:
             raise
         look.error = str(error)
-        refused = isinstance(error, PermanentError | DeclinedError) and not isinstance(error, AccessRefusedError)
-        if refused and len(calls) > 1:
-            # One call that the platform refuses to withdraw, because it has just been dialled, spoils its whole batch.
-            half = len(calls) // 2
-            await _cancel(session, calls[:half], look)
-            await _cancel(session, calls[half:], look)
+        said_no = isinstance(error, PermanentError | DeclinedError) or bool(error.request_id)
+        return False if said_no and not isinstance(error, AccessRefusedError | ThrottledError) else None
+    return True
+
+
+def _waits(call: Waiting, job: Job) -> bool:
+    return not job.dialling and not _outcome(call, job)
 
 
 def _outcome(call: Waiting, job: Job | None) -> str:

@@ -12,7 +12,10 @@ from temporalio.client import WorkflowFailureError
 from activities import opt_outs as withdrawing
 from calltasks.database.tables import opt_outs, withdrawals
 from calltasks.database.tables.opt_outs import PERSON, Refusal
+from calltasks.errors import PassingError
 from calltasks.names import WITHDRAWALS
+from calltasks.platform.errors import SERVICE
+from calltasks.platform.session import PlatformSession
 from calltasks.rules.phones import e164
 from calltasks.temporal.withdrawals import keep_withdrawing
 from calltasks.wiring import Clients
@@ -215,6 +218,37 @@ async def test_whatever_becomes_of_the_answer_the_call_is_withdrawn(sites: Sites
         await site.client.get_workflow_handle(WITHDRAWALS).terminate()
 
     await side_by_side(sites, LOST, prove, WAITING)
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["an error", "nothing"])
+async def test_a_call_that_the_platform_does_not_withdraw_keeps_no_other_one_waiting(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, says_so: bool
+) -> None:
+    site = await sites(WAITING)
+    site.add_leads(8)
+    async with withdrawing_from(site):
+        task_id = await start(site, range(1, 9))
+        stuck = {row["call_job_id"] for row in site.rows(task_id) if row["leads_phone"] in (phone(3), phone(6))}
+        cancel_jobs = PlatformSession.cancel_jobs
+
+        async def spoiled(session: PlatformSession, group_id: str, ids: Sequence[str]) -> None:
+            if stuck.isdisjoint(ids):
+                await cancel_jobs(session, group_id, ids)
+            elif says_so:
+                raise PassingError(SERVICE, "CancelJobs", "InternalError", request_id="r-1")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PlatformSession, "cancel_jobs", spoiled)
+            await say_no(site, *range(2, 9))
+
+            async def withdrawn() -> bool:
+                return list(statuses(site, task_id).values()).count("Cancelled") == 5
+
+            await eventually(withdrawn)
+            assert statuses(site, task_id)[phone(3)] == statuses(site, task_id)[phone(6)] == "Scheduling"
+        await carried_out(site, 7)
+        result = await ended(site, task_id)
+    assert (result["withdrawn"], result["too_late"]) == (7, 0)
 
 
 async def test_an_outage_of_the_platform_gives_no_call_up_however_long_it_lasts(

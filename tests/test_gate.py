@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -330,12 +331,12 @@ def say_no(cursor: Cursor, numbers: range) -> None:
     )
 
 
-def test_the_gate_is_one_statement_for_all_batches_of_a_step(cursor: Cursor) -> None:
+def test_the_gate_is_two_statements_for_all_batches_of_a_step(cursor: Cursor) -> None:
     rows = BATCHES_AT_ONCE * CONTACTS_A_CALL
     add_rows(cursor, 1, rows + 400)
     found, plain = claimed(cursor, 1)
     assert len(found.claims) == BATCHES_AT_ONCE and found.more
-    assert (plain.about("call_opt_outs"), plain.about("call_contacts")) == (1, 1)
+    assert (plain.about("call_opt_outs"), plain.about("call_contacts")) == (2, 1)
     add_rows(cursor, 2, rows, first=5001)
     say_no(cursor, range(1, 301))
     cursor.execute(
@@ -344,7 +345,10 @@ def test_the_gate_is_one_statement_for_all_batches_of_a_step(cursor: Cursor) -> 
     )
     found, asked = claimed(cursor, 2)
     assert found.suppressed == {"opted_out": 300, "called_lately": rows - 300} and not found.claims
-    assert asked.about("call_opt_outs") == 1
+    assert asked.about("call_opt_outs") == 2
+    for statement in (one for one in (*plain.said, *asked.said) if "call_opt_outs" in one):
+        # From 1,000 on MariaDB takes a list for a subquery.
+        assert max(map(len, re.findall(r"IN \(([^()]*)\)", statement))) < 1000 * len("%s, ")
 
 
 def test_many_in_a_row_who_said_no_are_left_out_in_a_few_steps(cursor: Cursor) -> None:

@@ -250,15 +250,19 @@ async def test_a_crm_that_refuses_the_follow_up_keeps_nobody_out_of_the_list(sit
             row["leads_id"],
         )
     told = f"SELECT list_id, evidence FROM call_opt_outs WHERE phone = '+86{row['leads_phone']}'"
+    assert (await judge(site, task_id, request_id)).set_aside == 1
+    # What the model said is in the ledger, and is not asked for again.
+    refused = "UPDATE call_analyses SET do_not_call = %s WHERE list_id = %s AND request_id = %s"
+    site.sql(refused, NO, row["id"], request_id)
     for _ in range(2):
-        assert (await judge(site, task_id, request_id)).set_aside == 1
         site.sql("UPDATE call_retries SET retry_at = '2026-01-01'")
-        (entry,) = site.sql(told)
-        assert entry["list_id"] == row["id"] and entry["evidence"]
+        assert (await judge(site, task_id, request_id)).set_aside == 1
+        assert site.sql(told) == [{"list_id": row["id"], "evidence": NO}]
         assert len(site.sql("SELECT 1 FROM call_events WHERE kind = %s", OPTED_OUT)) == 1
     assert site.rows(task_id)[1]["leads_follow_id"] == row["leads_follow_id"]
     for when in ("INSERT", "UPDATE"):
         site.sql(f"DROP TRIGGER refuse_{when}")
+    site.sql("UPDATE call_retries SET retry_at = '2026-01-01'")
     await judge(site, task_id, request_id)
     assert len(site.sql(told)) == len(site.sql("SELECT 1 FROM call_events WHERE kind = %s", OPTED_OUT)) == 1
     assert site.rows(task_id)[1]["leads_follow_id"]

@@ -20,6 +20,7 @@ from calltasks.database.connection import SERVICE as DATABASE
 from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused, write_each
 from calltasks.database.tables import analyses as analysis_table
+from calltasks.database.tables import opt_outs
 from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import KNOWN, ROWS_A_TRANSACTION, FinishedCall
@@ -204,6 +205,9 @@ class Portions(ABC):
         for one in refused:
             telemetry.metrics.wrote("follow_ups", "refused")
             self.refused(one, now)
+        # A word against further calls waits for no CRM.
+        if said_no := [one.item for one in refused if one.item.do_not_call]:
+            await self.database.transaction(opt_outs.heed_alone, self.request.task_id, said_no, now_utc=now)
 
 
 def _add(counts: dict[str, int], name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from calltasks.database.connection import Database
 from calltasks.database.tables import opt_outs as table
 from calltasks.database.tables.opt_outs import IMPORT, PERSON, Kind, OptOut, Refusal
+from calltasks.database.tables.tasks import has_organization
 from calltasks.errors import UnknownOptOutError, WrongUseError
 from calltasks.rules import opt_out_lists as lists
 from calltasks.rules.phones import dialled, e164
@@ -59,6 +60,15 @@ class OptOuts:
         """Let nobody call the number any more; False if it stood already. ``by``: who says so."""
         one = Refusal(phone=_phone(phone), source=PERSON, evidence=lists.text("reason", reason), created_by=_by(by))
         return bool(await self._enter(organization_id, [one]))
+
+    async def expect_organization(self, organization_id: str) -> None:
+        """See that somebody's id is one before numbers are entered under it: a wrong one would protect nobody.
+
+        Raises:
+            WrongUseError: the CRM has no task and no lead of it.
+        """
+        if not await self.database.run(has_organization, _organization(organization_id)):
+            raise WrongUseError("organization: the CRM has no call task and no lead of it; nothing was entered")
 
     async def lift_opt_out(self, organization_id: str, phone: str, reason: str, *, by: str) -> OptOut:
         """Let the number be called again; returns the entry as it is now.

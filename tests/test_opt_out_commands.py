@@ -17,7 +17,10 @@ ORGANIZATION = ("--organization", "org7")
 
 @pytest.fixture
 async def site(sites: Sites) -> Site:
-    return await sites()
+    site = await sites()
+    site.add_leads(1)
+    site.add_leads(1, first=2, organization="org8")
+    return site
 
 
 async def run(*arguments: str, code: int = 0) -> Any:
@@ -71,6 +74,19 @@ async def test_what_is_wrong_is_one_line_without_the_number(site: Site) -> None:
     assert (await command("opt-outs", "lift", phone(1), *ORGANIZATION)).exit_code == 2
     assert (await command("opt-outs", "import", "no-such-file", *ORGANIZATION)).exit_code == 2
     assert site.sql("SELECT 1 FROM call_opt_outs") == []
+
+
+async def test_an_organisation_that_nobody_knows_is_refused(site: Site, tmp_path: Path) -> None:
+    """What is entered for it would protect nobody."""
+    file = tmp_path / "list.csv"
+    file.write_text(phone(1))
+    for name in ("org-7", "ORG7", "7"):
+        for arguments in (("add", phone(1)), ("import", str(file))):
+            wrong = await command("opt-outs", *arguments, "--organization", name)
+            assert wrong.exit_code == 2 and "no call task and no lead" in wrong.stderr and "139" not in wrong.stderr
+    assert site.sql("SELECT 1 FROM call_opt_outs") == []
+    site.sql("INSERT INTO call_tasks (task_name, organization_id, task_type) VALUES ('t', '7', 1)")
+    assert (await command("opt-outs", "add", phone(1), "--organization", "7")).exit_code == 0
 
 
 async def test_a_list_goes_in_whole_or_not_at_all(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,11 @@ from pydantic import SecretStr
 from pymysql.cursors import DictCursor
 
 from calltasks.database.connection import Database
-from calltasks.database.tables import follow_ups, opt_outs
+from calltasks.database.tables import contacts, follow_ups, opt_outs, withdrawals
 from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.events import OPTED_OUT
 from calltasks.database.tables.opt_outs import IMPORT, PERSON, OptOut, Refusal
+from calltasks.database.tables.tasks import load
 from calltasks.settings import DatabaseSettings
 from devstack.mariadb import EmbeddedMariaDB
 from tests.pipeline import Sites
@@ -190,6 +192,16 @@ async def test_a_refusal_is_entered_where_a_persons_edit_keeps_the_follow_up(crm
     assert await crm.standing() == [number(1)]
 
 
+async def test_the_number_that_was_dialled_is_entered_whatever_the_row_says_by_now(crm: Crm) -> None:
+    rows = crm.task(phone(1), phone(2), phone(3))
+    for row, task_id, dialled in ((rows[0], crm.task_of(rows[0]), 1), (rows[1], 999, 8)):
+        crm.sql("INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW())", row, task_id, ORGANIZATION, number(dialled))
+    crm.sql("UPDATE leads_task_list SET leads_phone = '无' WHERE id = %s", rows[0])
+    await crm.first(rows)
+    # What another task's row of the same id was called by is nobody's number here.
+    assert await crm.standing() == [number(1), number(2), number(3)]
+
+
 async def test_what_is_no_number_is_counted_in_the_log_and_stops_no_other(
     crm: Crm, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +232,40 @@ async def test_the_activity_enters_what_the_model_has_said_and_disputes_what_it_
     (entry,) = site.sql("SELECT * FROM call_opt_outs")
     refused_again = bool(site.sql("SELECT 1 FROM call_analyses WHERE request_id <> '' AND do_not_call <> ''"))
     assert entry["standing"] == 1 and (entry["disputed_at"] is None) == refused_again
+
+
+@pytest.mark.parametrize("request_id", ["", "request-1"], ids=["first", "again"])
+async def test_a_crm_that_refuses_the_follow_up_keeps_nobody_out_of_the_list(sites: Sites, request_id: str) -> None:
+    site = await sites()
+    task_id = task_of(site, CALLS[:2])
+    if request_id:
+        await judge(site, task_id)
+        site.sql("DELETE FROM call_opt_outs")
+        site.sql("DELETE FROM call_events")
+    row = site.rows(task_id)[1]
+    for when in ("INSERT", "UPDATE"):
+        site.sql(
+            f"CREATE TRIGGER refuse_{when} BEFORE {when} ON dcc_leads_follow FOR EACH ROW IF NEW.leads_id = %s THEN"
+            " SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF",
+            row["leads_id"],
+        )
+    told = f"SELECT list_id, evidence FROM call_opt_outs WHERE phone = '+86{row['leads_phone']}'"
+    assert (await judge(site, task_id, request_id)).set_aside == 1
+    # What the model said is in the ledger, and is not asked for again.
+    refused = "UPDATE call_analyses SET do_not_call = %s WHERE list_id = %s AND request_id = %s"
+    site.sql(refused, NO, row["id"], request_id)
+    for _ in range(2):
+        site.sql("UPDATE call_retries SET retry_at = '2026-01-01'")
+        assert (await judge(site, task_id, request_id)).set_aside == 1
+        assert site.sql(told) == [{"list_id": row["id"], "evidence": NO}]
+        assert len(site.sql("SELECT 1 FROM call_events WHERE kind = %s", OPTED_OUT)) == 1
+    assert site.rows(task_id)[1]["leads_follow_id"] == row["leads_follow_id"]
+    for when in ("INSERT", "UPDATE"):
+        site.sql(f"DROP TRIGGER refuse_{when}")
+    site.sql("UPDATE call_retries SET retry_at = '2026-01-01'")
+    await judge(site, task_id, request_id)
+    assert len(site.sql(told)) == len(site.sql("SELECT 1 FROM call_events WHERE kind = %s", OPTED_OUT)) == 1
+    assert site.rows(task_id)[1]["leads_follow_id"]
 
 
 # Disputed
@@ -387,3 +433,53 @@ async def test_pages_follow_one_another(crm: Crm) -> None:
         seen += [one.phone for one in part]
         after = part[-1].id
     assert seen == [number(n) for n in range(5)]
+
+
+# Carried out, and taken up again
+
+
+async def opened(crm: Crm) -> int:
+    """How many entries wait to be carried out."""
+    return int(crm.sql("SELECT COUNT(*) AS n FROM call_opt_outs WHERE withdrawn_at IS NULL")[0]["n"])
+
+
+async def test_what_is_taken_up_again_while_a_look_is_under_way_stays_open(crm: Crm) -> None:
+    """The look has asked the platform for long, and does not know of the call that has turned up meanwhile."""
+    (row,) = crm.task(phone(1))
+    crm.sql("INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW())", row, crm.task_of(row), ORGANIZATION, number(1))
+    await crm.enter(number(1), number(2))
+    await crm.database.run(withdrawals.notice)
+    begun, ages = await crm.database.run(withdrawals.notice)
+    await crm.database.transaction(withdrawals.take_up_again, [row])
+    await crm.other.run(withdrawals.notice)
+    await crm.database.run(withdrawals.carried_out, list(ages), begun)
+    assert [one["phone"] for one in crm.sql("SELECT phone FROM call_opt_outs WHERE withdrawn_at IS NULL")] == [
+        number(1)
+    ]
+    begun, ages = await crm.database.run(withdrawals.notice)
+    await crm.database.run(withdrawals.carried_out, list(ages), begun)
+    assert await opened(crm) == 0
+    await crm.database.transaction(withdrawals.take_up_again, [row])
+    assert await opened(crm) == 1
+
+
+async def test_a_crash_loses_nobody_whose_calls_are_entered(crm: Crm) -> None:
+    """The worker dies before each statement in turn: rows that are entered are not found again, so that they must be
+    taken up again with it."""
+    rows = crm.task(phone(1), phone(2))
+    task = await crm.database.run(load, crm.task_of(rows[0]))
+    await crm.enter(number(2))
+    crm.sql("UPDATE call_opt_outs SET noticed_at = NOW(), withdrawn_at = NOW()")
+
+    def dying(cursor: Any, dies_before: int) -> None:
+        contacts.enter(DyingCursor(cursor, dies_before), task, dispatched=True)  # type: ignore[arg-type]
+
+    for statement in range(20):
+        try:
+            await crm.database.run(dying, statement)
+        except Crashed:
+            entered = len(crm.sql("SELECT list_id FROM call_contacts"))
+            assert (entered, await opened(crm)) in ((0, 0), (2, 1))
+        else:
+            break
+    assert 4 < statement < 20 and await opened(crm) == 1

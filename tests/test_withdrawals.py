@@ -7,11 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowFailureError
 
 from activities import opt_outs as withdrawing
 from calltasks.database.tables import opt_outs, withdrawals
 from calltasks.database.tables.opt_outs import PERSON, Refusal
+from calltasks.errors import PassingError
 from calltasks.names import WITHDRAWALS
+from calltasks.platform.errors import SERVICE
+from calltasks.platform.session import PlatformSession
 from calltasks.rules.phones import e164
 from calltasks.temporal.withdrawals import keep_withdrawing
 from calltasks.wiring import Clients
@@ -216,6 +220,57 @@ async def test_whatever_becomes_of_the_answer_the_call_is_withdrawn(sites: Sites
     await side_by_side(sites, LOST, prove, WAITING)
 
 
+@pytest.mark.parametrize("says_so", [True, False], ids=["an error", "nothing"])
+async def test_a_call_that_the_platform_does_not_withdraw_keeps_no_other_one_waiting(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, says_so: bool
+) -> None:
+    site = await sites(WAITING)
+    site.add_leads(8)
+    async with withdrawing_from(site):
+        task_id = await start(site, range(1, 9))
+        stuck = {row["call_job_id"] for row in site.rows(task_id) if row["leads_phone"] in (phone(3), phone(6))}
+        cancel_jobs = PlatformSession.cancel_jobs
+
+        async def spoiled(session: PlatformSession, group_id: str, ids: Sequence[str]) -> None:
+            if stuck.isdisjoint(ids):
+                await cancel_jobs(session, group_id, ids)
+            elif says_so:
+                raise PassingError(SERVICE, "CancelJobs", "InternalError", request_id="r-1")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PlatformSession, "cancel_jobs", spoiled)
+            await say_no(site, *range(2, 9))
+
+            async def withdrawn() -> bool:
+                return list(statuses(site, task_id).values()).count("Cancelled") == 5
+
+            await eventually(withdrawn)
+            assert statuses(site, task_id)[phone(3)] == statuses(site, task_id)[phone(6)] == "Scheduling"
+        await carried_out(site, 7)
+        result = await ended(site, task_id)
+    assert (result["withdrawn"], result["too_late"]) == (7, 0)
+
+
+async def test_an_outage_of_the_platform_gives_no_call_up_however_long_it_lasts(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(withdrawing, "UNKNOWN_SECONDS", 0.5)
+    site = await sites(WAITING)
+    site.add_leads(3)
+    async with withdrawing_from(site):
+        task_id = await start(site, [1, 2, 3])
+        site.sim.set_faults(Fault(target="ListJobs", kind="status_503"))
+        await say_no(site, 2)
+        await asyncio.sleep(4)
+        assert site.sim.faults.counts["ListJobs:status_503"] > 3
+        assert site.sql("SELECT withdrawn_at FROM call_opt_outs") == [{"withdrawn_at": None}]
+        site.sim.set_faults()
+        await carried_out(site)
+        assert statuses(site, task_id)[phone(2)] == "Cancelled"
+        result = await ended(site, task_id)
+    assert (result["withdrawn"], result["too_late"]) == (1, 0)
+
+
 async def test_a_row_without_its_job_id_is_read_and_withdrawn(sites: Sites) -> None:
     """The platform lists what it took only later; the run has its pages read, though nothing else asks for it."""
     site = await sites(SimulatorOptions(**_of(WAITING) | {"listing_lag": 3}))
@@ -231,11 +286,53 @@ async def test_a_row_without_its_job_id_is_read_and_withdrawn(sites: Sites) -> N
         await site.handle(task_id).terminate()
 
 
+async def test_rows_of_a_run_that_failed_are_read_and_withdrawn_and_never_given_up(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody follows a task whose dispatch was not over; the platform lists its jobs only after a while."""
+    monkeypatch.setattr(withdrawing, "UNKNOWN_SECONDS", 0.5)
+    site = await sites(SimulatorOptions(**_of(WAITING) | {"listing_lag": 6}))
+    site.add_leads(3)
+    task_id = await site.create_task()
+    async with withdrawing_from(site), site.calls() as calls:
+        await calls.start_call(task_id, PATIENT)
+        await handed_over(site, 3)
+        await site.handle(task_id).terminate()
+        site.sql("UPDATE call_tasks SET task_type = 1 WHERE id = %s", task_id)
+        await say_no(site, 2)
+        await asyncio.sleep(3)
+        assert [row["call_job_id"] for row in site.rows(task_id)] == ["", "", ""]
+        assert site.sql("SELECT withdrawn_at FROM call_opt_outs") == [{"withdrawn_at": None}]
+        await carried_out(site)
+        assert statuses(site, task_id)[phone(2)] == "Cancelled"
+        assert site.sql("SELECT outcome FROM call_withdrawals") == [{"outcome": "withdrawn"}]
+
+
+async def test_who_was_never_sent_is_not_waited_for(sites: Sites) -> None:
+    """The platform refuses everybody, and the run has failed; the next start leaves out who has said no meanwhile."""
+    site = await sites(WAITING)
+    site.add_leads(3)
+    task_id = await site.create_task()
+    site.sim.set_faults(Fault(target="AssignJobs", kind="permanent", code="InvalidParameter"))
+    async with withdrawing_from(site):
+        with pytest.raises(WorkflowFailureError):
+            await site.run(task_id, PATIENT)
+        assert len(site.sql("SELECT 1 FROM call_contacts")) == 3
+        await say_no(site, 2)
+        await carried_out(site)
+        site.sim.set_faults()
+        async with site.calls() as calls:
+            await calls.start_call(task_id, PATIENT)
+        await site.until(task_id, called=2)
+        result = await ended(site, task_id)
+    assert result["suppressed_by_reason"] == {"opted_out": 1} and phone(2) not in statuses(site, task_id)
+
+
 async def test_a_job_that_turns_up_after_its_row_was_given_up_is_withdrawn(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(withdrawing, "UNKNOWN_SECONDS", 0.5)
-    site = await sites(SimulatorOptions(**_of(WAITING) | {"late_rate": 0.5, "late_lag": 6.0}))
+    site = await sites(SimulatorOptions(**_of(WAITING) | {"late_rate": 0.5, "late_lag": 12.0}))
     site.add_leads(9)
     task_id = await site.create_task()
     async with withdrawing_from(site), site.calls() as calls:

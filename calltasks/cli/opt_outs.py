@@ -100,7 +100,12 @@ def add_command(
     as_json: Json = False,
 ) -> None:
     """Let no campaign of the organisation call a number any more."""
-    added = run(lambda calls: calls.add_opt_out(organization, phone, reason, by=by or _user()), temporal=False)
+
+    async def use(calls: CallTasks) -> bool:
+        await calls.expect_organization(organization)
+        return await calls.add_opt_out(organization, phone, reason, by=by or _user())
+
+    added = run(use, temporal=False)
     show({"added": added}, as_json, "added" if added else "it was opted out already")
 
 
@@ -129,7 +134,12 @@ def import_command(
 ) -> None:
     """Add the numbers of a list, all of them or none."""
     data = file.read_bytes()
-    done: Imported = run(lambda calls: calls.import_opt_outs(organization, data, by=by or _user()), temporal=False)
+
+    async def use(calls: CallTasks) -> Imported:
+        await calls.expect_organization(organization)
+        return await calls.import_opt_outs(organization, data, by=by or _user())
+
+    done: Imported = run(use, temporal=False)
     line = f"{done.numbers} numbers, {done.added} added, {done.numbers - done.added} were opted out already"
     show(dataclasses.asdict(done), as_json, line)
 

@@ -26,8 +26,17 @@ lacks a digit, or has one too many, would be read as somebody else's."""
 _AS_IT_IS = re.compile(rf"{_PLAIN.pattern}|[48]00\d{{7}}|\d{{1,8}}")
 """Mobile and service numbers have no leading zero; what has an area code has one."""
 _WORDS = re.compile(r"[^\W\d_]+")
-_NONE = re.compile(r"\*|\d[eE][+-]?\d|(?:19|20)\d\d([-/.])\d\d?\1\d\d?(?!\d)")
-"""A hidden digit, an amount in the scientific form, a date."""
+_NONE = re.compile(
+    r"\*|\d[eE][+-]?\d|(?:19|20)\d\d([-/.])\d\d?\1\d\d?(?!\d)"
+    r"|\d\s*[/\\|;:&=~、]\s*\d|\d[^\w+]\d\W*$"
+)
+"""A hidden digit, an amount in the scientific form, a date, what may stand for the last digits (``021-5876543/4``,
+``1390000000-1``)."""
+_LETTER = r"[^\W\d_\u3400-\u9fff]"
+_LETTERS = re.compile(rf"{_LETTER}\d|^\D*\d.*{_LETTER}", re.DOTALL)
+"""Letters right before a digit, or behind one: the keypad has digits for them, people hide digits by them
+(``138-0000-xxxx``), or take an ``l`` for a 1. Where all digits of a mobile number stand together they are words."""
+_EXTENSION = re.compile(r"ext(?:n|ension)?", re.IGNORECASE)
 _SPREADSHEET = re.compile(r"\.0+$")
 """What a spreadsheet adds to a number that it took for an amount."""
 _BETWEEN = re.compile(rf"[,;/、|\r\n]|或|\s+(?=(?:\+?86)?{_PLAIN.pattern})")
@@ -60,6 +69,11 @@ def _parsed(plain: str) -> tuple[str, str]:
     except NumberParseException:
         return "", ""
     significant = national_significant_number(number)
+    if _LETTERS.search(_EXTENSION.sub("", plain) if number.extension else plain):
+        return "", ""
+    # Behind an area code (0755-8234) there is more than that.
+    if len(significant) < 9 and re.sub(r"\D", "", plain).endswith(f"0{significant}"):
+        return "", ""
     if not is_possible_number(number) or (number.country_code == _CHINA and not _CHINESE.fullmatch(significant)):
         return "", ""
     if number.country_code != _CHINA:
@@ -88,10 +102,11 @@ def comparable(text: str) -> frozenset[str]:
     """What a phone field holds, as it is compared with another one: they agree if they have one of these in common.
 
     The number in E.164; of a field with several numbers each of them; of what is no number (an extension) its text.
-    What has no digit, or hides some (``139****0001``), agrees with nothing.
+    What has no digit, or hides some (``139****0001``, ``139xxxx0001``), agrees with nothing.
     """
     if number := e164(text):
         return frozenset((number,))
     plain = _clean(text)
     numbers = frozenset(filter(None, map(e164, _BETWEEN.split(plain))))
-    return numbers or frozenset((plain,) if re.search(r"\d", plain) and "*" not in plain else ())
+    hidden = "*" in plain or _LETTERS.search(plain)
+    return numbers or frozenset((plain,) if re.search(r"\d", plain) and not hidden else ())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat
+from calltasks.database.connection import bulks, flat, in_one
 from calltasks.database.tables import withdrawals
 from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.tasks import TaskRow
@@ -35,7 +35,7 @@ def hand_over(cursor: Cursor, task_id: int, organization_id: str, rows: Sequence
 
 def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
     """Enter those of the task's rows that another program has handed over, or an earlier version of this one, as of
-    their ``call_time``; ``dispatched``: so are all that wait for their outcome."""
+    their ``call_time``, in transactions of its own; ``dispatched``: so are all that wait for their outcome."""
     called = f"{CALLED} OR NOT {is_final()}" if dispatched else CALLED
     last = 0
     while True:
@@ -46,8 +46,10 @@ def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
         entries = [
             (row_id, task.task_id, task.organization_id, phone, since) for row_id, phone, since in numbers if phone
         ]
-        _insert(cursor, "%s", entries)
-        withdrawals.take_up_again(cursor, [int(entry[0]) for entry in entries])
+        # Together: whoever is entered is not found again, and somebody of them may have said no.
+        with in_one(cursor):
+            _insert(cursor, "%s", entries)
+            withdrawals.take_up_again(cursor, [int(entry[0]) for entry in entries])
         if len(found) < ROWS_A_STATEMENT:
             return
         last = int(found[-1][0])

@@ -13,8 +13,10 @@ from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables import withdrawals
 from calltasks.database.tables.needs import CALL_TIMES, CALLED, MATCHABLE_SQL, is_final, is_status
 from calltasks.database.tables.rows import give_status
-from calltasks.names import FAILED
+from calltasks.names import CANCELLED, FAILED
 
+_LEFT_OUT = "EXISTS (SELECT 1 FROM call_suppressions s WHERE s.list_id = t.id AND s.task_id = t.task_id)"
+"""The row ``t`` was left out, by what was known then: the platform had not shown its job."""
 CLAIM_ROWS = 1000
 """Rows that get their jobs in one transaction: those of ten pages, which are read together."""
 PORTION_ROWS = 10_000
@@ -123,8 +125,9 @@ def without_job(cursor: Cursor, task_id: int) -> Iterator[MatchRow]:
 def save_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     """Give rows their job ids, in transactions of its own.
 
-    A row that has a job keeps it, a job that a row has meanwhile stays there, and a ``Failed`` of a row that had none
-    is taken back. A row whose job id the database does not take is set aside and stops no other.
+    A row that has a job keeps it, a job that a row has meanwhile stays there. Of a row that had none a ``Failed`` is
+    taken back, and the ``Cancelled`` of one that was left out: it is called all the same. A row whose job id the
+    database does not take is set aside and stops no other.
 
     Args:
         cursor: outside a transaction.
@@ -168,7 +171,8 @@ def claim_jobs(cursor: Cursor, tasks: Sequence[int], jobs: Sequence[tuple[int, s
     if free:
         cursor.execute(
             f"UPDATE ({derived(('id', 'job'), len(free))}) v STRAIGHT_JOIN leads_task_list t ON t.id = v.id"
-            f" SET t.call_status = IF({is_status(FAILED, 't')}, DEFAULT(t.call_status), t.call_status),"
+            f" SET t.call_status = IF({is_status(FAILED, 't')} OR ({is_status(CANCELLED, 't')} AND {_LEFT_OUT}),"
+            " DEFAULT(t.call_status), t.call_status),"
             f" t.call_job_id = v.job, {unchanged(CALL_TIMES)}",
             flat(free),
         )

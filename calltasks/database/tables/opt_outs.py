@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks
-from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables.analyses import FollowUp, present
+from calltasks.database.tables.follow_up_events import tell_opt_outs
 from calltasks.database.tables.tasks import load
 from calltasks.rules.phones import e164
 
@@ -121,6 +122,13 @@ def heed(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_ut
     return _enter_calls(cursor, task_id, new, now_utc) if new else []
 
 
+def heed_alone(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_utc: datetime) -> None:
+    """As :func:`heed`, and tell it, inside a transaction of its own: the CRM does not take the follow-ups."""
+    rows = present(cursor, sorted(one.list_id for one in judgements), lock=True)
+    same = [one for one in judgements if one.list_id in rows and rows[one.list_id].call_job_id == one.call_job_id]
+    tell_opt_outs(cursor, task_id, heed(cursor, task_id, same, now_utc=now_utc))
+
+
 def _dispute(cursor: Cursor, ids: Sequence[int], since: datetime | None) -> None:
     if ids:
         cursor.execute(f"UPDATE call_opt_outs SET disputed_at = %s WHERE id IN ({marks(len(ids))})", (since, *ids))
@@ -129,10 +137,12 @@ def _dispute(cursor: Cursor, ids: Sequence[int], since: datetime | None) -> None
 def _enter_calls(cursor: Cursor, task_id: int, judged: Sequence[FollowUp], now_utc: datetime) -> list[OptOut]:
     task = load(cursor, task_id)
     cursor.execute(
-        f"SELECT id, leads_phone FROM leads_task_list WHERE id IN ({marks(len(judged))})",
+        # The number that was dialled: the CRM may have another one by now.
+        "SELECT l.id, c.phone, l.leads_phone FROM leads_task_list l LEFT JOIN call_contacts c"
+        f" ON c.list_id = l.id AND c.task_id = l.task_id WHERE l.id IN ({marks(len(judged))})",
         [one.list_id for one in judged],
     )
-    phones = {int(id_): e164(str(phone or "")) for id_, phone in cursor.fetchall()}
+    phones = {int(id_): e164(str(dialled or stored or "")) for id_, dialled, stored in cursor.fetchall()}
     if unknown := sum(task is None or not phones.get(one.list_id) for one in judged):
         log.warning(
             "task %d: %d customers refuse further calls, and what their rows hold for a phone number is none: nothing"

@@ -118,6 +118,16 @@ def _leads(cursor: Cursor, organization_id: str, named: Sequence[int | str] | No
     return [there[lead] for lead in wanted]
 
 
+def has_organization(cursor: Cursor, organization_id: str) -> bool:
+    """Whether there is a task or a lead of the organisation, letter by letter."""
+    for table in ("call_tasks", "dcc_leads"):
+        statement = f"SELECT DISTINCT organization_id FROM {table} WHERE {{owner}} = %s"
+        look_up(cursor, statement, (organization_id,), owner="organization_id")
+        if any(str(owner) == organization_id for (owner,) in cursor.fetchall()):
+            return True
+    return False
+
+
 def _by_number(lead: str) -> tuple[int, int, str]:
     return (0, int(lead), lead) if lead.isdecimal() and lead.isascii() else (1, 0, lead)
 

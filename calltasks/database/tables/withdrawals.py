@@ -9,6 +9,7 @@ from datetime import datetime
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import bulks, flat, marks
+from calltasks.database.tables.dispatches import UNSENT
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.names import CANCELLED
@@ -24,6 +25,7 @@ class Waiting:
 
     Attributes:
         said_no_at: when the opt-out was entered (UTC, naive).
+        task_over: the task is complete: nobody gives its rows jobs any more.
         job_id: ``""``: it has none yet.
         waited: it was seen to wait before.
     """
@@ -34,33 +36,38 @@ class Waiting:
     said_no_at: datetime
     list_id: int
     task_id: int
+    task_over: bool
     job_group_id: str
     job_id: str
     waited: bool
 
 
-def notice(cursor: Cursor) -> dict[int, float]:
-    """The opt-outs that are not carried out yet, each with the seconds since it was first seen here."""
+def notice(cursor: Cursor) -> tuple[datetime, dict[int, float]]:
+    """The opt-outs that are not carried out yet, each with the seconds since it was first seen here; and the moment at
+    which this look begins (UTC, naive)."""
+    cursor.execute("SELECT UTC_TIMESTAMP(6)")
+    ((begun,),) = cursor.fetchall()
     cursor.execute(
         "SELECT id, TIMESTAMPDIFF(MICROSECOND, noticed_at, UTC_TIMESTAMP(6)) / 1000000 FROM call_opt_outs"
         " WHERE withdrawn_at IS NULL"
     )
     ages = {int(id_): None if age is None else float(age) for id_, age in cursor.fetchall()}
-    for part in bulks([(id_,) for id_, age in ages.items() if age is None], 1000):
+    for part in bulks([(id_,) for id_, age in ages.items() if age is None]):
         cursor.execute(
             "UPDATE call_opt_outs SET noticed_at = UTC_TIMESTAMP(6)"
             f" WHERE id IN ({marks(len(part))}) AND noticed_at IS NULL",
             flat(part),
         )
-    return {id_: age or 0.0 for id_, age in ages.items()}
+    return begun, {id_: age or 0.0 for id_, age in ages.items()}
 
 
 def waiting(cursor: Cursor) -> list[Waiting]:
     """Of all open opt-outs that were not lifted: the calls of the organisation that may still be made, those that could
-    when they were looked at before, and those that were made since and are over already."""
+    when they were looked at before, and those that were made since and are over already. Whoever is to
+    be sent, and was not, passes the gate before that."""
     cursor.execute(
-        "SELECT o.id, o.organization_id, o.phone, o.created_at, l.id, t.id, COALESCE(t.job_group_id, ''),"
-        " COALESCE(l.call_job_id, ''), w.list_id IS NOT NULL FROM call_opt_outs o"
+        "SELECT o.id, o.organization_id, o.phone, o.created_at, l.id, t.id, t.task_type = '4',"
+        " COALESCE(t.job_group_id, ''), COALESCE(l.call_job_id, ''), w.list_id IS NOT NULL FROM call_opt_outs o"
         " JOIN call_contacts c ON c.organization_id = o.organization_id AND c.phone = o.phone"
         " JOIN leads_task_list l ON l.id = c.list_id AND l.task_id = c.task_id"
         # Ids come again where a CRM is restored: the task must still be this organisation's.
@@ -71,6 +78,8 @@ def waiting(cursor: Cursor) -> list[Waiting]:
         f" AND (w.list_id IS NOT NULL OR NOT {is_final()} OR ({CALLED} AND l.updated_time >="
         # A wall-clock time of whole seconds.
         "  o.created_at + INTERVAL TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()) - 1 SECOND))"
+        f" AND ({CALLED} OR NOT EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = l.task_id AND {UNSENT}"
+        "  AND l.id BETWEEN d.first_id AND d.last_id))"
     )
     return [
         Waiting(
@@ -80,9 +89,10 @@ def waiting(cursor: Cursor) -> list[Waiting]:
             said_no_at=row[3],
             list_id=int(row[4]),
             task_id=int(row[5]),
-            job_group_id=str(row[6]),
-            job_id=str(row[7]).strip(),
-            waited=bool(row[8]),
+            task_over=bool(row[6]),
+            job_group_id=str(row[7]),
+            job_id=str(row[8]).strip(),
+            waited=bool(row[9]),
         )
         for row in cursor.fetchall()
     ]
@@ -104,30 +114,31 @@ def write_down(cursor: Cursor, calls: Iterable[tuple[Waiting, str]]) -> None:
         )
 
 
-def carried_out(cursor: Cursor, opt_outs: Sequence[int]) -> None:
-    """Nothing waits for these any more."""
-    for part in bulks([(id_,) for id_ in opt_outs], 1000):
+def carried_out(cursor: Cursor, opt_outs: Sequence[int], begun: datetime) -> None:
+    """Nothing waits for these any more, as far as the look that began then saw: one that was taken up again since
+    stays open."""
+    for part in bulks([(id_,) for id_ in opt_outs]):
         cursor.execute(
             "UPDATE call_opt_outs SET withdrawn_at = UTC_TIMESTAMP(6)"
-            f" WHERE id IN ({marks(len(part))}) AND withdrawn_at IS NULL",
-            flat(part),
+            f" WHERE id IN ({marks(len(part))}) AND withdrawn_at IS NULL AND noticed_at <= %s",
+            (*flat(part), begun),
         )
 
 
 def take_up_again(cursor: Cursor, rows: Sequence[int]) -> None:
-    """Calls of these rows, at most 2,500, have turned up: who of them has said no is looked at again."""
-    if not rows:
-        return
-    cursor.execute(
-        "SELECT o.id FROM call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id"
-        " AND o.phone = c.phone AND o.standing = 1"
-        f" WHERE c.list_id IN ({marks(len(rows))}) AND o.withdrawn_at IS NOT NULL ORDER BY o.id",
-        rows,
-    )
-    if found := [row[0] for row in cursor.fetchall()]:
+    """Calls of these rows have turned up: who of them has said no is looked at again, and anew where a look that does
+    not know of these calls is under way; inside the transaction that makes them known."""
+    for part in bulks([(row,) for row in rows]):
         cursor.execute(
-            f"UPDATE call_opt_outs SET withdrawn_at = NULL, noticed_at = NULL WHERE id IN ({marks(len(found))})", found
+            "SELECT o.id FROM call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id"
+            f" AND o.phone = c.phone AND o.standing = 1 WHERE c.list_id IN ({marks(len(part))}) ORDER BY o.id",
+            flat(part),
         )
+        if found := [row[0] for row in cursor.fetchall()]:
+            cursor.execute(
+                f"UPDATE call_opt_outs SET withdrawn_at = NULL, noticed_at = NULL WHERE id IN ({marks(len(found))})",
+                found,
+            )
 
 
 def count(cursor: Cursor, task_id: int) -> dict[str, int]:

@@ -34,6 +34,8 @@ SLICE_SECONDS = 45.0
 """A receiver is told so long at a stretch."""
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 4 * 3600.0
 """Seconds until a receiver that failed is tried again: twice as long each time, and never longer than this."""
+OUR_PAUSE = 300.0
+"""Seconds until it is tried again where what failed is ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,8 @@ class Delivery:
                 count += taken
                 if not ours:
                     return Delivered(events=count, error=error)
-                subscription = replace(subscription, position=told[taken - 1].position, failures=0)
+                position = told[taken - 1].position
+                subscription = replace(subscription, position=position, failures=0, failing_since=None)
                 told = told[taken:]
         # What is left waits for nothing but its turn.
         await self._database.run(table.let_go, subscription_id)
@@ -110,13 +113,14 @@ class Delivery:
     async def _send(self, subscription: Subscription, told: Sequence[Told]) -> tuple[int, str, bool]:
         """Send the next request; how many events were taken, what went wrong, whether it is ours to go on."""
         from calltasks.events.messages import message
+        from calltasks.events.receivers import NOT_ALLOWED
         from calltasks.events.subscriptions import valid_secrets
 
         one, now = message(told, batch=subscription.batch), datetime.now(UTC)
         try:
             headers = one.headers(valid_secrets(subscription, now), now)
         except SettingsError:
-            await self._database.transaction(table.failed, subscription, "Secret", LONGEST_PAUSE)
+            await self._database.run(table.set_aside, subscription.id, "Secret", OUR_PAUSE)
             return 0, "Secret", False
         reply = await self._receivers.post(subscription.url, one.body, headers)
         telemetry.metrics.told(reply.error or "ok", one.holds)
@@ -127,8 +131,11 @@ class Delivery:
         activity.logger.warning("subscription %d: %s", subscription.id, reply.error)
         if reply.gone:
             await self._database.run(table.end, subscription.id, reply.error)
+        elif reply.error == NOT_ALLOWED:
+            await self._database.run(table.set_aside, subscription.id, reply.error, OUR_PAUSE)
         else:
-            await self._database.transaction(table.failed, subscription, reply.error, _pause(subscription, reply))
+            pause = _pause(subscription, reply)
+            await self._database.run(table.failed, subscription, told[: one.holds], reply.error, pause)
         return 0, reply.error, False
 
 

@@ -29,6 +29,8 @@ SECONDS = 15
 """A receiver must have answered within this."""
 LONGEST_WISH = 86_400
 """Seconds; a receiver that asks for a longer pause is tried again after this."""
+NOT_ALLOWED = "NotAllowed"
+"""The error where events may not go there."""
 MOST_URL = 2000
 _NEVER = tuple(
     map(
@@ -119,13 +121,13 @@ class Receivers:
             async with session.post(parts, data=body.encode(), headers=headers, allow_redirects=False) as answer:
                 return _reply(answer.status, answer.headers.get("retry-after", ""))
         except RefusedUrlError:
-            return Reply(error="NotAllowed")
+            return Reply(error=NOT_ALLOWED)
         except TimeoutError:
             return Reply(error="Timeout")
         except aiohttp.ClientConnectorCertificateError:
             return Reply(error="Certificate")
         except aiohttp.ClientConnectorError as error:
-            return Reply(error="NotAllowed" if error.errno == errno.EACCES else "Unreachable")
+            return Reply(error=NOT_ALLOWED if error.errno == errno.EACCES else "Unreachable")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Reply(error=type(error).__name__)
 

@@ -10,11 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import marks
+from calltasks.database.tables.events import RETENTION
 
 HELD = timedelta(seconds=60)
 """Whoever sends is silent for longer than this only if it died."""
@@ -23,7 +25,7 @@ LOOKED_THROUGH = 5000
 ROTATION = timedelta(hours=24)
 """So long the secret before counts too."""
 DEAD_AFTER = timedelta(days=3)
-"""A receiver that took nothing for so long is not told any more of what is older."""
+"""What a receiver has refused for so long is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,10 @@ def take_due(cursor: Cursor, limit: int) -> list[int]:
     taken = [int(row[0]) for row in cursor.fetchall()]
     if taken:
         cursor.execute(
-            "UPDATE call_event_subscriptions SET due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND"
+            # Time in which nobody tried, as no worker ran, is no time of refusals.
+            "UPDATE call_event_subscriptions"
+            " SET failing_since = failing_since + INTERVAL TIMESTAMPDIFF(SECOND, due_at, UTC_TIMESTAMP(6)) SECOND,"
+            " due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND"
             f" WHERE id IN ({marks(len(taken))})",
             (HELD.total_seconds(), *taken),
         )
@@ -170,11 +175,17 @@ def take_due(cursor: Cursor, limit: int) -> list[int]:
 
 
 def oldest_age(cursor: Cursor) -> float:
-    """Seconds since the oldest event that a subscription waits for was written; 0 if none does."""
+    """Seconds since the oldest event that a subscription waits for was written; 0 if none does.
+
+    One that is there no more has waited for as long as events are kept.
+    """
+    written = "COALESCE(e.created_at, UTC_TIMESTAMP(6) - INTERVAL %s SECOND)"
     cursor.execute(
-        "SELECT COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, GREATEST(e.created_at, s.since), UTC_TIMESTAMP(6))), 0)"
-        " FROM call_event_subscriptions s JOIN call_events e ON e.organization_id = s.organization_id"
-        " AND e.position = s.position + 1 WHERE s.ended_at IS NULL"
+        f"SELECT COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, GREATEST({written}, s.since), UTC_TIMESTAMP(6))), 0)"
+        " FROM call_event_subscriptions s JOIN call_event_positions p ON p.organization_id = s.organization_id"
+        " LEFT JOIN call_events e ON e.organization_id = s.organization_id AND e.position = s.position + 1"
+        " WHERE s.ended_at IS NULL AND p.last > s.position",
+        (RETENTION.total_seconds(),),
     )
     row = cursor.fetchone()
     return max(0.0, int(row[0]) / 1_000_000) if row else 0.0
@@ -272,28 +283,36 @@ def delivered(cursor: Cursor, was: Subscription, told: Sequence[Told]) -> bool:
     )
 
 
-def failed(cursor: Cursor, was: Subscription, error: str, again_in: float) -> None:
-    """The receiver has not taken them: they are sent again after so many seconds; what has waited too long is passed
-    over, inside a transaction."""
-    cursor.execute(
-        "SELECT COUNT(*), MAX(position) FROM call_events e WHERE e.organization_id = %s AND e.position > %s"
-        " AND e.created_at >= %s AND e.created_at < UTC_TIMESTAMP(6) - INTERVAL %s SECOND"
-        f" AND e.kind IN ({marks(len(was.kinds))})"
-        " AND %s < UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
-        (
-            *(was.organization_id, was.position, was.since, DEAD_AFTER.total_seconds(), *was.kinds),
-            *(was.failing_since, DEAD_AFTER.total_seconds()),
-        ),
-    )
+def failed(cursor: Cursor, was: Subscription, sent: Sequence[Told], error: str, again_in: float) -> None:
+    """The receiver has refused these: they are sent again after so many seconds, but for those that it has refused for
+    :data:`DEAD_AFTER`, which are passed over; what comes behind them has as long."""
+    cursor.execute("SELECT UTC_TIMESTAMP(6)")
     row = cursor.fetchone()
-    dead, passed = (int(row[0]), row[1]) if row else (0, None)
+    assert row is not None
+    now: datetime = row[0]
+    line = now - DEAD_AFTER
+    # What is at its turn was in every request since the first failure; what has come meanwhile is younger.
+    long = was.failing_since is not None and was.failing_since < line
+    dead = list(takewhile(lambda one: one.created_at < line, sent)) if long else []
     _settle(
         cursor,
         was,
-        was.position if passed is None else int(passed),
-        "dead = dead + %s, failures = failures + 1, failing_since = COALESCE(failing_since, UTC_TIMESTAMP(6)),"
-        " last_error = %s, due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND",
-        (dead, error[:80], round(again_in, 3)),
+        dead[-1].position if dead else was.position,
+        "dead = dead + %s, failures = %s, failing_since = %s, last_error = %s,"
+        " due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND",
+        (
+            *((len(dead), 1, None) if dead else (0, was.failures + 1, was.failing_since or now)),
+            *(error[:80], round(again_in, 3)),
+        ),
+    )
+
+
+def set_aside(cursor: Cursor, subscription_id: int, error: str, again_in: float) -> None:
+    """Nothing could be sent, and that is not the receiver's fault: nothing of it counts towards giving up."""
+    cursor.execute(
+        "UPDATE call_event_subscriptions SET failures = GREATEST(failures, 1), failing_since = NULL, last_error = %s,"
+        " due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND WHERE id = %s",
+        (error[:80], round(again_in, 3), subscription_id),
     )
 
 

@@ -1,0 +1,81 @@
+"""What becomes of a subscription whose receiver, or whose sender, fails (rules 12.3 to 12.6)."""
+
+from typing import Any
+
+import pytest
+
+from calltasks.database.tables import event_subscriptions
+from tests.pipeline import Site, Sites
+from tests.receiver import receiving
+from tests.test_events import LOOPBACK, Lane, subscribe
+
+
+@pytest.fixture
+async def site(sites: Sites) -> Site:
+    return await sites(**LOOPBACK)
+
+
+@pytest.fixture
+async def lane(site: Site) -> Any:
+    async with site.calls() as calls, receiving() as receiver:
+        yield Lane(site, calls, receiver, await subscribe(site, receiver))
+
+
+# --- giving up --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_comes_behind_what_was_given_up_has_as_long(lane: Lane) -> None:
+    lane.write(1, 2, 3)
+    lane.receiver.always = 500
+    await lane.tell()
+    lane.later(day=4)
+    await lane.tell()
+    assert (lane.row()["dead"], lane.row()["position"]) == (1, 1)
+    await lane.tell()
+    lane.later(day=2)
+    await lane.tell()
+    assert (lane.row()["dead"], lane.row()["position"]) == (1, 1)
+    lane.later(day=2)
+    await lane.tell()
+    assert (lane.row()["dead"], lane.row()["position"]) == (2, 2)
+
+
+async def test_one_refusal_after_a_success_gives_nothing_up(lane: Lane) -> None:
+    lane.write(1, 2)
+    lane.receiver.answers = [500]
+    await lane.tell()
+    lane.later(day=4)
+    lane.receiver.answers = [204, 429]
+    assert await lane.tell() == (1, "Http429")
+    assert (lane.row()["dead"], lane.row()["position"]) == (0, 1)
+
+
+async def test_what_is_our_own_fault_is_no_refusal(lane: Lane) -> None:
+    lane.write(1)
+    lane.receiver.always = 500
+    await lane.tell()
+    lane.later(day=4)
+    lane.site.sql("UPDATE call_event_subscriptions SET url = 'http://10.0.0.1:9/'")
+    assert await lane.tell() == (0, "NotAllowed")
+    lane.site.sql("UPDATE call_event_subscriptions SET url = %s", lane.receiver.url)
+    assert await lane.tell() == (0, "Http500")
+    assert (lane.row()["dead"], lane.row()["position"]) == (0, 0)
+
+
+async def test_time_in_which_no_worker_ran_is_no_time_of_refusals(lane: Lane) -> None:
+    lane.write(1)
+    lane.receiver.always = 500
+    await lane.tell()
+    lane.later(day=4)
+    assert await lane.calls.database.transaction(event_subscriptions.take_due, 10) == [lane.id]
+    assert await lane.tell() == (0, "Http500")
+    assert (lane.row()["dead"], lane.row()["position"]) == (0, 0)
+
+
+async def test_the_oldest_event_that_is_waited_for_is_no_younger_when_it_is_deleted(lane: Lane) -> None:
+    lane.write(1, 2)
+    lane.receiver.always = 500
+    await lane.tell()
+    lane.later(day=40)
+    lane.site.sql("DELETE FROM call_events WHERE position = 1")
+    assert await lane.calls.database.run(event_subscriptions.oldest_age) > 29 * 86_400

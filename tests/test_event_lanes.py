@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from calltasks.database.tables import event_subscriptions
-from tests.pipeline import Site, Sites
+from tests.pipeline import ORGANIZATION, Site, Sites
 from tests.receiver import receiving
 from tests.test_events import LOOPBACK, Lane, subscribe
 
@@ -79,3 +79,37 @@ async def test_the_oldest_event_that_is_waited_for_is_no_younger_when_it_is_dele
     lane.later(day=40)
     lane.site.sql("DELETE FROM call_events WHERE position = 1")
     assert await lane.calls.database.run(event_subscriptions.oldest_age) > 29 * 86_400
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_secret_whose_key_is_gone_is_replaced(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = await sites(**LOOPBACK, PAYLOAD_ENCRYPTION_KEYS=f"k1:{'A' * 43}=")
+    async with site.calls() as calls, receiving() as receiver:
+        lane = Lane(site, calls, receiver, await subscribe(site, receiver))
+        monkeypatch.setenv("PAYLOAD_ENCRYPTION_KEYS", f"k2:{'B' * 43}=")
+        lane.write(1)
+        assert await lane.tell() == (0, "Secret")
+        assert lane.row()["due_in"] > 60
+        receiver.secret = (await calls.events.rotate(ORGANIZATION, lane.id)).secret
+        assert lane.row()["due_in"] <= 0, "it is tried at once"
+        assert await lane.tell() == (1, "")
+
+
+async def test_a_rotation_that_is_done_twice_after_a_lost_answer_keeps_the_old_secret(lane: Lane) -> None:
+    old = lane.row()["secret"]
+    for _ in range(2):
+        assert await lane.calls.database.run(event_subscriptions.rotate, ORGANIZATION, lane.id, "whsec_bmV3")
+    assert (lane.row()["secret"], lane.row()["old_secret"]) == ("whsec_bmV3", old)
+
+
+async def test_a_subscription_that_is_made_twice_after_a_lost_answer_is_one(lane: Lane) -> None:
+    how: dict[str, Any] = {"url": lane.receiver.url, "kinds": ["task.complete"], "batch": False, "since": None}
+    made = {
+        await lane.calls.database.transaction(
+            event_subscriptions.add, ORGANIZATION, **how, personal_data=False, secret="whsec_b25l"
+        )
+        for _ in range(2)
+    }
+    assert len(made) == 1 and lane.id not in made

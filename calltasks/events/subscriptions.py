@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from calltasks.database.tables.events import KINDS
 from calltasks.errors import TemporalError, UnknownSubscriptionError, WrongUseError
 from calltasks.names import CALL_TASKS, EVENTS, EVENTS_WORKFLOW
 from calltasks.settings import EncryptionSettings, load
-from calltasks.temporal.encryption import opened, sealed
+from calltasks.temporal.encryption import DecryptionError, opened, sealed
 
 if TYPE_CHECKING:
     from calltasks.wiring import Clients
@@ -149,9 +150,13 @@ async def start_delivery(client: Client) -> None:
 
 def valid_secrets(subscription: Subscription, now: datetime) -> list[str]:
     """The secrets to sign by; ``now``: UTC."""
-    old = subscription.old_until and now.replace(tzinfo=None) < subscription.old_until
     keys = load(EncryptionSettings).keys
-    return [opened(text, keys) for text in (subscription.secret, *([subscription.old_secret] if old else []))]
+    secrets = [opened(subscription.secret, keys)]
+    if subscription.old_until and now.replace(tzinfo=None) < subscription.old_until:
+        # One whose key is gone is why there is a new one.
+        with suppress(DecryptionError):
+            secrets.append(opened(subscription.old_secret, keys))
+    return secrets
 
 
 def shown(subscription: Subscription, behind: int) -> dict[str, Any]:

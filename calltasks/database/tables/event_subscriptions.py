@@ -78,11 +78,19 @@ def add(
     secret: str,
     since: datetime | None,
 ) -> int:
-    """Subscribe, from ``since`` on (None: from now), inside a transaction; returns the subscription's id."""
+    """Subscribe, from ``since`` on (None: from now), inside a transaction; returns the subscription's id.
+
+    Done again with the same secret, after a lost answer to COMMIT, it is the same subscription.
+    """
     cursor.execute(
         "INSERT INTO call_event_positions (organization_id, last) VALUES (%s, 0) ON DUPLICATE KEY UPDATE last = last",
         (organization_id,),
     )
+    cursor.execute(
+        "SELECT id FROM call_event_subscriptions WHERE organization_id = %s AND secret = %s", (organization_id, secret)
+    )
+    if row := cursor.fetchone():
+        return int(row[0])
     cursor.execute(
         "INSERT INTO call_event_subscriptions"
         " (organization_id, url, kinds, batch, personal_data, secret, since, due_at, created_at)"
@@ -124,11 +132,14 @@ def remove(cursor: Cursor, organization_id: str, subscription_id: int) -> bool:
 
 
 def rotate(cursor: Cursor, organization_id: str, subscription_id: int, secret: str) -> bool:
-    """Sign by a new secret from now on, and for :data:`ROTATION` by the old one too."""
+    """Sign by a new secret from now on, and for :data:`ROTATION` by the old one too; what waits for another try is sent
+    at once. Done again with the same secret, after a lost answer, it changes nothing."""
     cursor.execute(
-        "UPDATE call_event_subscriptions SET old_secret = secret, secret = %s,"
-        " old_until = UTC_TIMESTAMP(6) + INTERVAL %s SECOND WHERE id = %s AND organization_id = %s",
-        (secret, ROTATION.total_seconds(), subscription_id, organization_id),
+        "UPDATE call_event_subscriptions SET"
+        " old_until = IF(secret = %s, old_until, UTC_TIMESTAMP(6) + INTERVAL %s SECOND),"
+        " old_secret = IF(secret = %s, old_secret, secret), secret = %s,"
+        " due_at = IF(failures > 0, UTC_TIMESTAMP(6), due_at) WHERE id = %s AND organization_id = %s",
+        (secret, ROTATION.total_seconds(), secret, secret, subscription_id, organization_id),
     )
     return bool(cursor.rowcount)
 

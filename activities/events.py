@@ -22,7 +22,7 @@ from calltasks.database.connection import Database
 from calltasks.database.tables import event_subscriptions as table
 from calltasks.database.tables import events
 from calltasks.database.tables.event_subscriptions import Subscription, Told
-from calltasks.errors import SettingsError
+from calltasks.errors import PassingError, ServiceError, SettingsError
 from calltasks.observing import telemetry
 
 if TYPE_CHECKING:
@@ -85,6 +85,15 @@ class Delivery:
                 # This worker stops: another one goes on at once.
                 await asyncio.shield(self._database.run(table.let_go, subscription_id))
                 raise
+            except PassingError:
+                # The database is away: whoever looks when it is back finds the subscription held no more.
+                raise
+            except Exception as error:
+                # Its text may quote what was to be sent.
+                name = f"{error.service} {error.code}" if isinstance(error, ServiceError) else type(error).__name__
+                activity.logger.error("subscription %d: nothing can be sent: %s", subscription_id, name)
+                await self._database.run(table.set_aside, subscription_id, name, OUR_PAUSE)
+                return Delivered(events=0, error=name)
 
     async def _deliver(self, subscription_id: int, until: float) -> Delivered:
         count = 0

@@ -112,3 +112,7 @@ async def test_remarks_go_only_with_the_call_that_they_are_of(crm: Crm) -> None:
         assert not await shown(), change
         crm.sql(back)
         assert await shown()
+    # Two columns of the CRM, each of a collation of its own.
+    for table, collation in (("dcc_leads_follow", "utf8mb4_general_ci"), ("leads_task_list", "utf8mb4_unicode_ci")):
+        crm.sql(f"ALTER TABLE {table} MODIFY leads_id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE {collation}")
+    assert await shown()

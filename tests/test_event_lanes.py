@@ -81,6 +81,24 @@ async def test_the_oldest_event_that_is_waited_for_is_no_younger_when_it_is_dele
     assert await lane.calls.database.run(event_subscriptions.oldest_age) > 29 * 86_400
 
 
+# --- what is ours -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ["JSONDecodeError", "MySQL 1146"])
+async def test_a_fault_of_ours_is_shown_without_what_it_is_about_and_waits_for_its_turn(lane: Lane, error: str) -> None:
+    lane.write(1)
+    if error == "JSONDecodeError":
+        lane.site.sql("UPDATE call_events SET payload = '13900000001'' is nonsense'")
+    else:
+        lane.site.sql("UPDATE call_event_subscriptions SET personal_data = 1")
+        lane.site.sql("UPDATE call_events SET payload = JSON_SET(payload, '$.leads_follow_id', 7)")
+        lane.site.sql("RENAME TABLE call_analyses TO away")
+    assert await lane.tell() == (0, error)
+    row = lane.row()
+    assert (row["last_error"], row["failures"], row["failing_since"], row["position"]) == (error, 1, None, 0)
+    assert row["due_in"] > 60 and not lane.receiver.requests
+
+
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 

@@ -255,17 +255,20 @@ def _add_personal_data(cursor: Cursor, organization_id: str, told: Sequence[Told
     if not calls:
         return
     cursor.execute(
-        "SELECT k.list_id, t.organization_id, k.call_job_id, k.follow_id, f.leads_remark,"
+        "SELECT k.list_id, t.organization_id, k.call_job_id, k.follow_id, l.leads_id, f.leads_id, f.leads_remark,"
         " (SELECT a.evidence FROM call_analyses a WHERE a.list_id = k.list_id AND a.call_job_id = k.call_job_id"
         "  AND a.settled_at IS NOT NULL ORDER BY a.id DESC LIMIT 1)"
         " FROM call_follow_ups k JOIN leads_task_list l ON l.id = k.list_id JOIN call_tasks t ON t.id = l.task_id"
-        " JOIN dcc_leads_follow f ON f.id = k.follow_id AND f.leads_id = l.leads_id"
-        f" WHERE k.list_id IN ({marks(len(calls))})",
+        " JOIN dcc_leads_follow f ON f.id = k.follow_id"
+        f" WHERE k.list_id IN ({marks(len(calls))}) AND f.leads_id IS NOT NULL",
         list(calls),
     )
-    for list_id, owner, call_job_id, follow_id, remark, evidence in cursor.fetchall():
+    for list_id, owner, call_job_id, follow_id, lead, lead_there, remark, evidence in cursor.fetchall():
         call = calls[int(list_id)]
-        if (str(owner), call_job_id, int(follow_id)) == (organization_id, call["call_job_id"], call["leads_follow_id"]):
+        # Compared here: the two columns may be of two types, or of two collations.
+        if (str(owner), call_job_id, int(follow_id), str(lead)) == (
+            *(organization_id, call["call_job_id"], call["leads_follow_id"], str(lead_there)),
+        ):
             said = {"leads_remark": str(remark or ""), "evidence": str(evidence or "")}
             for one in told:
                 if one.data.get("list_id") == int(list_id) and "leads_follow_id" in one.data:

@@ -7,7 +7,7 @@ import pytest
 from calltasks.database.tables import event_subscriptions
 from tests.pipeline import ORGANIZATION, Site, Sites
 from tests.receiver import receiving
-from tests.test_events import LOOPBACK, Lane, subscribe
+from tests.test_events import LOOPBACK, Lane, connection, subscribe, write
 
 
 @pytest.fixture
@@ -97,6 +97,19 @@ async def test_a_fault_of_ours_is_shown_without_what_it_is_about_and_waits_for_i
     row = lane.row()
     assert (row["last_error"], row["failures"], row["failing_since"], row["position"]) == (error, 1, None, 0)
     assert row["due_in"] > 60 and not lane.receiver.requests
+
+
+# --- beginning --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_being_written_as_somebody_subscribed_is_told(site: Site) -> None:
+    writer = connection(site)
+    write(writer, 1)
+    async with site.calls() as calls, receiving() as receiver:
+        lane = Lane(site, calls, receiver, await subscribe(site, receiver))
+        writer.commit()
+        assert await lane.tell() == (1, "")
+    writer.close()
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Events:
             kinds: which; none: all.
             batch: up to 500 in a request.
             personal_data: with what follow-ups say.
-            since: from when on; None: now. Naive is UTC.
+            since: from when on; None: a minute ago. Naive is UTC.
 
         Raises:
             WrongUseError: the URL or a kind is none.

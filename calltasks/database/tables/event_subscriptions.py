@@ -18,6 +18,9 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import marks
 from calltasks.database.tables.events import RETENTION
 
+LATE = timedelta(seconds=60)
+"""What is written now may be committed so much later, and must not be older than a subscription that is made meanwhile.
+Doubles do no harm, as their ids tell."""
 HELD = timedelta(seconds=60)
 """Whoever sends is silent for longer than this only if it died."""
 LOOKED_THROUGH = 5000
@@ -78,7 +81,8 @@ def add(
     secret: str,
     since: datetime | None,
 ) -> int:
-    """Subscribe, from ``since`` on (None: from now), inside a transaction; returns the subscription's id.
+    """Subscribe, from ``since`` on (None: :data:`LATE` ago), inside a transaction; returns the subscription's
+    id.
 
     Done again with the same secret, after a lost answer to COMMIT, it is the same subscription.
     """
@@ -94,9 +98,9 @@ def add(
     cursor.execute(
         "INSERT INTO call_event_subscriptions"
         " (organization_id, url, kinds, batch, personal_data, secret, since, due_at, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, COALESCE(%s, UTC_TIMESTAMP(6)), UTC_TIMESTAMP(6),"
+        " VALUES (%s, %s, %s, %s, %s, %s, COALESCE(%s, UTC_TIMESTAMP(6) - INTERVAL %s SECOND), UTC_TIMESTAMP(6),"
         " UTC_TIMESTAMP(6))",
-        (organization_id, url, ",".join(kinds), int(batch), int(personal_data), secret, since),
+        (organization_id, url, ",".join(kinds), int(batch), int(personal_data), secret, since, LATE.total_seconds()),
     )
     return int(cursor.lastrowid)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -28,8 +28,12 @@ from calltasks.observing import telemetry
 if TYPE_CHECKING:
     from calltasks.events.receivers import Receivers, Reply
 
+T = TypeVar("T")
+
 LOOK_SECONDS = 5.0
 """Between two looks for events that somebody waits for."""
+PORTIONS = 5
+"""Of an organisation's events that get their positions in one look: nobody waits for another one's long history."""
 SLICE_SECONDS = 45.0
 """A receiver is told so long at a stretch."""
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 4 * 3600.0
@@ -62,8 +66,9 @@ class Delivery:
         """
         async with heartbeating():
             for organization_id in await self._database.run(events.without_positions):
-                while await self._database.transaction(events.give_positions, organization_id):
-                    pass
+                for _ in range(PORTIONS):
+                    if not await self._database.transaction(events.give_positions, organization_id):
+                        break
             telemetry.metrics.watched(await self._database.run(table.oldest_age))
             due = await self._database.transaction(table.take_due, most)
         if due:
@@ -135,7 +140,7 @@ class Delivery:
         telemetry.metrics.told(reply.error or "ok", one.holds)
         if not reply.error:
             # What was taken is written down also if this worker is stopped now.
-            ours = await asyncio.shield(self._database.run(table.delivered, subscription, told[: one.holds]))
+            ours = await _whole(self._database.run(table.delivered, subscription, told[: one.holds]))
             return one.holds, "", ours
         activity.logger.warning("subscription %d: %s", subscription.id, reply.error)
         if reply.gone:
@@ -146,6 +151,16 @@ class Delivery:
             pause = _pause(subscription, reply)
             await self._database.run(table.failed, subscription, told[: one.holds], reply.error, pause)
         return 0, reply.error, False
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """What it returns; who is stopped meanwhile stops behind it."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def _pause(subscription: Subscription, reply: Reply) -> float:

@@ -1,13 +1,21 @@
 """What becomes of a subscription whose receiver, or whose sender, fails (rules 12.3 to 12.6)."""
 
+from datetime import timedelta
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.testing import ActivityEnvironment
 
-from calltasks.database.tables import event_subscriptions
-from tests.pipeline import ORGANIZATION, Site, Sites
+import activities.events
+from calltasks.database.tables import event_subscriptions, events
+from calltasks.errors import WrongUseError
+from calltasks.names import EVENTS
+from tests.pipeline import ORGANIZATION, Site, Sites, eventually
 from tests.receiver import receiving
-from tests.test_events import LOOPBACK, Lane, connection, subscribe, write
+from tests.test_events import LOOPBACK, Lane, connection, happened, subscribe, told, write
 
 
 @pytest.fixture
@@ -110,6 +118,57 @@ async def test_what_was_being_written_as_somebody_subscribed_is_told(site: Site)
         writer.commit()
         assert await lane.tell() == (1, "")
     writer.close()
+
+
+async def test_an_organisation_has_no_more_than_so_many(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_subscriptions, "MOST", 2)
+    await subscribe(lane.site, lane.receiver)
+    with pytest.raises(WrongUseError, match="at most 2 subscriptions"):
+        await subscribe(lane.site, lane.receiver)
+    other = await subscribe(lane.site, lane.receiver, "org8")
+    await lane.calls.events.unsubscribe(ORGANIZATION, lane.id)
+    assert await subscribe(lane.site, lane.receiver) > other
+
+
+# --- one beside others ------------------------------------------------------------------------------------------------
+
+
+async def test_a_long_history_does_not_keep_others_waiting(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PORTION", 10)
+    lane.write(*range(100))
+    other = await subscribe(lane.site, lane.receiver, "org8")
+    writer = connection(lane.site)
+    with writer.cursor() as cursor:
+        events.emit(cursor, [happened(1000)], "org8")
+    writer.commit()
+    writer.close()
+    due = await ActivityEnvironment().run(lane.delivery.watch_events, 10)
+    given = lane.site.sql("SELECT COUNT(position) AS n FROM call_events WHERE organization_id = %s", ORGANIZATION)
+    assert sorted(due) == sorted([lane.id, other]) and 0 < given[0]["n"] < 100
+    assert await lane.tell() == (100, "")
+
+
+async def test_the_run_restarts_as_new_beside_a_receiver_that_hangs(
+    restarting_sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activities.events, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("calltasks.events.receivers.SECONDS", 100)
+    monkeypatch.setattr("worker.SHUTDOWN", timedelta(seconds=1))
+    site = await restarting_sites(**LOOPBACK)
+    async with receiving() as hanging, receiving() as quick, site.working():
+        hanging.always = 90.0
+        for receiver in (hanging, quick):
+            await subscribe(site, receiver)
+        writer = connection(site)
+        began = monotonic()
+        for number in range(20):
+            write(writer, number)
+            writer.commit()
+            await eventually(partial(told, quick, number + 1))
+        writer.close()
+        statuses = [run.status for run in await site.runs(f"WorkflowId = '{EVENTS}'")]
+        assert WorkflowExecutionStatus.CONTINUED_AS_NEW in statuses and not hanging.seen
+        assert monotonic() - began < 80
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Events:
             since: from when on; None: a minute ago. Naive is UTC.
 
         Raises:
-            WrongUseError: the URL or a kind is none.
+            WrongUseError: the URL or a kind is none, or the organisation has as many subscriptions as it may.
         """
         from calltasks.events import messages, receivers
 

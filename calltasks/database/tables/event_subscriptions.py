@@ -17,7 +17,10 @@ from pymysql.cursors import Cursor
 
 from calltasks.database.connection import marks
 from calltasks.database.tables.events import RETENTION
+from calltasks.errors import WrongUseError
 
+MOST = 20
+"""Subscriptions of one organisation."""
 LATE = timedelta(seconds=60)
 """What is written now may be committed so much later, and must not be older than a subscription that is made meanwhile.
 Doubles do no harm, as their ids tell."""
@@ -81,10 +84,12 @@ def add(
     secret: str,
     since: datetime | None,
 ) -> int:
-    """Subscribe, from ``since`` on (None: :data:`LATE` ago), inside a transaction; returns the subscription's
-    id.
+    """Subscribe, from ``since`` on (None: :data:`LATE` ago), inside a transaction; returns the subscription's id.
 
     Done again with the same secret, after a lost answer to COMMIT, it is the same subscription.
+
+    Raises:
+        WrongUseError: the organisation has as many as it may.
     """
     cursor.execute(
         "INSERT INTO call_event_positions (organization_id, last) VALUES (%s, 0) ON DUPLICATE KEY UPDATE last = last",
@@ -95,6 +100,10 @@ def add(
     )
     if row := cursor.fetchone():
         return int(row[0])
+    # Who adds another one meanwhile waits for the row above.
+    cursor.execute("SELECT COUNT(*) FROM call_event_subscriptions WHERE organization_id = %s", (organization_id,))
+    if (row := cursor.fetchone()) and int(row[0]) >= MOST:
+        raise WrongUseError(f"an organisation has at most {MOST} subscriptions to events; unsubscribe one first")
     cursor.execute(
         "INSERT INTO call_event_subscriptions"
         " (organization_id, url, kinds, batch, personal_data, secret, since, due_at, created_at)"

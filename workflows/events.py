@@ -40,8 +40,8 @@ class EventsWorkflow:
                 lanes.add(lane)
                 lane.add_done_callback(lanes.discard)
             await workflow.wait_condition(lambda: len(lanes) < LANES)
-        # Nobody waits for the slowest lane: those that are left are stopped by the answer to their next heartbeat, let go
-        # of what they hold, and are handed out again.
+        # Nobody waits for the slowest lane: those that are left are stopped by the answer to their next heartbeat, let
+        # go of what they hold, and are handed out again.
         workflow.continue_as_new()
 
     async def _deliver(self, subscription_id: int) -> None:

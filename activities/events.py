@@ -144,7 +144,7 @@ class Delivery:
             return one.holds, "", ours
         activity.logger.warning("subscription %d: %s", subscription.id, reply.error)
         if reply.gone:
-            await self._database.run(table.end, subscription.id, reply.error)
+            await self._database.run(table.end, subscription, reply.error)
         elif reply.error == NOT_ALLOWED:
             await self._database.run(table.set_aside, subscription.id, reply.error, OUR_PAUSE)
         else:

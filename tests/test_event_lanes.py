@@ -1,6 +1,6 @@
 """What becomes of a subscription whose receiver, or whose sender, fails (rules 12.3 to 12.6)."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -15,7 +15,7 @@ from calltasks.errors import WrongUseError
 from calltasks.names import EVENTS
 from tests.pipeline import ORGANIZATION, Site, Sites, eventually
 from tests.receiver import receiving
-from tests.test_events import LOOPBACK, Lane, connection, happened, subscribe, told, write
+from tests.test_events import LOOPBACK, Lane, connection, happened, look, subscribe, told, write
 
 
 @pytest.fixture
@@ -118,6 +118,21 @@ async def test_what_was_being_written_as_somebody_subscribed_is_told(site: Site)
         writer.commit()
         assert await lane.tell() == (1, "")
     writer.close()
+
+
+async def test_a_replay_beside_a_request_under_way_begins_where_it_says(lane: Lane) -> None:
+    lane.write(1, 2)
+    await look(lane.calls)
+    found = await lane.calls.database.run(event_subscriptions.next_portion, lane.id, 500)
+    assert found is not None
+    subscription, sent = found
+    await lane.calls.events.replay(ORGANIZATION, lane.id, datetime(2026, 1, 1, tzinfo=UTC))
+    assert not await lane.calls.database.run(event_subscriptions.delivered, subscription, sent)
+    await lane.calls.database.run(event_subscriptions.failed, subscription, sent, "Http500", 100.0)
+    await lane.calls.database.run(event_subscriptions.end, subscription, "Http410")
+    row = lane.row()
+    assert (row["position"], row["failures"], row["last_error"], row["ended_at"]) == (0, 0, "", None)
+    assert await lane.tell() == (2, "")
 
 
 async def test_an_organisation_has_no_more_than_so_many(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,11 +289,11 @@ def _add_personal_data(cursor: Cursor, organization_id: str, told: Sequence[Told
 
 
 def _settle(cursor: Cursor, was: Subscription, position: int, changes: str, values: Sequence[object]) -> bool:
-    """Write down how far it is; False: somebody else has, meanwhile, and goes on from there."""
+    """Write down how far it is; False: somebody else has, meanwhile, or it is told again from another moment on."""
     cursor.execute(
-        f"UPDATE call_event_subscriptions SET {changes}, position = %s WHERE id = %s AND position = %s"
+        f"UPDATE call_event_subscriptions SET {changes}, position = %s WHERE id = %s AND position = %s AND since = %s"
         " AND ended_at IS NULL",
-        (*values, position, was.id, was.position),
+        (*values, position, was.id, was.position, was.since),
     )
     return bool(cursor.rowcount)
 
@@ -351,9 +351,6 @@ def let_go(cursor: Cursor, subscription_id: int) -> None:
     )
 
 
-def end(cursor: Cursor, subscription_id: int, error: str) -> None:
+def end(cursor: Cursor, was: Subscription, error: str) -> None:
     """The receiver wants no more."""
-    cursor.execute(
-        "UPDATE call_event_subscriptions SET ended_at = UTC_TIMESTAMP(6), last_error = %s WHERE id = %s",
-        (error[:80], subscription_id),
-    )
+    _settle(cursor, was, was.position, "ended_at = UTC_TIMESTAMP(6), last_error = %s", (error[:80],))

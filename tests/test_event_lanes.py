@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,6 +15,7 @@ from calltasks.database.tables import event_subscriptions, events
 from calltasks.errors import WrongUseError
 from calltasks.names import EVENTS
 from tests.pipeline import ORGANIZATION, Site, Sites, eventually
+from tests.programs import Program, own_environment
 from tests.receiver import receiving
 from tests.test_events import LOOPBACK, Lane, connection, happened, look, subscribe, told, write
 
@@ -184,6 +186,21 @@ async def test_the_run_restarts_as_new_beside_a_receiver_that_hangs(
         statuses = [run.status for run in await site.runs(f"WorkflowId = '{EVENTS}'")]
         assert WorkflowExecutionStatus.CONTINUED_AS_NEW in statuses and not hanging.seen
         assert monotonic() - began < 80
+
+
+async def test_a_worker_that_is_started_has_receivers_told_whoever_stopped_that(sites: Sites, tmp_path: Path) -> None:
+    site = await sites(**LOOPBACK)
+    async with receiving() as receiver:
+        await subscribe(site, receiver)
+        await site.client.get_workflow_handle(EVENTS).terminate()
+        worker = Program({**own_environment(), **site.environment}, tmp_path / "worker", "worker.py")
+        worker.start()
+        writer = connection(site)
+        write(writer, 1)
+        writer.commit()
+        writer.close()
+        await eventually(lambda: told(receiver, 1))
+        assert worker.stop() == 0
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

@@ -61,12 +61,13 @@ class Events:
             since: from when on; None: a minute ago. Naive is UTC.
 
         Raises:
-            WrongUseError: the URL or a kind is none, or the organisation has as many subscriptions as it may.
+            WrongUseError: the URL, a kind or the moment is none, or the organisation has as many as it may.
         """
         from calltasks.events import messages, receivers
 
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise WrongUseError(f"kinds: there is no {ascii(unknown[0])[:40]}, but {', '.join(KINDS)}")
+        from_then = None if since is None else _utc(since)
         await receivers.check(url, self._clients.event_networks)
         await self._begin()
         secret = messages.new_secret()
@@ -78,7 +79,7 @@ class Events:
             batch=batch,
             personal_data=personal_data,
             secret=_sealed(secret),
-            since=_utc(since),
+            since=from_then,
         )
         return Subscribed(id=id_, secret=secret)
 
@@ -120,9 +121,10 @@ class Events:
 
         Raises:
             UnknownSubscriptionError: there is no such subscription.
+            WrongUseError: there is no such moment.
         """
+        moment = _utc(since)
         await self._begin()
-        moment = _utc(since) or since
         _known(await self._database.run(table.replay, organization_id, subscription_id, moment), subscription_id)
 
     async def test(self, organization_id: str, subscription_id: int) -> str:
@@ -176,10 +178,15 @@ def _sealed(secret: str) -> str:
     return sealed(secret, load(EncryptionSettings).keys)
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    if moment is None or moment.tzinfo is None:
-        return moment
-    return moment.astimezone(UTC).replace(tzinfo=None)
+def _utc(moment: datetime) -> datetime:
+    """As the database holds it: naive."""
+    try:
+        there = moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        there = datetime.min
+    if there.year < 1970:
+        raise WrongUseError("since: must be a moment between 1970 and 9999")
+    return there
 
 
 def _known(done: bool, subscription_id: int) -> None:

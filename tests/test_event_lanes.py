@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -97,13 +96,15 @@ async def test_the_oldest_event_that_is_waited_for_is_no_younger_when_it_is_dele
 @pytest.mark.parametrize("error", ["JSONDecodeError", "MySQL 1146"])
 async def test_a_fault_of_ours_is_shown_without_what_it_is_about_and_waits_for_its_turn(lane: Lane, error: str) -> None:
     lane.write(1)
+    await look(lane.calls)
     if error == "JSONDecodeError":
         lane.site.sql("UPDATE call_events SET payload = '13900000001'' is nonsense'")
     else:
         lane.site.sql("UPDATE call_event_subscriptions SET personal_data = 1")
         lane.site.sql("UPDATE call_events SET payload = JSON_SET(payload, '$.leads_follow_id', 7)")
         lane.site.sql("RENAME TABLE call_analyses TO away")
-    assert await lane.tell() == (0, error)
+    done = await ActivityEnvironment().run(lane.delivery.deliver_events, lane.id)
+    assert (done.events, done.error) == (0, error)
     row = lane.row()
     assert (row["last_error"], row["failures"], row["failing_since"], row["position"]) == (error, 1, None, 0)
     assert row["due_in"] > 60 and not lane.receiver.requests
@@ -153,7 +154,7 @@ async def test_an_organisation_has_no_more_than_so_many(lane: Lane, monkeypatch:
 async def test_a_long_history_does_not_keep_others_waiting(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PORTION", 10)
     lane.write(*range(100))
-    other = await subscribe(lane.site, lane.receiver, "org8")
+    secret, other = lane.receiver.secret, await subscribe(lane.site, lane.receiver, "org8")
     writer = connection(lane.site)
     with writer.cursor() as cursor:
         events.emit(cursor, [happened(1000)], "org8")
@@ -162,6 +163,7 @@ async def test_a_long_history_does_not_keep_others_waiting(lane: Lane, monkeypat
     due = await ActivityEnvironment().run(lane.delivery.watch_events, 10)
     given = lane.site.sql("SELECT COUNT(position) AS n FROM call_events WHERE organization_id = %s", ORGANIZATION)
     assert sorted(due) == sorted([lane.id, other]) and 0 < given[0]["n"] < 100
+    lane.receiver.secret = secret
     assert await lane.tell() == (100, "")
 
 
@@ -169,23 +171,21 @@ async def test_the_run_restarts_as_new_beside_a_receiver_that_hangs(
     restarting_sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activities.events, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("calltasks.events.receivers.SECONDS", 100)
+    monkeypatch.setattr("calltasks.events.receivers.SECONDS", 55)
     monkeypatch.setattr("worker.SHUTDOWN", timedelta(seconds=1))
     site = await restarting_sites(**LOOPBACK)
     async with receiving() as hanging, receiving() as quick, site.working():
-        hanging.always = 90.0
+        hanging.always = 50.0
         for receiver in (hanging, quick):
             await subscribe(site, receiver)
         writer = connection(site)
-        began = monotonic()
-        for number in range(20):
+        for number in range(12):
             write(writer, number)
             writer.commit()
             await eventually(partial(told, quick, number + 1))
         writer.close()
         statuses = [run.status for run in await site.runs(f"WorkflowId = '{EVENTS}'")]
-        assert WorkflowExecutionStatus.CONTINUED_AS_NEW in statuses and not hanging.seen
-        assert monotonic() - began < 80
+        assert WorkflowExecutionStatus.CONTINUED_AS_NEW in statuses and not hanging.seen, "nobody waited for it"
 
 
 async def test_a_worker_that_is_started_has_receivers_told_whoever_stopped_that(sites: Sites, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ class EventsWorkflow:
                 lanes.add(lane)
                 lane.add_done_callback(lanes.discard)
             await workflow.wait_condition(lambda: len(lanes) < LANES)
-        # Nobody waits for the slowest lane: one that is left then is stopped by the answer to its next heartbeat, lets go
-        # of what it holds, and is handed out again. What was just handed out is done by then, most of the time.
+        # Nobody waits for the slowest lane: one that is left then is stopped by the answer to its next heartbeat, lets
+        # go of what it holds, and is handed out again. What was just handed out is done by then, most of the time.
         with suppress(TimeoutError):
             await workflow.wait_condition(lambda: not lanes, timeout=LAST_SECONDS)
         workflow.continue_as_new()

@@ -35,6 +35,7 @@ from activities.recordings import Recordings
 from activities.tasks import Tasks
 from calltasks.database import endpoint, schema
 from calltasks.errors import ending
+from calltasks.events.subscriptions import start_delivery
 from calltasks.names import ANALYSIS, CALL_TASKS, EVENTS, OUTBOUND_BOT, QUEUES
 from calltasks.observing import logs, telemetry
 from calltasks.settings import (
@@ -182,6 +183,7 @@ async def run(queues: Sequence[str]) -> None:
         for worker in built:
             await stack.enter_async_context(worker)
         await keep_withdrawing(client)
+        await start_delivery(client)
         stack.callback(asyncio.create_task(telemetry.watch_event_loop()).cancel)
         # What is there now stays. Going through it again and again took a tenth of the CPU, 0.1 s each time, in which
         # everything else waits.

@@ -426,6 +426,8 @@ def test_an_organisation_subscribes_sees_and_leaves_its_subscriptions_alone(
 ) -> None:
     path = "/event-subscriptions"
     assert "public" in failed(site.ask("POST", path, {"url": "https://127.0.0.1/events"}), 403)
+    nonsense = {"url": "http://127.0.0.1:9/events", "since": "0001-01-01T00:00:00+08:00"}
+    assert "since: must be" in failed(site.ask("POST", path, nonsense), 400)
     monkeypatch.setenv("EVENTS_NETWORKS", "127.0.0.0/8")
     made = site.done(path, {"url": "http://127.0.0.1:9/events", "kinds": ["task.complete"], "batch": True})
     assert made["secret"].startswith("whsec_")

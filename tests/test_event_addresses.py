@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 import sys
+import threading
 from ipaddress import ip_network
 from typing import Any
 
@@ -102,6 +103,32 @@ async def test_a_name_that_has_become_an_inner_address_is_not_connected_to(host:
     await sending.close()
     server.close()
     assert reply.error in ("NotAllowed", "InvalidUrlClientError") and connected == []
+
+
+async def test_names_that_nobody_answers_for_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, resolve = threading.Event(), socket.getaddrinfo
+
+    def hang(host: Any, *arguments: Any, **named: Any) -> Any:
+        if host == "hangs.example":
+            released.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return resolve(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    sending = Receivers((ip_network("127.0.0.0/8"), ip_network("::1/128")))
+    hanging = [
+        asyncio.create_task(sending.post(f"http://hangs.example:{port}/", "{}", {})) for port in range(8000, 8040)
+    ]
+    try:
+        async with asyncio.timeout(10), receiving() as receiver:
+            await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(lambda: True)
+            url = receiver.url.replace("127.0.0.1", "localhost")
+            assert (await sending.post(url, '{"type":"x","id":"1","data":{}}', {})).error == ""
+    finally:
+        released.set()
+    assert {reply.error for reply in await asyncio.gather(*hanging)} == {"Unreachable"}
+    await sending.close()
 
 
 async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pymysql.cursors import Cursor
 
-from calltasks.database.tables import event_subscriptions, tasks
+from calltasks.database.tables import corrections, event_subscriptions, tasks
+from calltasks.database.tables.corrections import Word
 from calltasks.database.tables.event_subscriptions import Told
 from devstack.mariadb import EmbeddedMariaDB
 from tests.test_follow_up_transaction import Crashed
@@ -63,6 +64,25 @@ async def test_the_same_fact_is_told_once_and_another_one_again(crm: Crm) -> Non
     assert kinds(crm)["follow_up.written"] == 2, "ids that came again are another fact"
 
 
+async def test_each_entry_of_a_call_into_the_opt_outs_is_told_once(crm: Crm) -> None:
+    (row,) = crm.task("13900000001")
+    await crm.first([row], said="")
+    for number, refuses in enumerate((True, True, False, True)):
+        word = Word(is_interested=2, leads_remark="不考虑", next_follow_time=None, do_not_call=refuses)
+        for _ in range(2):  # As after a lost answer to COMMIT.
+            await crm.database.transaction(
+                corrections.correct,
+                *(row, word),
+                organization_id=ORGANIZATION,
+                by="tester",
+                now=NOW,
+                now_utc=NOW.replace(minute=number),
+            )
+    entered = [row["id"] for row in crm.sql("SELECT id FROM call_opt_outs ORDER BY id")]
+    told = [json.loads(one["payload"])["opt_out_id"] for one in events(crm) if one["kind"] == "call.opted_out"]
+    assert told == entered and len(entered) == 2
+
+
 async def test_what_is_written_holds_nothing_of_a_person(crm: Crm) -> None:
     rows = crm.task("13900000001")
     await crm.first(rows)
@@ -112,3 +132,7 @@ async def test_remarks_go_only_with_the_call_that_they_are_of(crm: Crm) -> None:
         assert not await shown(), change
         crm.sql(back)
         assert await shown()
+    # Two columns of the CRM, each of a collation of its own.
+    for table, collation in (("dcc_leads_follow", "utf8mb4_general_ci"), ("leads_task_list", "utf8mb4_unicode_ci")):
+        crm.sql(f"ALTER TABLE {table} MODIFY leads_id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE {collation}")
+    assert await shown()

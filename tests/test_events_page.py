@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from asyncio.subprocess import PIPE
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,16 @@ async def test_the_commands(sites: Sites) -> None:
         assert "Http500" in await starter("test", id_, code=1)
         assert "url: must be https" in await starter("subscribe", "https://10.0.0.1/", code=2)
         assert "kinds: there is no" in await starter("subscribe", receiver.url, "--kind", "task.begun", code=2)
-        assert "must be a moment" in await starter("replay", id_, "--since", "yesterday", code=2)
+        for since, utc in (
+            ("2026-11-30T08:00", datetime(2026, 11, 30, 0)),
+            ("2026-11-30T08:00Z", datetime(2026, 11, 30, 8)),
+            ("2026-11-30T08:00+02:00", datetime(2026, 11, 30, 6)),
+        ):
+            await starter("replay", id_, "--since", since)
+            assert site.sql("SELECT since FROM call_event_subscriptions") == [{"since": utc}]
+        for nonsense in ("yesterday", "0001-01-01", "9999-12-31T23:00-05:00"):
+            said = await starter("replay", id_, "--since", nonsense, code=2)
+            assert "must be a moment" in said and len(said.splitlines()) == 1
         assert (await starter("unsubscribe", id_))["id"] == made["id"]
         assert "does not exist" in await starter("unsubscribe", id_, code=1)
     assert site.sql("SELECT id FROM call_event_subscriptions") == []

@@ -56,7 +56,7 @@ class SubscribeRequest(messages.Request):
     kinds: list[Kind] = Field(default=[], max_length=50, description="Which events; none: all.")
     batch: StrictBool = Field(default=False, description="Up to 500 events in a request.")
     personal_data: StrictBool = Field(default=False, description="With what follow-ups say, and why.")
-    since: AwareDatetime | None = Field(default=None, description="From when on; without it: from now.")
+    since: AwareDatetime | None = Field(default=None, description="From when on; without it: from a minute ago.")
 
 
 class Subscribed(BaseModel):

@@ -17,7 +17,9 @@ events = typer.Typer(help="Who is told what happens.", no_args_is_help=True)
 
 Organization = Annotated[str, typer.Option(help="Organisation whose events they are.")]
 Id = Annotated[int, typer.Argument(min=1, help="Id of the subscription.")]
-_SINCE = "From this moment on, such as 2026-11-30 or 2026-11-30T08:00, on the clock of TIME_ZONE."
+_SINCE = (
+    "From this moment on, such as 2026-11-30 or 2026-11-30T08:00, on the clock of TIME_ZONE unless it names its own."
+)
 
 
 @events.command("subscribe")
@@ -40,7 +42,7 @@ def subscribe_command(
             kinds=kind or (),
             batch=batch,
             personal_data=personal_data,
-            since=moment and moment.replace(tzinfo=calls.database.zone),
+            since=moment and _in_zone(moment, calls),
         )
 
     _show_secret(run(use), as_json)
@@ -81,7 +83,7 @@ def replay_command(
 ) -> None:
     """Send everything since a moment once more, also what was given up; events are kept for 30 days."""
     moment = _moment(since)
-    run(lambda calls: calls.events.replay(organization, subscription, moment.replace(tzinfo=calls.database.zone)))
+    run(lambda calls: calls.events.replay(organization, subscription, _in_zone(moment, calls)))
     show({"id": subscription, "since": since}, as_json, f"told again since {since}")
 
 
@@ -96,10 +98,13 @@ def test_command(subscription: Id, organization: Organization, as_json: Json = F
 
 def _moment(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
+        return datetime.fromisoformat(text)
     except ValueError:
-        fail("--since must be a moment such as 2026-11-30 or 2026-11-30T08:00", 2)
-        raise
+        fail("--since must be a moment such as 2026-11-30, 2026-11-30T08:00 or 2026-11-30T00:00Z", 2)
+
+
+def _in_zone(moment: datetime, calls: CallTasks) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=calls.database.zone)
 
 
 def _show_secret(made: Subscribed, as_json: bool) -> None:

@@ -12,6 +12,7 @@ import errno
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from calltasks.errors import RefusedUrlError
@@ -29,6 +31,10 @@ SECONDS = 15
 """A receiver must have answered within this."""
 LONGEST_WISH = 86_400
 """Seconds; a receiver that asks for a longer pause is tried again after this."""
+NAMES = 50
+"""Names that are resolved at the same time: a receiver whose name hangs keeps no other one waiting."""
+NOT_ALLOWED = "NotAllowed"
+"""The error where events may not go there."""
 MOST_URL = 2000
 _NEVER = tuple(
     map(
@@ -104,12 +110,42 @@ def _parsed(url: str) -> URL:
     return parts
 
 
+class _Names(AbstractResolver):
+    """Resolves in threads of its own: names that nobody answers for take none that the rest of the process needs."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(NAMES, thread_name_prefix="receivers")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of a name."""
+        look_up = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up, host, port, family)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Wait for nobody who does not answer."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class Receivers:
     """Sends; one pool of connections a process. ``networks``: allowed beside public addresses."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._names = _Names()
 
     async def post(self, url: str, body: str, headers: Mapping[str, str]) -> Reply:
         """Send, and see what the receiver says; never raises for what a receiver or a network does."""
@@ -119,13 +155,13 @@ class Receivers:
             async with session.post(parts, data=body.encode(), headers=headers, allow_redirects=False) as answer:
                 return _reply(answer.status, answer.headers.get("retry-after", ""))
         except RefusedUrlError:
-            return Reply(error="NotAllowed")
+            return Reply(error=NOT_ALLOWED)
         except TimeoutError:
             return Reply(error="Timeout")
         except aiohttp.ClientConnectorCertificateError:
             return Reply(error="Certificate")
         except aiohttp.ClientConnectorError as error:
-            return Reply(error="NotAllowed" if error.errno == errno.EACCES else "Unreachable")
+            return Reply(error=NOT_ALLOWED if error.errno == errno.EACCES else "Unreachable")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Reply(error=type(error).__name__)
 
@@ -133,7 +169,9 @@ class Receivers:
         if scheme not in self._sessions:
             self._sessions[scheme] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=0, socket_factory=partial(_socket, self._networks, encrypted=scheme == "https")
+                    limit=0,
+                    resolver=self._names,
+                    socket_factory=partial(_socket, self._networks, encrypted=scheme == "https"),
                 ),
                 timeout=aiohttp.ClientTimeout(total=SECONDS, sock_connect=5),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -147,6 +185,7 @@ class Receivers:
         """Close every connection."""
         for session in self._sessions.values():
             await session.close()
+        await self._names.close()
 
 
 def _socket(networks: Sequence[Network], where: aiohttp.AddrInfoType, *, encrypted: bool) -> socket.socket:

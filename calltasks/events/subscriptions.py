@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from calltasks.database.tables.events import KINDS
 from calltasks.errors import TemporalError, UnknownSubscriptionError, WrongUseError
 from calltasks.names import CALL_TASKS, EVENTS, EVENTS_WORKFLOW
 from calltasks.settings import EncryptionSettings, load
-from calltasks.temporal.encryption import opened, sealed
+from calltasks.temporal.encryption import DecryptionError, opened, sealed
 
 if TYPE_CHECKING:
     from calltasks.wiring import Clients
@@ -57,15 +58,16 @@ class Events:
             kinds: which; none: all.
             batch: up to 500 in a request.
             personal_data: with what follow-ups say.
-            since: from when on; None: now. Naive is UTC.
+            since: from when on; None: a minute ago. Naive is UTC.
 
         Raises:
-            WrongUseError: the URL or a kind is none.
+            WrongUseError: the URL, a kind or the moment is none, or the organisation has as many as it may.
         """
         from calltasks.events import messages, receivers
 
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise WrongUseError(f"kinds: there is no {ascii(unknown[0])[:40]}, but {', '.join(KINDS)}")
+        from_then = None if since is None else _utc(since)
         await receivers.check(url, self._clients.event_networks)
         await self._begin()
         secret = messages.new_secret()
@@ -77,7 +79,7 @@ class Events:
             batch=batch,
             personal_data=personal_data,
             secret=_sealed(secret),
-            since=_utc(since),
+            since=from_then,
         )
         return Subscribed(id=id_, secret=secret)
 
@@ -119,9 +121,10 @@ class Events:
 
         Raises:
             UnknownSubscriptionError: there is no such subscription.
+            WrongUseError: there is no such moment.
         """
+        moment = _utc(since)
         await self._begin()
-        moment = _utc(since) or since
         _known(await self._database.run(table.replay, organization_id, subscription_id, moment), subscription_id)
 
     async def test(self, organization_id: str, subscription_id: int) -> str:
@@ -149,9 +152,13 @@ async def start_delivery(client: Client) -> None:
 
 def valid_secrets(subscription: Subscription, now: datetime) -> list[str]:
     """The secrets to sign by; ``now``: UTC."""
-    old = subscription.old_until and now.replace(tzinfo=None) < subscription.old_until
     keys = load(EncryptionSettings).keys
-    return [opened(text, keys) for text in (subscription.secret, *([subscription.old_secret] if old else []))]
+    secrets = [opened(subscription.secret, keys)]
+    if subscription.old_until and now.replace(tzinfo=None) < subscription.old_until:
+        # One whose key is gone is why there is a new one.
+        with suppress(DecryptionError):
+            secrets.append(opened(subscription.old_secret, keys))
+    return secrets
 
 
 def shown(subscription: Subscription, behind: int) -> dict[str, Any]:
@@ -171,10 +178,15 @@ def _sealed(secret: str) -> str:
     return sealed(secret, load(EncryptionSettings).keys)
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    if moment is None or moment.tzinfo is None:
-        return moment
-    return moment.astimezone(UTC).replace(tzinfo=None)
+def _utc(moment: datetime) -> datetime:
+    """As the database holds it: naive."""
+    try:
+        there = moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        there = datetime.min
+    if there.year < 1970:
+        raise WrongUseError("since: must be a moment between 1970 and 9999")
+    return there
 
 
 def _known(done: bool, subscription_id: int) -> None:

@@ -10,12 +10,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import marks
+from calltasks.database.tables.events import RETENTION
+from calltasks.errors import WrongUseError
 
+MOST = 20
+"""Subscriptions of one organisation."""
+LATE = timedelta(seconds=60)
+"""What is written now may be committed so much later, and must not be older than a subscription that is made meanwhile.
+Doubles do no harm, as their ids tell."""
 HELD = timedelta(seconds=60)
 """Whoever sends is silent for longer than this only if it died."""
 LOOKED_THROUGH = 5000
@@ -23,7 +31,7 @@ LOOKED_THROUGH = 5000
 ROTATION = timedelta(hours=24)
 """So long the secret before counts too."""
 DEAD_AFTER = timedelta(days=3)
-"""A receiver that took nothing for so long is not told any more of what is older."""
+"""What a receiver has refused for so long is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +84,32 @@ def add(
     secret: str,
     since: datetime | None,
 ) -> int:
-    """Subscribe, from ``since`` on (None: from now), inside a transaction; returns the subscription's id."""
+    """Subscribe, from ``since`` on (None: :data:`LATE` ago), inside a transaction; returns the subscription's id.
+
+    Done again with the same secret, after a lost answer to COMMIT, it is the same subscription.
+
+    Raises:
+        WrongUseError: the organisation has as many as it may.
+    """
     cursor.execute(
         "INSERT INTO call_event_positions (organization_id, last) VALUES (%s, 0) ON DUPLICATE KEY UPDATE last = last",
         (organization_id,),
     )
     cursor.execute(
+        "SELECT id FROM call_event_subscriptions WHERE organization_id = %s AND secret = %s", (organization_id, secret)
+    )
+    if row := cursor.fetchone():
+        return int(row[0])
+    # Who adds another one meanwhile waits for the row above.
+    cursor.execute("SELECT COUNT(*) FROM call_event_subscriptions WHERE organization_id = %s", (organization_id,))
+    if (row := cursor.fetchone()) and int(row[0]) >= MOST:
+        raise WrongUseError(f"an organisation has at most {MOST} subscriptions to events; unsubscribe one first")
+    cursor.execute(
         "INSERT INTO call_event_subscriptions"
         " (organization_id, url, kinds, batch, personal_data, secret, since, due_at, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, COALESCE(%s, UTC_TIMESTAMP(6)), UTC_TIMESTAMP(6),"
+        " VALUES (%s, %s, %s, %s, %s, %s, COALESCE(%s, UTC_TIMESTAMP(6) - INTERVAL %s SECOND), UTC_TIMESTAMP(6),"
         " UTC_TIMESTAMP(6))",
-        (organization_id, url, ",".join(kinds), int(batch), int(personal_data), secret, since),
+        (organization_id, url, ",".join(kinds), int(batch), int(personal_data), secret, since, LATE.total_seconds()),
     )
     return int(cursor.lastrowid)
 
@@ -122,11 +145,14 @@ def remove(cursor: Cursor, organization_id: str, subscription_id: int) -> bool:
 
 
 def rotate(cursor: Cursor, organization_id: str, subscription_id: int, secret: str) -> bool:
-    """Sign by a new secret from now on, and for :data:`ROTATION` by the old one too."""
+    """Sign by a new secret from now on, and for :data:`ROTATION` by the old one too; what waits for another try is sent
+    at once. Done again with the same secret, after a lost answer, it changes nothing."""
     cursor.execute(
-        "UPDATE call_event_subscriptions SET old_secret = secret, secret = %s,"
-        " old_until = UTC_TIMESTAMP(6) + INTERVAL %s SECOND WHERE id = %s AND organization_id = %s",
-        (secret, ROTATION.total_seconds(), subscription_id, organization_id),
+        "UPDATE call_event_subscriptions SET"
+        " old_until = IF(secret = %s, old_until, UTC_TIMESTAMP(6) + INTERVAL %s SECOND),"
+        " old_secret = IF(secret = %s, old_secret, secret), secret = %s,"
+        " due_at = IF(failures > 0, UTC_TIMESTAMP(6), due_at) WHERE id = %s AND organization_id = %s",
+        (secret, ROTATION.total_seconds(), secret, secret, subscription_id, organization_id),
     )
     return bool(cursor.rowcount)
 
@@ -162,7 +188,10 @@ def take_due(cursor: Cursor, limit: int) -> list[int]:
     taken = [int(row[0]) for row in cursor.fetchall()]
     if taken:
         cursor.execute(
-            "UPDATE call_event_subscriptions SET due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND"
+            # Time in which nobody tried, as no worker ran, is no time of refusals.
+            "UPDATE call_event_subscriptions"
+            " SET failing_since = failing_since + INTERVAL TIMESTAMPDIFF(SECOND, due_at, UTC_TIMESTAMP(6)) SECOND,"
+            " due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND"
             f" WHERE id IN ({marks(len(taken))})",
             (HELD.total_seconds(), *taken),
         )
@@ -170,11 +199,17 @@ def take_due(cursor: Cursor, limit: int) -> list[int]:
 
 
 def oldest_age(cursor: Cursor) -> float:
-    """Seconds since the oldest event that a subscription waits for was written; 0 if none does."""
+    """Seconds since the oldest event that a subscription waits for was written; 0 if none does.
+
+    One that is there no more has waited for as long as events are kept.
+    """
+    written = "COALESCE(e.created_at, UTC_TIMESTAMP(6) - INTERVAL %s SECOND)"
     cursor.execute(
-        "SELECT COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, GREATEST(e.created_at, s.since), UTC_TIMESTAMP(6))), 0)"
-        " FROM call_event_subscriptions s JOIN call_events e ON e.organization_id = s.organization_id"
-        " AND e.position = s.position + 1 WHERE s.ended_at IS NULL"
+        f"SELECT COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, GREATEST({written}, s.since), UTC_TIMESTAMP(6))), 0)"
+        " FROM call_event_subscriptions s JOIN call_event_positions p ON p.organization_id = s.organization_id"
+        " LEFT JOIN call_events e ON e.organization_id = s.organization_id AND e.position = s.position + 1"
+        " WHERE s.ended_at IS NULL AND p.last > s.position",
+        (RETENTION.total_seconds(),),
     )
     row = cursor.fetchone()
     return max(0.0, int(row[0]) / 1_000_000) if row else 0.0
@@ -233,17 +268,20 @@ def _add_personal_data(cursor: Cursor, organization_id: str, told: Sequence[Told
     if not calls:
         return
     cursor.execute(
-        "SELECT k.list_id, t.organization_id, k.call_job_id, k.follow_id, f.leads_remark,"
+        "SELECT k.list_id, t.organization_id, k.call_job_id, k.follow_id, l.leads_id, f.leads_id, f.leads_remark,"
         " (SELECT a.evidence FROM call_analyses a WHERE a.list_id = k.list_id AND a.call_job_id = k.call_job_id"
         "  AND a.settled_at IS NOT NULL ORDER BY a.id DESC LIMIT 1)"
         " FROM call_follow_ups k JOIN leads_task_list l ON l.id = k.list_id JOIN call_tasks t ON t.id = l.task_id"
-        " JOIN dcc_leads_follow f ON f.id = k.follow_id AND f.leads_id = l.leads_id"
-        f" WHERE k.list_id IN ({marks(len(calls))})",
+        " JOIN dcc_leads_follow f ON f.id = k.follow_id"
+        f" WHERE k.list_id IN ({marks(len(calls))}) AND f.leads_id IS NOT NULL",
         list(calls),
     )
-    for list_id, owner, call_job_id, follow_id, remark, evidence in cursor.fetchall():
+    for list_id, owner, call_job_id, follow_id, lead, lead_there, remark, evidence in cursor.fetchall():
         call = calls[int(list_id)]
-        if (str(owner), call_job_id, int(follow_id)) == (organization_id, call["call_job_id"], call["leads_follow_id"]):
+        # Compared here: the two columns may be of two types, or of two collations.
+        if (str(owner), call_job_id, int(follow_id), str(lead)) == (
+            *(organization_id, call["call_job_id"], call["leads_follow_id"], str(lead_there)),
+        ):
             said = {"leads_remark": str(remark or ""), "evidence": str(evidence or "")}
             for one in told:
                 if one.data.get("list_id") == int(list_id) and "leads_follow_id" in one.data:
@@ -251,11 +289,11 @@ def _add_personal_data(cursor: Cursor, organization_id: str, told: Sequence[Told
 
 
 def _settle(cursor: Cursor, was: Subscription, position: int, changes: str, values: Sequence[object]) -> bool:
-    """Write down how far it is; False: somebody else has, meanwhile, and goes on from there."""
+    """Write down how far it is; False: somebody else has, meanwhile, or it is told again from another moment on."""
     cursor.execute(
-        f"UPDATE call_event_subscriptions SET {changes}, position = %s WHERE id = %s AND position = %s"
+        f"UPDATE call_event_subscriptions SET {changes}, position = %s WHERE id = %s AND position = %s AND since = %s"
         " AND ended_at IS NULL",
-        (*values, position, was.id, was.position),
+        (*values, position, was.id, was.position, was.since),
     )
     return bool(cursor.rowcount)
 
@@ -272,28 +310,36 @@ def delivered(cursor: Cursor, was: Subscription, told: Sequence[Told]) -> bool:
     )
 
 
-def failed(cursor: Cursor, was: Subscription, error: str, again_in: float) -> None:
-    """The receiver has not taken them: they are sent again after so many seconds; what has waited too long is passed
-    over, inside a transaction."""
-    cursor.execute(
-        "SELECT COUNT(*), MAX(position) FROM call_events e WHERE e.organization_id = %s AND e.position > %s"
-        " AND e.created_at >= %s AND e.created_at < UTC_TIMESTAMP(6) - INTERVAL %s SECOND"
-        f" AND e.kind IN ({marks(len(was.kinds))})"
-        " AND %s < UTC_TIMESTAMP(6) - INTERVAL %s SECOND",
-        (
-            *(was.organization_id, was.position, was.since, DEAD_AFTER.total_seconds(), *was.kinds),
-            *(was.failing_since, DEAD_AFTER.total_seconds()),
-        ),
-    )
+def failed(cursor: Cursor, was: Subscription, sent: Sequence[Told], error: str, again_in: float) -> None:
+    """The receiver has refused these: they are sent again after so many seconds, but for those that it has refused for
+    :data:`DEAD_AFTER`, which are passed over; what comes behind them has as long."""
+    cursor.execute("SELECT UTC_TIMESTAMP(6)")
     row = cursor.fetchone()
-    dead, passed = (int(row[0]), row[1]) if row else (0, None)
+    assert row is not None
+    now: datetime = row[0]
+    line = now - DEAD_AFTER
+    # What is at its turn was in every request since the first failure; what has come meanwhile is younger.
+    long = was.failing_since is not None and was.failing_since < line
+    dead = list(takewhile(lambda one: one.created_at < line, sent)) if long else []
     _settle(
         cursor,
         was,
-        was.position if passed is None else int(passed),
-        "dead = dead + %s, failures = failures + 1, failing_since = COALESCE(failing_since, UTC_TIMESTAMP(6)),"
-        " last_error = %s, due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND",
-        (dead, error[:80], round(again_in, 3)),
+        dead[-1].position if dead else was.position,
+        "dead = dead + %s, failures = %s, failing_since = %s, last_error = %s,"
+        " due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND",
+        (
+            *((len(dead), 1, None) if dead else (0, was.failures + 1, was.failing_since or now)),
+            *(error[:80], round(again_in, 3)),
+        ),
+    )
+
+
+def set_aside(cursor: Cursor, subscription_id: int, error: str, again_in: float) -> None:
+    """Nothing could be sent, and that is not the receiver's fault: nothing of it counts towards giving up."""
+    cursor.execute(
+        "UPDATE call_event_subscriptions SET failures = GREATEST(failures, 1), failing_since = NULL, last_error = %s,"
+        " due_at = UTC_TIMESTAMP(6) + INTERVAL %s SECOND WHERE id = %s",
+        (error[:80], round(again_in, 3), subscription_id),
     )
 
 
@@ -305,9 +351,6 @@ def let_go(cursor: Cursor, subscription_id: int) -> None:
     )
 
 
-def end(cursor: Cursor, subscription_id: int, error: str) -> None:
+def end(cursor: Cursor, was: Subscription, error: str) -> None:
     """The receiver wants no more."""
-    cursor.execute(
-        "UPDATE call_event_subscriptions SET ended_at = UTC_TIMESTAMP(6), last_error = %s WHERE id = %s",
-        (error[:80], subscription_id),
-    )
+    _settle(cursor, was, was.position, "ended_at = UTC_TIMESTAMP(6), last_error = %s", (error[:80],))

@@ -70,7 +70,8 @@ def tell_opt_outs(cursor: Cursor, task_id: int, entered: Sequence[OptOut]) -> No
             Event(
                 kind=OPTED_OUT,
                 task_id=task_id,
-                fact=(one.list_id, one.call_job_id),
+                # A person may lift an entry, and another word on the same call make a new one.
+                fact=(one.list_id, one.call_job_id, one.id),
                 data={"list_id": one.list_id, "call_job_id": one.call_job_id, "opt_out_id": one.id},
             )
             for one in entered

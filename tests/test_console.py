@@ -207,11 +207,14 @@ def test_forms_of_others_change_nothing(site: ApiSite, complete: int, person: ht
 # --- a person's word ------------------------------------------------------------------------------------------------
 
 
+def hidden(person: httpx.Client, page: str) -> dict[str, str]:
+    """What the forms of a page hold that nobody types."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', person.get(page).text))
+
+
 def form(person: httpx.Client, page: str, action: str, **fields: str) -> httpx.Response:
     """Send a form of a page."""
-    token = re.search(r'name="form_token" value="(\w+)"', person.get(page).text)
-    assert token
-    return person.post(action, data={"form_token": token[1], **fields})
+    return person.post(action, data=hidden(person, page) | fields)
 
 
 def judged(site: ApiSite, row: int) -> dict[str, Any]:
@@ -278,6 +281,49 @@ def test_call_no_more_is_entered_and_lifted_by_a_person(site: ApiSite, complete:
     assert site.sql(entries)[-1] == {"organization_id": "org7", "source": "person", "standing": 1, "list_id": call}
     form(person, f"/calls/{call}", f"/calls/{call}/correct", **word)
     assert site.sql(entries)[-1]["standing"] is None
+
+
+def test_a_page_that_was_opened_before_somebody_changed_the_call_changes_nothing(
+    site: ApiSite, complete: int, person: httpx.Client
+) -> None:
+    call = a_call(site, complete)
+    path = f"/calls/{call}"
+    [row] = site.sql("SELECT leads_phone, leads_follow_id AS follow_id FROM leads_task_list WHERE id = %s", call)
+    typed = {"is_interested": "1", "leads_remark": "改了一个错字", "next_follow_time": ""}
+    words = f"SELECT COUNT(*) AS n FROM call_corrections WHERE list_id = {call}"
+
+    def refused(opened: dict[str, str]) -> None:
+        before, said = judged(site, call), site.sql(words)
+        for action, fields in (("correct", typed), ("right", {})):
+            answer = person.post(f"{path}/{action}", data=opened | fields)
+            assert answer.status_code == 409 and "Somebody has changed this call" in answer.text, action
+            assert ("改了一个错字" in answer.text) == (action == "correct") and f'href="/console{path}?' in answer.text
+        assert (judged(site, call), site.sql(words)) == (before, said)
+
+    opened = hidden(person, path)
+    site.done("/opt-outs", {"phone": row["leads_phone"], "reason": "来信"})
+    refused(opened)
+    asked = f"/opt-outs/check?phone={row['leads_phone']}"
+    assert site.done(asked)["opted_out"], "the refusal is not lifted by who has not seen it"
+
+    opened = hidden(person, path)
+    for action in ("lift", ""):
+        site.done(f"/opt-outs/{action}".rstrip("/"), {"phone": row["leads_phone"], "reason": "来电"})
+    refused(opened)
+    assert site.done(asked)["opted_out"], "nor is another one that was entered since"
+
+    for column, value in (("leads_remark", "李经理：已约周日"), ("next_follow_time", "2026-12-06 09:00:00")):
+        opened = hidden(person, path)
+        site.sql(f"UPDATE dcc_leads_follow SET {column} = %s WHERE id = %s", value, row["follow_id"])
+        refused(opened)
+    opened = hidden(person, path)
+    site.sql("UPDATE leads_task_list SET is_interested = (is_interested + 1) %% 3 WHERE id = %s", call)
+    refused(opened)
+
+    assert form(person, path, f"{path}/correct", **typed, do_not_call="1").status_code == 303
+    assert site.done(asked)["opted_out"] and judged(site, call)["leads_remark"] == "改了一个错字"
+    assert form(person, path, f"{path}/correct", **typed).status_code == 303
+    assert not site.done(asked)["opted_out"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from calltasks.api.console.showing import bars, bubbles, masked
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
+from calltasks.database.tables.opt_outs import OptOut
 from calltasks.errors import CallTasksError, UnknownTaskError
 from calltasks.names import FINAL, SUCCEEDED
 from calltasks.recordings.hearing import hear
@@ -112,11 +113,11 @@ async def _call(request: Request) -> Response:
     tasks, organization = calls_of(request), organization_of(request)
     call = await own_call(request)
     chosen, sort = filter_of(request.query_params)
-    talk, history, people, refused, (before, behind) = await asyncio.gather(
+    talk, history, people, refusal, (before, behind) = await asyncio.gather(
         tasks.database.run(calls.conversation, call.id),
         tasks.database.run(analyses.judged, call.id, call.call_job_id),
         tasks.database.run(corrections.of_call, call.id, call.call_job_id),
-        refuses(tasks, organization, call),
+        refusal_of(tasks, organization, call),
         tasks.database.run(calls.neighbours, call, chosen, sort),
     )
     zone = tasks.database.zone
@@ -131,7 +132,8 @@ async def _call(request: Request) -> Response:
         turns=turns,
         judged=judged[::-1],
         said=[(one, local(tasks, one.created_at)) for one in people][::-1],
-        refused=refused,
+        refused=refusal is not None,
+        seen=corrections.seal(call.follow_up, refusal),
         before=before,
         behind=behind,
         has_audio=call.recorded or call.call_status == SUCCEEDED,
@@ -140,10 +142,10 @@ async def _call(request: Request) -> Response:
     )
 
 
-async def refuses(tasks: CallTasks, organization_id: str, call: Call) -> bool:
-    """Whether the customer's number is among the organisation's opt-outs."""
+async def refusal_of(tasks: CallTasks, organization_id: str, call: Call) -> OptOut | None:
+    """The entry of the organisation's opt-outs that has the customer's number, if one does."""
     number = e164(call.phone)
-    return bool(number and await tasks.database.run(opt_outs.standing, organization_id, number))
+    return await tasks.database.run(opt_outs.standing, organization_id, number) if number else None
 
 
 async def own_call(request: Request) -> Call:

@@ -119,6 +119,12 @@ CHINESE = {
     "This is right": "判断正确",
     "Correct it": "修改",
     "Save": "保存",
+    "Changed meanwhile": "已被他人修改",
+    "Somebody has changed this call since you opened it. Nothing of yours was saved: look at it again.": (
+        "您打开之后，这通电话的内容已被修改。您的内容没有保存，请重新查看。"
+    ),
+    "You wrote:": "您写的是：",
+    "To the call": "查看这通电话",
     "What people said": "人工意见",
     "corrected": "已修改",
     "confirmed": "已确认",

@@ -91,7 +91,8 @@ def _read(cursor: Cursor) -> list[OptOut]:
 def heed(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_utc: datetime) -> list[OptOut]:
     """Enter the numbers whose customers refuse further calls, inside the transaction that writes what was judged.
 
-    What was entered by one of these calls, and is not found in it any more, is disputed; found again, it is not.
+    What was entered by one of these calls, and is not found in it any more, is disputed; found again, it is not. What a
+    person has entered of a call is a person's word, which no judgement disputes and beside which none enters anything.
 
     Args:
         cursor: inside a transaction that has locked the rows.
@@ -106,9 +107,9 @@ def heed(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_ut
     if not judged:
         return []
     cursor.execute(
-        "SELECT id, list_id, call_job_id, standing = 1, disputed_at IS NOT NULL FROM call_opt_outs"
+        "SELECT id, list_id, call_job_id, standing = 1 AND source = %s, disputed_at IS NOT NULL FROM call_opt_outs"
         f" WHERE list_id IN ({marks(len(judged))}) ORDER BY id",
-        [list_id for list_id, _ in judged],
+        [CALL, *(list_id for list_id, _ in judged)],
     )
     own = {(int(row[1]), str(row[2])): row for row in cursor.fetchall() if (row[1], row[2]) in judged}
     refused = {call for call, one in judged.items() if one.do_not_call}

@@ -181,7 +181,7 @@ async def _csv(request: Request) -> Response:
         yield f"\ufeff{lines([COLUMNS])}".encode()
         part = first
         while True:
-            yield lines(_cells(call, whole) for call in part.calls).replace("\0", "").encode("utf-8", "replace")
+            yield lines(_cells(call, whole) for call in part.calls).encode("utf-8", "replace")
             if not part.after:
                 return
             part = await calls_page(tasks, task_id, chosen, sort, part.after, CSV_ROWS)

@@ -66,6 +66,13 @@ def test_nobody_sees_a_page_without_signing_in(site: ApiSite, complete: int) -> 
     assert refused.status_code == 401 and "set-cookie" not in refused.headers
 
 
+def test_the_address_as_people_type_it_leads_to_the_console(site: ApiSite) -> None:
+    with httpx.Client(base_url=site.url, trust_env=False, timeout=60) as client:
+        answer = client.get("/console")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/")
+        assert "Sign in" in client.get("/console", follow_redirects=True).text
+
+
 def test_the_cookie_is_no_token_and_out_of_reach_of_scripts(site: ApiSite) -> None:
     answer = httpx.post(f"{site.url}/console/sign-in", data={"token": TOKEN}, trust_env=False)
     cookie = answer.headers["set-cookie"]

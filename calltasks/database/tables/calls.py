@@ -37,7 +37,9 @@ _UNSEEN = (
     "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
     " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
 )
-_ID, _TIME = "l.id", f"COALESCE({CALLED_AT}, '{_NO_TIME}')"
+_ID = "l.id"
+_TIME = f"COALESCE(CAST({CALLED_AT} AS DATETIME(6)), CAST('{_NO_TIME}' AS DATETIME(6)))"
+"""Of one type, whatever the columns have: as texts ``10:00:00`` and ``10:00:00.000`` are two times."""
 SORTS = {
     "newest": (_ID, "DESC"),
     "oldest": (_ID, "ASC"),
@@ -171,12 +173,12 @@ def _some(
     joins, conditions, values = _conditions(chosen)
     of_ledger: tuple[int, ...] = ()
     if chosen.to_read or key == _WORTH:
-        joins, of_ledger = f" JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
+        joins, of_ledger = f" LEFT JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
     if after:
         value, _, id_ = after.rpartition("~")
         told = datetime.fromisoformat(value) if key == _TIME else int(value)
-        sign = "<" if way == "DESC" else ">"
-        conditions.append(f"({key} {sign} %s OR ({key} = %s AND l.id {sign} %s))")
+        sign, mark = "<" if way == "DESC" else ">", "CAST(%s AS DATETIME(6))" if key == _TIME else "%s"
+        conditions.append(f"({key} {sign} {mark} OR ({key} = {mark} AND l.id {sign} %s))")
         values += [told, told, int(id_)]
     cursor.execute(
         f"SELECT l.id FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"

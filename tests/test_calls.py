@@ -1,0 +1,126 @@
+"""Calls as people page through them (rules 13.1, 13.2): none twice, none left out, and in few statements."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from pymysql.cursors import Cursor, DictCursor
+
+from calltasks.database.connection import Database
+from calltasks.database.tables import calls
+from calltasks.database.tables.calls import Call, CallFilter
+from calltasks.settings import DatabaseSettings
+from devstack.mariadb import EmbeddedMariaDB
+
+ORGANIZATION = "org7"
+
+
+class Campaign:
+    """A task of which every call is over; its rows as SQL makes them."""
+
+    def __init__(self, mariadb: EmbeddedMariaDB, url: str) -> None:
+        self.database = Database(DatabaseSettings(database_url=SecretStr(url)))
+        self._connection = mariadb.connect(url.rpartition("/")[2], cursorclass=DictCursor)
+        self.sql("INSERT INTO call_tasks (task_name, organization_id, task_type) VALUES ('t', %s, 4)", ORGANIZATION)
+        self.task_id = int(self.sql("SELECT MAX(id) AS id FROM call_tasks")[0]["id"])
+        self.statements = 0
+
+    def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
+
+    def fill(self, count: int, **columns: Callable[[int], Any]) -> list[int]:
+        """Called rows, numbered from 1 on; returns their ids."""
+        given = {
+            "leads_id": str,
+            "call_job_id": lambda number: f"job-{number}",
+            "leads_phone": lambda number: f"139{number:08}",
+            "call_status": lambda number: "Succeeded",
+        } | columns
+        rows = [[self.task_id, *(value(number) for value in given.values())] for number in range(1, count + 1)]
+        marks = ", ".join(["%s"] * (1 + len(given)))
+        with self._connection.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO leads_task_list (task_id, {', '.join(given)}) VALUES ({marks})", rows)
+        return [int(row["id"]) for row in self.sql("SELECT id FROM leads_task_list ORDER BY id")]
+
+    def close(self) -> None:
+        self._connection.close()
+        self.database.close()
+
+    async def run(self, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        """Counts the statements."""
+
+        class Counting:
+            def __init__(self, cursor: Cursor) -> None:
+                self._cursor = cursor
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._cursor, name)
+
+            def execute(self, *statement: Any) -> Any:
+                found.statements += 1
+                return self._cursor.execute(*statement)
+
+        found, self.statements = self, 0
+        return await self.database.run(lambda cursor: function(Counting(cursor), *given, **more))
+
+    async def listed(self, chosen: CallFilter, sort: str, limit: int, *, backwards: bool = False) -> list[Call]:
+        """All of them, page by page."""
+        found: list[Call] = []
+        after = ""
+        for _ in range(1000):
+            part = await self.run(calls.page, self.task_id, chosen, sort, after, limit, backwards=backwards)
+            found += part.calls
+            after = part.after
+            if not after:
+                return found
+        raise AssertionError("there is no end")
+
+
+@pytest.fixture
+async def campaign(mariadb: EmbeddedMariaDB, database_url: str) -> AsyncIterator[Campaign]:
+    found = Campaign(mariadb, database_url)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.mark.parametrize("kind", ["DATETIME", "DATETIME(3)", "DATETIME(6)", "TIMESTAMP(3) NULL"])
+async def test_by_time_every_call_comes_once_whatever_the_columns_hold(campaign: Campaign, kind: str) -> None:
+    for column in ("updated_time", "planed_time", "call_time"):
+        campaign.sql(f"ALTER TABLE leads_task_list MODIFY {column} {kind}")
+    begin = datetime(2026, 12, 5, 10)
+    # Three within each second, each time twice; the last ones have none, or another column's.
+    ids = campaign.fill(
+        24,
+        updated_time=lambda n: None if n > 18 else begin + timedelta(milliseconds=333 * (n // 2)),
+        call_time=lambda n: begin if n > 21 else None,
+        planed_time=lambda n: None,
+    )
+    found = await campaign.listed(CallFilter(), "latest", 2)
+    assert sorted(call.id for call in found) == ids
+    times = [call.called_at or datetime.min for call in found]
+    assert times == sorted(times, reverse=True) and len(set(times)) > 3
+    other = await campaign.listed(CallFilter(), "earliest", 2)
+    assert [call.id for call in other] == [call.id for call in found][::-1]
+    for sort, order in (("latest", found), ("earliest", other)):
+        for place, call in enumerate(order):
+            around = (order[place - 1].id if place else None, order[place + 1].id if place + 1 < len(order) else None)
+            assert await campaign.run(calls.neighbours, call, CallFilter(), sort) == around
+
+
+async def test_calls_without_any_judgement_of_ours_are_sorted_by_worth_and_read_too(campaign: Campaign) -> None:
+    ids = campaign.fill(
+        6,
+        is_interested=lambda n: 0,
+        leads_follow_id=lambda n: n,
+        call_conversation=lambda n: '[{"Speaker": "Contact", "Script": "' + "说" * (2000 if n <= 2 else 10) + '"}]',
+    )
+    found = await campaign.listed(CallFilter(), "worth", 2)
+    assert [call.id for call in found] == [*ids[1::-1], *ids[:1:-1]]
+    read = await campaign.listed(CallFilter(to_read=True), "worth", 1)
+    assert [(call.id, call.reasons) for call in read] == [(id_, ["undecided"]) for id_ in ids[1::-1]]

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from pymysql.cursors import Cursor, DictCursor
 
 from calltasks.database.connection import Database
-from calltasks.database.tables import calls
+from calltasks.database.tables import calls, ledger
 from calltasks.database.tables.calls import Call, CallFilter
 from calltasks.settings import DatabaseSettings
 from devstack.mariadb import EmbeddedMariaDB
@@ -34,17 +34,41 @@ class Campaign:
 
     def fill(self, count: int, **columns: Callable[[int], Any]) -> list[int]:
         """Called rows, numbered from 1 on; returns their ids."""
-        given = {
+        usual: dict[str, Callable[[int], Any]] = {
             "leads_id": str,
             "call_job_id": lambda number: f"job-{number}",
             "leads_phone": lambda number: f"139{number:08}",
             "call_status": lambda number: "Succeeded",
-        } | columns
+        }
+        given = usual | columns
         rows = [[self.task_id, *(value(number) for value in given.values())] for number in range(1, count + 1)]
         marks = ", ".join(["%s"] * (1 + len(given)))
         with self._connection.cursor() as cursor:
             cursor.executemany(f"INSERT INTO leads_task_list (task_id, {', '.join(given)}) VALUES ({marks})", rows)
         return [int(row["id"]) for row in self.sql("SELECT id FROM leads_task_list ORDER BY id")]
+
+    def follow_up(self, ids: list[int]) -> None:
+        """As if written by us: two of three with a next time."""
+        next_time = datetime(2026, 12, 6, 9)
+        rows = [
+            (id_, str(number), "想了解价格", next_time if number % 3 else None)
+            for number, id_ in enumerate(ids, start=1)
+        ]
+        ledger_rows = [
+            (id_, self.task_id, f"job-{number}", id_, 1, ledger.digest(remark, time), next_time)
+            for number, (id_, _, remark, time) in enumerate(rows, start=1)
+        ]
+        with self._connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO dcc_leads_follow (id, leads_id, leads_remark, next_follow_time) VALUES (%s, %s, %s, %s)",
+                rows,
+            )
+            cursor.executemany(
+                "INSERT INTO call_follow_ups (list_id, task_id, call_job_id, follow_id, is_interested, outcome,"
+                " stored_hash, created_at) VALUES (%s, %s, %s, %s, %s, 'analysed', %s, %s)",
+                ledger_rows,
+            )
+            cursor.execute("UPDATE leads_task_list SET leads_follow_id = id, is_interested = 1")
 
     def close(self) -> None:
         self._connection.close()
@@ -124,3 +148,38 @@ async def test_calls_without_any_judgement_of_ours_are_sorted_by_worth_and_read_
     assert [call.id for call in found] == [*ids[1::-1], *ids[:1:-1]]
     read = await campaign.listed(CallFilter(to_read=True), "worth", 1)
     assert [(call.id, call.reasons) for call in read] == [(id_, ["undecided"]) for id_ in ids[1::-1]]
+
+
+CHANGES = {
+    "a remark": "UPDATE dcc_leads_follow SET leads_remark = '已约周日' WHERE id = %s",
+    "a next time": "UPDATE dcc_leads_follow SET next_follow_time = '2026-12-07 10:00:00' WHERE id = %s",
+    "no next time": "UPDATE dcc_leads_follow SET next_follow_time = NULL, leads_remark = '不' WHERE id = %s",
+    "its lead": "UPDATE dcc_leads_follow SET leads_id = 'x' WHERE id = %s",
+    "deleted": "DELETE FROM dcc_leads_follow WHERE id = %s",
+    "an interest": "UPDATE leads_task_list SET is_interested = 2 WHERE id = %s",
+    "found right": "UPDATE call_follow_ups SET stored_hash = '' WHERE list_id = %s",
+}
+UNCHANGED = {
+    "a lost interest": "UPDATE leads_task_list SET is_interested = NULL WHERE id = %s",
+    "blanks": "UPDATE dcc_leads_follow SET leads_remark = CONCAT(' ', leads_remark, '\n') WHERE id = %s",
+    "unknown to our ledger": "DELETE FROM call_follow_ups WHERE list_id = %s",
+}
+
+
+@pytest.mark.parametrize("kind", ["DATETIME", "DATETIME(3)"])
+async def test_what_people_have_changed_is_found_among_many_in_few_statements(campaign: Campaign, kind: str) -> None:
+    campaign.sql(f"ALTER TABLE dcc_leads_follow MODIFY next_follow_time {kind} NULL, MODIFY leads_id VARCHAR(64)")
+    ids = campaign.fill(2_500)
+    campaign.follow_up(ids)
+    step = len(ids) // (len(CHANGES) + len(UNCHANGED))
+    changed, unchanged = ids[::step][: len(CHANGES)], ids[step - 1 :: step][: len(UNCHANGED)]
+    assert len(changed) == len(CHANGES) and not set(changed) & set(unchanged)
+    for statements, rows in ((CHANGES, changed), (UNCHANGED, unchanged)):
+        for statement, row in zip(statements.values(), rows, strict=True):
+            campaign.sql(statement, row)
+    chosen = CallFilter(edited=True)
+    part = await campaign.run(calls.page, campaign.task_id, chosen, "oldest", "", 50)
+    assert [call.id for call in part.calls] == changed and campaign.statements <= 20
+    assert [call.id for call in await campaign.listed(chosen, "newest", 2)] == changed[::-1]
+    assert await campaign.run(calls.neighbours, part.calls[3], chosen, "oldest") == (changed[2], changed[4])
+    assert campaign.statements <= 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from pymysql.cursors import Cursor
@@ -49,6 +50,21 @@ SORTS = {
 }
 """In which order calls may be shown: by what, and which way."""
 _BACKWARDS = {"DESC": "ASC", "ASC": "DESC"}
+_WRITTEN = (
+    f" LEFT JOIN call_follow_ups h ON h.list_id = l.id AND {SAME_CALL.format('h')}"
+    " LEFT JOIN dcc_leads_follow f ON f.id = CAST(l.leads_follow_id AS UNSIGNED)"
+)
+_TEXT = "CAST(CONVERT({} USING utf8mb4) AS BINARY)"
+_AS_WRITTEN = (
+    f"(f.id IS NOT NULL AND (h.list_id IS NULL OR ({_TEXT.format('f.leads_id')} = {_TEXT.format('l.leads_id')}"
+    " AND COALESCE(CAST(l.is_interested AS CHAR), '') IN ('', CAST(h.is_interested AS CHAR))"
+    " AND SHA2(CONCAT(TRIM(CONVERT(COALESCE(f.leads_remark, '') USING utf8mb4)), '\n',"
+    " COALESCE(DATE_FORMAT(f.next_follow_time, '%%Y-%%m-%%d %%H:%%i:%%s'), '')), 256) = h.stored_hash)))"
+)
+"""The follow-up is as we wrote it for sure (:func:`~calltasks.database.tables.analyses.present` says whether one is of
+which this is not true): nearly all are, and need not be read one by one."""
+_MORE = 1_000
+"""Rows that are looked at in one go where a look at what they hold decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,16 +139,9 @@ def page(
     Raises:
         ValueError: there is no such place or sort.
     """
-    found: list[Call] = []
-    while True:
-        some = _some(cursor, task_id, chosen, sort, after, limit + 1, backwards)
-        # Whether a person has changed a follow-up only a look at it tells.
-        found += [call for call in some if call.follow_up.change or not chosen.edited]
-        if len(found) > limit or len(some) <= limit:
-            break
-        after = _place(sort, some[-1])
-    rest = len(found) > limit
-    return Calls(calls=found[:limit], after=_place(sort, found[limit - 1]) if rest else "")
+    found = _places(cursor, task_id, chosen, sort, after, limit + 1, backwards)
+    shown = list(found)[:limit]
+    return Calls(calls=_load(cursor, shown), after=found[shown[-1]] if len(found) > limit else "")
 
 
 def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
@@ -150,9 +159,10 @@ def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
 
 def neighbours(cursor: Cursor, call: Call, chosen: CallFilter, sort: str) -> tuple[int | None, int | None]:
     """The rows before and behind a call, in this order of these calls."""
-    place = _place(sort, call)
-    there = [page(cursor, call.task_id, chosen, sort, place, 1, backwards=way).calls for way in (True, False)]
-    before, behind = (calls[0].id if calls else None for calls in there)
+    values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
+    place = f"{values[SORTS[sort][0]]}~{call.id}"
+    there = [_places(cursor, call.task_id, chosen, sort, place, 1, way) for way in (True, False)]
+    before, behind = (next(iter(places), None) for places in there)
     return before, behind
 
 
@@ -163,11 +173,35 @@ def conversation(cursor: Cursor, list_id: int) -> str:
     return str(row[0] or "") if row else ""
 
 
-def _some(
+def _places(
     cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
-) -> list[Call]:
+) -> dict[int, str]:
+    """The next rows, as many as that, in their order, each with the place behind which the following one stands."""
     if sort not in SORTS:
         raise ValueError(sort)
+    found: dict[int, str] = {}
+    step = limit
+    while len(found) < limit:
+        some = _some(cursor, task_id, chosen, sort, after, step, backwards)
+        found |= _decided(cursor, some, chosen)
+        if len(some) < step:
+            break
+        after, step = some[next(reversed(some))], max(step, _MORE)
+    return dict(islice(found.items(), limit))
+
+
+def _decided(cursor: Cursor, some: dict[int, str], chosen: CallFilter) -> dict[int, str]:
+    """Those of these rows of which it is true what only a look at them tells."""
+    if chosen.edited:
+        stands = present(cursor, list(some))
+        some = {id_: place for id_, place in some.items() if id_ in stands and stands[id_].change}
+    return some
+
+
+def _some(
+    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
+) -> dict[int, str]:
+    """As :func:`_places`, of rows that may be meant."""
     key, way = SORTS[sort]
     way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
@@ -181,17 +215,12 @@ def _some(
         conditions.append(f"({key} {sign} {mark} OR ({key} = {mark} AND l.id {sign} %s))")
         values += [told, told, int(id_)]
     cursor.execute(
-        f"SELECT l.id FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
+        f"SELECT l.id, {key} FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
         + "".join(f" AND {condition}" for condition in conditions)
         + f" ORDER BY {key} {way}, l.id {way} LIMIT {int(limit)}",
         (*of_ledger, task_id, *values),
     )
-    return _load(cursor, [int(row[0]) for row in cursor.fetchall()])
-
-
-def _place(sort: str, call: Call) -> str:
-    values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
-    return f"{values[SORTS[sort][0]]}~{call.id}"
+    return {int(id_): f"{value}~{id_}" for id_, value in cursor.fetchall()}
 
 
 def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
@@ -204,7 +233,8 @@ def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
     if chosen.failed:
         joins += f" JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')} AND k.outcome = 'failed'"
     if chosen.edited:
-        conditions.append(f"NOT {needs.UNLINKED}")
+        joins += _WRITTEN
+        conditions.append(f"NOT {needs.UNLINKED} AND NOT COALESCE({_AS_WRITTEN}, FALSE)")
     if chosen.opted_out:
         conditions.append("EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call')")
     if chosen.to_read:

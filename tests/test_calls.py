@@ -183,3 +183,35 @@ async def test_what_people_have_changed_is_found_among_many_in_few_statements(ca
     assert [call.id for call in await campaign.listed(chosen, "newest", 2)] == changed[::-1]
     assert await campaign.run(calls.neighbours, part.calls[3], chosen, "oldest") == (changed[2], changed[4])
     assert campaign.statements <= 20
+
+
+async def test_call_no_more_is_what_stands_now_for_the_number_whoever_said_so(campaign: Campaign) -> None:
+    spelled = [
+        "139-0000-0002",
+        "+8613900000003",
+        "+86 139 0000 0004",
+        "王 13900000005",
+        "１３９００００００６",
+        "无",
+        None,
+        "",
+    ]
+    ids = campaign.fill(1_500, leads_phone=lambda n: spelled[n - 2] if 2 <= n < 10 else f"139{n:08}")
+    for number in (1, 2, 3, 4, 5, 6, 1_500):
+        campaign.sql(
+            "INSERT INTO call_opt_outs (organization_id, phone, source, evidence, created_at)"
+            " VALUES (%s, %s, 'import', '', UTC_TIMESTAMP())",
+            *(ORGANIZATION, f"+86139{number:08}"),
+        )
+    # Lifted, though its call had said so; and another organisation's.
+    for number, organization, standing in ((11, ORGANIZATION, None), (12, "org8", 1), (13, ORGANIZATION.upper(), 1)):
+        campaign.sql(
+            "INSERT INTO call_opt_outs (organization_id, phone, source, list_id, evidence, created_at, standing)"
+            " VALUES (%s, %s, 'call', %s, '', UTC_TIMESTAMP(), %s)",
+            *(organization, f"+86139{number:08}", ids[number - 1], standing),
+        )
+    refused = [*ids[:6], ids[-1]]
+    found = await campaign.listed(CallFilter(opted_out=True), "oldest", 3)
+    assert [call.id for call in found] == refused and campaign.statements <= 20
+    every = await campaign.listed(CallFilter(), "oldest", 1_000)
+    assert [call.id for call in every if call.opted_out] == refused

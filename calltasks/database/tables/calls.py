@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -10,10 +11,11 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import marks
-from calltasks.database.tables import needs
+from calltasks.database.tables import needs, opt_outs, tasks
 from calltasks.database.tables.analyses import CALLED_AT, SECOND, Present, moment, present
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, final_status
+from calltasks.rules.phones import e164
 
 A_PAGE = 50
 _NO_TIME = "1000-01-01 00:00:00"
@@ -63,6 +65,14 @@ _AS_WRITTEN = (
 )
 """The follow-up is as we wrote it for sure (:func:`~calltasks.database.tables.analyses.present` says whether one is of
 which this is not true): nearly all are, and need not be read one by one."""
+_NUMBER = "TRIM(LEADING '+86' FROM CONVERT(COALESCE(l.leads_phone, '') USING utf8mb4))"
+_MAY_REFUSE = (
+    f"(CHAR_LENGTH({_NUMBER}) <> 11 OR {_NUMBER} NOT REGEXP '^1[3-9][0-9]{{9}}'"
+    " OR EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.organization_id = %s AND o.standing = 1"
+    f" AND o.phone = CONVERT(CONCAT('+86', {_NUMBER}) USING ascii) COLLATE ascii_bin))"
+)
+"""The organisation does not call the number, or it is spelled otherwise than nearly all are: what such a field holds
+only :func:`~calltasks.rules.phones.e164` tells."""
 _MORE = 1_000
 """Rows that are looked at in one go where a look at what they hold decides."""
 
@@ -73,8 +83,8 @@ class CallFilter:
 
     Attributes:
         status: an outcome, or ``open`` for none yet.
-        failed: whose analysis failed; ``edited``: whose follow-up a person has changed or deleted; ``opted_out``: in
-            which the customer refused further calls.
+        failed: whose analysis failed; ``edited``: whose follow-up a person has changed or deleted; ``opted_out``: whose
+            number the organisation does not call now, whoever said so.
         day: of the call, wall clock.
         words: that stand in remark or transcript.
         to_read: where a look is worth most, and no person has said anything of it yet.
@@ -92,7 +102,8 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A called row, as a list shows it. Times are wall clock; ``outcome`` of its follow-up, as our ledger has it."""
+    """A called row, as a list shows it. Times are wall clock; ``outcome`` of its follow-up, as our ledger has it;
+    ``opted_out``: the organisation does not call its number now."""
 
     id: int
     task_id: int
@@ -183,15 +194,22 @@ def _places(
     step = limit
     while len(found) < limit:
         some = _some(cursor, task_id, chosen, sort, after, step, backwards)
-        found |= _decided(cursor, some, chosen)
+        found |= _decided(cursor, task_id, some, chosen)
         if len(some) < step:
             break
         after, step = some[next(reversed(some))], max(step, _MORE)
     return dict(islice(found.items(), limit))
 
 
-def _decided(cursor: Cursor, some: dict[int, str], chosen: CallFilter) -> dict[int, str]:
+def _decided(cursor: Cursor, task_id: int, some: dict[int, str], chosen: CallFilter) -> dict[int, str]:
     """Those of these rows of which it is true what only a look at them tells."""
+    if chosen.opted_out and some:
+        cursor.execute(
+            f"SELECT id, COALESCE(leads_phone, '') FROM leads_task_list WHERE id IN ({marks(len(some))})", list(some)
+        )
+        phones = {int(id_): str(phone) for id_, phone in cursor.fetchall()}
+        refused = _refused(cursor, _owner(cursor, task_id), phones)
+        some = {id_: place for id_, place in some.items() if id_ in refused}
     if chosen.edited:
         stands = present(cursor, list(some))
         some = {id_: place for id_, place in some.items() if id_ in stands and stands[id_].change}
@@ -205,6 +223,9 @@ def _some(
     key, way = SORTS[sort]
     way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
+    if chosen.opted_out:
+        conditions.append(_MAY_REFUSE)
+        values.append(_owner(cursor, task_id))
     of_ledger: tuple[int, ...] = ()
     if chosen.to_read or key == _WORTH:
         joins, of_ledger = f" LEFT JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
@@ -235,8 +256,6 @@ def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
     if chosen.edited:
         joins += _WRITTEN
         conditions.append(f"NOT {needs.UNLINKED} AND NOT COALESCE({_AS_WRITTEN}, FALSE)")
-    if chosen.opted_out:
-        conditions.append("EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call')")
     if chosen.to_read:
         conditions += [f"{_WORTH} > 0", _UNSEEN, f"NOT {needs.UNLINKED}"]
     if chosen.day:
@@ -260,14 +279,25 @@ def _like(words: str) -> str:
     return f"%{words}%"
 
 
+def _owner(cursor: Cursor, task_id: int) -> str:
+    task = tasks.load(cursor, task_id)
+    return task.organization_id if task else ""
+
+
+def _refused(cursor: Cursor, organization_id: str, phones: Mapping[int, str]) -> set[int]:
+    """The rows, with what their phone fields hold, whose numbers the organisation does not call."""
+    numbers = {id_: number for id_, phone in phones.items() if (number := e164(phone))}
+    refusing = opt_outs.refusing(cursor, organization_id, set(numbers.values()))
+    return {id_ for id_, number in numbers.items() if number in refusing}
+
+
 def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
-    """The calls of these rows, in this order."""
+    """The calls of these rows of a task, in this order."""
     if not ids:
         return []
     cursor.execute(
         "SELECT l.id, l.task_id, l.call_job_id, l.leads_id, COALESCE(l.leads_name, ''), COALESCE(l.leads_phone, ''),"
         f" COALESCE(l.call_status, ''), {CALLED_AT}, COALESCE(k.outcome, ''), {needs.RECORDED},"
-        " EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call'),"
         f" {_WORTH} FROM leads_task_list l LEFT JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')}"
         f" LEFT JOIN {_OF_LEDGER.format(f'a.list_id IN ({marks(len(ids))})')} w ON w.list_id = l.id"
         f" WHERE l.id IN ({marks(len(ids))}) AND {CALLED}",
@@ -275,6 +305,8 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
     )
     rows = {int(row[0]): row for row in cursor.fetchall()}
     stands = present(cursor, list(rows))
+    task_id = next((int(row[1]) for row in rows.values()), 0)
+    refused = _refused(cursor, _owner(cursor, task_id), {id_: str(row[5]) for id_, row in rows.items()})
     return [
         Call(
             id=id_,
@@ -288,8 +320,8 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
             is_interested=stands[id_].is_interested,
             outcome=str(row[8]),
             recorded=bool(row[9]),
-            opted_out=bool(row[10]),
-            worth=int(row[11]),
+            opted_out=id_ in refused,
+            worth=int(row[10]),
             follow_up=stands[id_],
         )
         for id_ in ids

@@ -9,7 +9,7 @@ refuses then takes its place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -242,6 +242,18 @@ def lift(cursor: Cursor, organization_id: str, phone: str, *, reason: str, by: s
 def standing(cursor: Cursor, organization_id: str, phone: str) -> OptOut | None:
     """The entry that keeps the number from being called, if one does."""
     return next(iter(_standing(cursor, organization_id, [phone])), None)
+
+
+def refusing(cursor: Cursor, organization_id: str, phones: Collection[str]) -> set[str]:
+    """Those of these numbers that the organisation does not call."""
+    if not phones:
+        return set()
+    cursor.execute(
+        "SELECT phone FROM call_opt_outs WHERE organization_id = %s AND standing = 1"
+        f" AND phone IN ({marks(len(phones))})",
+        (organization_id, *sorted(phones)),
+    )
+    return {str(row[0]) for row in cursor.fetchall()}
 
 
 def page(

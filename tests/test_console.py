@@ -211,6 +211,24 @@ def test_forms_of_others_change_nothing(site: ApiSite, complete: int, person: ht
     assert person.post(path, data={"form_token": token[1]}).status_code == 409
 
 
+def test_what_makes_no_sense_has_a_plain_answer(site: ApiSite, complete: int, person: httpx.Client) -> None:
+    for query in ("day=9999-12-31", "day=0001-01-01", "day=tomorrow", "interest=7", "sort=x", "status=x"):
+        assert person.get(f"/campaigns/{complete}?{query}").status_code == 200, query
+    for query in ("after=1~x", "after=~", "sort=latest&after=tomorrow~1"):
+        assert person.get(f"/campaigns/{complete}?{query}").status_code == 404, query
+    for before in ("x", "9" * 5_000):
+        assert person.get(f"/campaigns?before={before}").status_code == 404
+    assert person.post(f"/campaigns/{complete}/refresh", data={"form_token": "密钥"}).status_code == 403
+    call = a_call(site, complete)
+    [was] = site.sql("SELECT is_interested FROM leads_task_list WHERE id = %s", call)
+    for odd in (3, -1):
+        site.sql("UPDATE leads_task_list SET is_interested = %s WHERE id = %s", odd, call)
+        for path in (f"/campaigns/{complete}?edited=1", f"/calls/{call}", f"/campaigns/{complete}/calls.csv"):
+            assert person.get(path).status_code == 200, path
+        assert "cannot tell</span>" in person.get(f"/calls/{call}").text
+    site.sql("UPDATE leads_task_list SET is_interested = %s WHERE id = %s", was["is_interested"], call)
+
+
 # --- a person's word ------------------------------------------------------------------------------------------------
 
 

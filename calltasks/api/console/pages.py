@@ -32,6 +32,8 @@ from calltasks.rules.spreadsheets import lines
 CAMPAIGNS_A_PAGE = 20
 COUNT_AGE = timedelta(seconds=10)
 """A campaign that is looked at is counted anew so often."""
+LONGEST_ID = 20
+"""Digits."""
 CSV_ROWS = 500
 """Rows that are read at once for a CSV."""
 STATUSES = ("open", *FINAL)
@@ -60,7 +62,7 @@ async def begin(request: Request) -> Response:
 
 async def _campaigns(request: Request) -> Response:
     before = request.query_params.get("before", "")
-    if before and not before.isdecimal():
+    if before and not (before.isdecimal() and len(before) < LONGEST_ID):
         raise HTTPException(404, "there is no such page")
     tasks = calls_of(request)
     found = await tasks.campaigns(
@@ -219,6 +221,8 @@ def filter_of(query: Mapping[str, str]) -> tuple[CallFilter, str]:
     day = None
     with suppress(ValueError):
         day = date.fromisoformat(query.get("day", ""))
+    # The last one there is has no end.
+    day = None if day == date.max else day
     chosen = CallFilter(
         interest=int(interest) if interest in ("0", "1", "2") else None,
         status=status if status in STATUSES else "",

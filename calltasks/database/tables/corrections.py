@@ -125,7 +125,8 @@ def confirm(
     stands = opt_outs.standing(cursor, organization_id, number) if number else None
     _compare(list_id, there, stands, seen)
     word = Word(
-        is_interested=there.is_interested or 0,
+        # What is no judgement was shown as one that cannot be told.
+        is_interested=there.is_interested if there.is_interested in (1, 2) else 0,
         leads_remark=there.leads_remark,
         next_follow_time=there.next_follow_time,
         do_not_call=stands is not None,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from calltasks.api.console import rendering
+from calltasks.api.console import rendering, steering
 from calltasks.api.console.application import HEADERS
 from calltasks.api.console.words import CHINESE
 from devstack.mariadb import EmbeddedMariaDB
@@ -296,6 +296,31 @@ def reanalysed(site: ApiSite, task_id: int) -> None:
     wait_until(over, 60, "the calls are judged again", interval=0.2)
     [after] = site.sql("SELECT COUNT(*) AS n FROM call_analyses WHERE task_id = %s AND outcome = 'kept'", task_id)
     assert after["n"] > before["n"]
+
+
+def test_calls_are_judged_again_part_by_part_and_those_that_were_counted(
+    site: ApiSite, person: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "MOST_CALLS", 5)
+    task_id = site.completed()
+    rows = [row["id"] for row in site.sql("SELECT id FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)]
+    path, parts = f"/campaigns/{task_id}/analyse-again?sort=oldest", list[list[int]]()
+    judged_again = "SELECT COUNT(*) AS n FROM call_analyses WHERE task_id = %s AND request_id <> ''"
+    while "/analyse-again" in path:
+        opened = hidden(person, path)
+        parts.append([int(id_) for id_ in opened["calls"].split(",")])
+        assert f"{len(parts[-1])} calls are put to the model again" in person.get(path).text
+        answer = person.post(path, data=opened)
+        assert answer.status_code == 303, answer.text
+        path = answer.headers["location"].removeprefix("/console")
+    assert parts == [rows[:5], rows[5:10], rows[10:]]
+    wait_until(lambda: site.sql(judged_again, task_id)[0]["n"] == 12, 60, "all are judged again", interval=0.2)
+    assert path == f"/campaigns/{task_id}?sort=oldest"
+    stranger = rows[0] + 1_000_000
+    for shown, status in (("", 400), ("1,x", 400), (",".join(["1"] * 6), 400), (f"{stranger}", 303)):
+        answer = form(person, f"/campaigns/{task_id}", f"/campaigns/{task_id}/analyse-again", calls=shown)
+        assert answer.status_code == status, shown
+    assert site.sql(judged_again, task_id)[0]["n"] == 12
 
 
 def test_call_no_more_is_entered_and_lifted_by_a_person(site: ApiSite, complete: int, person: httpx.Client) -> None:

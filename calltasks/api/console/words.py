@@ -97,7 +97,10 @@ CHINESE = {
     "Those who are waiting are never dialled. This cannot be undone.": "等待中的客户将不再拨打，无法撤销。",
     "Back": "返回",
     "{count} calls are put to the model again; it costs tokens.": "{count} 通将重新交给模型判断，会消耗 token。",
-    "There are more; ask again for the rest, or use the command line.": "还有更多；其余的请再次操作，或使用命令行。",
+    "There are more: the next ones are offered afterwards. The command line takes all at once.": (
+        "还有更多：之后可以继续下一批。命令行可一次处理全部。"
+    ),
+    "Those before these are asked for already.": "前面的已经提交。",
     "{count} of them a person has changed: they stay as they are.": "其中 {count} 通已被人工修改，保持不变。",
     "Preview of {count}": "预览 {count} 通",
     "Nothing was changed. It would become:": "没有改动。将会变成：",

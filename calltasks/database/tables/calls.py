@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -175,6 +175,16 @@ def neighbours(cursor: Cursor, call: Call, chosen: CallFilter, sort: str) -> tup
     there = [_places(cursor, call.task_id, chosen, sort, place, 1, way) for way in (True, False)]
     before, behind = (next(iter(places), None) for places in there)
     return before, behind
+
+
+def job_ids(cursor: Cursor, task_id: int, ids: Sequence[int]) -> list[str]:
+    """The jobs of those of these rows that are of the task and called."""
+    cursor.execute(
+        f"SELECT l.call_job_id FROM leads_task_list l WHERE l.task_id = %s AND l.id IN ({marks(len(ids))}) AND {CALLED}"
+        " ORDER BY l.id",
+        (task_id, *ids),
+    )
+    return [str(row[0]) for row in cursor.fetchall()]
 
 
 def conversation(cursor: Cursor, list_id: int) -> str:

@@ -5,16 +5,19 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
 
+from calltasks.api import requests
 from calltasks.api.console import rendering, steering
 from calltasks.api.console.application import HEADERS
 from calltasks.api.console.words import CHINESE
+from calltasks.call_tasks import ANSWER_SECONDS
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until
 from devstack.temporal import EmbeddedTemporal
@@ -420,6 +423,44 @@ def test_calls_that_are_worth_reading_come_first_and_go_when_they_were_read(
     answer = form(person, f"/calls/{disputed}", f"/calls/{disputed}/right?to_read=1&sort=worth")
     assert answer.headers["location"].startswith(f"/console/calls/{shown[1]}?")
     assert f"/calls/{disputed}?" not in person.get(f"/campaigns/{task_id}?to_read=1").text
+
+
+# --- what does not answer -----------------------------------------------------------------------------------------
+
+
+def test_what_the_platform_has_not_confirmed_is_said_before_the_request_is_given_up(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (ANSWER_SECONDS + steering.CONFIRM_SECONDS).total_seconds() < requests.SECONDS - 2
+    monkeypatch.setattr(steering, "CONFIRM_SECONDS", timedelta(seconds=1))
+    slow = SimulatorOptions(seconds_per_call=600, concurrency=1)
+    paused = "SELECT paused FROM call_task_options WHERE task_id = %s"
+    with running_in_thread(slow) as simulators, opening(mariadb, temporal, simulators.url) as site:
+        task_id = site.create()
+        site.done("/start-call-task", {"task_id": task_id})
+        with signed_in(site) as person:
+            wait_until(lambda: "phase calling" in person.get(f"/campaigns/{task_id}").text, 60, "it is calling")
+            site.fail({"target": "SuspendJobs", "kind": "hang", "seconds": 4})
+            answer = form(person, f"/campaigns/{task_id}/pause", f"/campaigns/{task_id}/pause")
+            assert answer.status_code == 202 and "not confirmed it yet" in answer.text
+            site.fail()
+            wait_until(lambda: site.sql(paused, task_id) == [{"paused": 1}], 60, "the platform pauses")
+            form(person, f"/campaigns/{task_id}/cancel", f"/campaigns/{task_id}/cancel")
+
+
+def test_without_a_worker_a_running_campaign_is_shown_at_once(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal
+) -> None:
+    with (
+        running_in_thread(SimulatorOptions()) as simulators,
+        opening(mariadb, temporal, simulators.url, working=False) as site,
+        signed_in(site) as person,
+    ):
+        task_id = site.create()
+        site.done("/start-call-task", {"task_id": task_id})
+        began = monotonic()
+        page = person.get(f"/campaigns/{task_id}").text
+        assert monotonic() - began < 5 and f"/campaigns/{task_id}/pause" in page
 
 
 # --- roles ----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from calltasks.rules.spreadsheets import lines
 CAMPAIGNS_A_PAGE = 20
 COUNT_AGE = timedelta(seconds=10)
 """A campaign that is looked at is counted anew so often."""
+QUERY_SECONDS = timedelta(seconds=1)
+"""So long a page waits for what a run says of itself; without a worker it says nothing."""
 LONGEST_ID = 20
 """Digits."""
 CSV_ROWS = 500
@@ -89,7 +91,7 @@ async def _campaign(request: Request) -> Response:
     run, progress = runs.get(task_id), None
     if run is not None and run.open:
         with suppress(CallTasksError):
-            progress = await tasks.progress(task_id)
+            progress = await tasks.progress(task_id, patience=QUERY_SECONDS)
     shown = page(
         request,
         "campaign.html",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
@@ -23,6 +24,8 @@ ANALYSE = "analyse-again"
 STEPS = (REFRESH, *ACTIONS, ANALYSE)
 MOST_CALLS = 500
 """Calls that one request to judge again takes; then the next ones are offered. The command line takes all."""
+CONFIRM_SECONDS = timedelta(seconds=15)
+"""So long the platform's word is waited for: with what comes before it, less than a request may take."""
 TRIED = 5
 """Calls of a preview: each costs one question to the model."""
 
@@ -61,9 +64,11 @@ async def _act(request: Request) -> Response:
     if action == REFRESH:
         await tasks.signal(task_id, REFRESH)
         return RedirectResponse(f"{CONSOLE}/campaigns/{task_id}", 303)
-    answer = await tasks.control(task_id, action)
+    answer = await tasks.control(task_id, action, patience=CONFIRM_SECONDS)
     if answer["done"] is False:
         raise HTTPException(409, str(answer["answer"]))
+    if answer["done"] is None:
+        return page(request, "confirm.html", 202, task_id=task_id, action=action, asked=True)
     return RedirectResponse(f"{CONSOLE}/campaigns/{task_id}", 303)
 
 

@@ -95,6 +95,7 @@ CHINESE = {
     "Nobody more is dialled until you resume; calls under way go on.": "继续之前不再拨打；进行中的通话不受影响。",
     "Those who are waiting are dialled again.": "继续拨打等待中的客户。",
     "Those who are waiting are never dialled. This cannot be undone.": "等待中的客户将不再拨打，无法撤销。",
+    "Asked for; the platform has not confirmed it yet.": "已提交，平台尚未确认。",
     "Back": "返回",
     "{count} calls are put to the model again; it costs tokens.": "{count} 通将重新交给模型判断，会消耗 token。",
     "There are more: the next ones are offered afterwards. The command line takes all at once.": (

@@ -191,7 +191,7 @@ async def test_call_no_more_is_what_stands_now_for_the_number_whoever_said_so(ca
         "+8613900000003",
         "+86 139 0000 0004",
         "王 13900000005",
-        "１３９００００００６",
+        "１３９０００００００６",
         "无",
         None,
         "",

@@ -35,7 +35,14 @@ _OF_LEDGER = (
     f" MAX(IF(a.outcome = '{SECOND}', {_ENTRY}, '')) AS other FROM call_analyses a WHERE {{}} GROUP BY a.list_id) e)"
 )
 """What the ledger says of how much it is worth to read calls; one pass over the entries that a condition names."""
-_WORTH = f"(COALESCE(w.worth, 0) + IF(l.is_interested = '0' AND CHAR_LENGTH(l.call_conversation) >= {LONG_TALK}, 2, 0))"
+_UNDECIDED = f"{{0}}.is_interested = '0' AND CHAR_LENGTH({{0}}.call_conversation) >= {LONG_TALK}"
+_WORTH = f"(COALESCE(w.worth, 0) + IF({_UNDECIDED.format('l')}, 2, 0))"
+_OF_WORTH = (
+    f"(SELECT v.list_id, MAX(v.worth) AS worth FROM (SELECT d.list_id, d.worth FROM {_OF_LEDGER} d WHERE d.worth > 0"
+    f" UNION ALL SELECT u.id, 0 FROM leads_task_list u WHERE u.task_id = %s AND {_UNDECIDED.format('u')}) v"
+    " GROUP BY v.list_id)"
+)
+"""The rows of a task that are worth reading at all, with what the ledger says of them: few, and looked for first."""
 _UNSEEN = (
     "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
     " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
@@ -237,7 +244,12 @@ def _some(
         conditions.append(_MAY_REFUSE)
         values.append(_owner(cursor, task_id))
     of_ledger: tuple[int, ...] = ()
-    if chosen.to_read or key == _WORTH:
+    if chosen.to_read:
+        joins, of_ledger = (
+            f" JOIN {_OF_WORTH.format('a.task_id = %s')} w ON w.list_id = l.id{joins}",
+            (task_id, task_id),
+        )
+    elif key == _WORTH:
         joins, of_ledger = f" LEFT JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
     if after:
         value, _, id_ = after.rpartition("~")

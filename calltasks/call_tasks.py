@@ -200,7 +200,7 @@ class CallTasks(OptOuts, Campaigns):
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
-    async def progress(self, task_id: int) -> dict[str, Any]:
+    async def progress(self, task_id: int, *, patience: timedelta = ANSWER_SECONDS) -> dict[str, Any]:
         """The progress object (rule 17.4), also of a run that is over.
 
         Of one that did not come to its end ``phase`` is ``failed``, ``terminated``, ``canceled`` or ``timed_out``, and
@@ -208,10 +208,10 @@ class CallTasks(OptOuts, Campaigns):
 
         Raises:
             NotRunningError: no run is known.
-            NoWorkerError: no worker answers.
+            NoWorkerError: no worker answers for so long.
         """
         with self._run(task_id) as run:
-            progress: dict[str, Any] = await run.query(names.PROGRESS, rpc_timeout=ANSWER_SECONDS)
+            progress: dict[str, Any] = await run.query(names.PROGRESS, rpc_timeout=patience)
             status = (await run.describe(rpc_timeout=ANSWER_SECONDS)).status
         if status and status.name.lower() in ENDED_BADLY:
             progress["phase"] = status.name.lower()
@@ -329,12 +329,12 @@ class CallTasks(OptOuts, Campaigns):
         with self._run(task_id) as run:
             await run.signal(name, rpc_timeout=ANSWER_SECONDS)
 
-    async def control(self, task_id: int, action: str) -> dict[str, Any]:
+    async def control(self, task_id: int, action: str, *, patience: timedelta = CONTROL_SECONDS) -> dict[str, Any]:
         """``pause``, ``resume`` or ``cancel`` the platform's dialling, and wait for what the platform says.
 
         Returns:
             ``{"done": …, "answer": …}``; ``done`` is False where the platform, or the run, does not take it (any more),
-            and None if the platform has said nothing for half a minute.
+            and None if the platform has said nothing for so long.
 
         Raises:
             NotRunningError: the task is not running.
@@ -351,7 +351,7 @@ class CallTasks(OptOuts, Campaigns):
             except WorkflowUpdateRPCTimeoutOrCancelledError:
                 raise errors.NoWorkerError from None
             try:
-                answer: dict[str, Any] = await update.result(rpc_timeout=CONTROL_SECONDS)
+                answer: dict[str, Any] = await update.result(rpc_timeout=patience)
             except WorkflowUpdateFailedError as error:
                 return {"done": False, "answer": str(error.cause)}
             except WorkflowUpdateRPCTimeoutOrCancelledError:

@@ -69,7 +69,9 @@ class Campaigns:
         """Every judgement of a call and how its follow-up stands; None if there is no such call."""
         return await self.database.run(history, call_job_id)
 
-    async def correct(self, list_id: int, word: Word, organization_id: str, *, by: str) -> None:
+    async def correct(
+        self, list_id: int, word: Word, organization_id: str, *, by: str, seen: str | None = None
+    ) -> None:
         """Write what a person says of a row's call into the CRM, as its columns hold it, and into our ledgers.
 
         Args:
@@ -77,9 +79,11 @@ class Campaigns:
             word: times are wall clock.
             organization_id: whose row it is.
             by: who says so.
+            seen: the :func:`~calltasks.database.tables.corrections.seal` of what she has seen; None: whatever it was.
 
         Raises:
             NoFollowUpError: there is no follow-up, or a person has deleted it.
+            ChangedMeanwhileError: it is not what she has seen; nothing is written.
         """
         database = self.database
         await database.prepare()
@@ -95,16 +99,15 @@ class Campaigns:
             list_id,
             word,
             organization_id=organization_id,
+            seen=seen,
             by=by,
             now=database.wall_clock(now),
             now_utc=now.replace(tzinfo=None),
         )
 
-    async def confirm(self, list_id: int, *, do_not_call: bool, by: str) -> None:
-        """Write down that a person finds the judgement of a row's call right.
-
-        Raises:
-            NoFollowUpError: there is none.
-        """
+    async def confirm(self, list_id: int, organization_id: str, *, by: str, seen: str | None = None) -> None:
+        """Write down that a person finds the judgement of a row's call right; as :meth:`correct`."""
         now = (await self.database.now()).replace(tzinfo=None)
-        await self.database.transaction(corrections.confirm, list_id, do_not_call=do_not_call, by=by, now_utc=now)
+        await self.database.transaction(
+            corrections.confirm, list_id, organization_id=organization_id, seen=seen, by=by, now_utc=now
+        )

@@ -16,6 +16,7 @@
     ├── NoJobIdsError                 HTTP 409, code 4009
     │   └── NotStartedError
     ├── NoFollowUpError               HTTP 409
+    ├── ChangedMeanwhileError         HTTP 409
     ├── UnknownLeadsError             HTTP 404
     │   └── NoLeadIdError             exit code 2
     ├── UnknownOptOutError            HTTP 404
@@ -170,6 +171,13 @@ class NoFollowUpError(CallTasksError):
 
     def __init__(self, list_id: int) -> None:
         super().__init__(f"row {list_id} has no follow-up to correct: there is none yet, or a person deleted it")
+
+
+class ChangedMeanwhileError(CallTasksError):
+    """What a person says of a call was said of how it stood before: somebody has changed that meanwhile."""
+
+    http_status = 409
+    says = "row {} was changed meanwhile; look at it again: nothing was written"
 
 
 class UnknownLeadsError(CallTasksError):

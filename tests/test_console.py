@@ -5,16 +5,19 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
 
-from calltasks.api.console import rendering
+from calltasks.api import requests
+from calltasks.api.console import rendering, steering
 from calltasks.api.console.application import HEADERS
 from calltasks.api.console.words import CHINESE
+from calltasks.call_tasks import ANSWER_SECONDS
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until
 from devstack.temporal import EmbeddedTemporal
@@ -64,6 +67,13 @@ def test_nobody_sees_a_page_without_signing_in(site: ApiSite, complete: int) -> 
         assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in"), path
     refused = httpx.post(f"{site.url}/console/sign-in", data={"token": "wrong"}, trust_env=False)
     assert refused.status_code == 401 and "set-cookie" not in refused.headers
+
+
+def test_the_address_as_people_type_it_leads_to_the_console(site: ApiSite) -> None:
+    with httpx.Client(base_url=site.url, trust_env=False, timeout=60) as client:
+        answer = client.get("/console")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/")
+        assert "Sign in" in client.get("/console", follow_redirects=True).text
 
 
 def test_the_cookie_is_no_token_and_out_of_reach_of_scripts(site: ApiSite) -> None:
@@ -204,14 +214,35 @@ def test_forms_of_others_change_nothing(site: ApiSite, complete: int, person: ht
     assert person.post(path, data={"form_token": token[1]}).status_code == 409
 
 
+def test_what_makes_no_sense_has_a_plain_answer(site: ApiSite, complete: int, person: httpx.Client) -> None:
+    for query in ("day=9999-12-31", "day=0001-01-01", "day=tomorrow", "interest=7", "sort=x", "status=x"):
+        assert person.get(f"/campaigns/{complete}?{query}").status_code == 200, query
+    for query in ("after=1~x", "after=~", "sort=latest&after=tomorrow~1"):
+        assert person.get(f"/campaigns/{complete}?{query}").status_code == 404, query
+    for before in ("x", "9" * 5_000):
+        assert person.get(f"/campaigns?before={before}").status_code == 404
+    assert person.post(f"/campaigns/{complete}/refresh", data={"form_token": "密钥"}).status_code == 403
+    call = a_call(site, complete)
+    [was] = site.sql("SELECT is_interested FROM leads_task_list WHERE id = %s", call)
+    for odd in (3, -1):
+        site.sql("UPDATE leads_task_list SET is_interested = %s WHERE id = %s", odd, call)
+        for path in (f"/campaigns/{complete}?edited=1", f"/calls/{call}", f"/campaigns/{complete}/calls.csv"):
+            assert person.get(path).status_code == 200, path
+        assert "cannot tell</span>" in person.get(f"/calls/{call}").text
+    site.sql("UPDATE leads_task_list SET is_interested = %s WHERE id = %s", was["is_interested"], call)
+
+
 # --- a person's word ------------------------------------------------------------------------------------------------
+
+
+def hidden(person: httpx.Client, page: str) -> dict[str, str]:
+    """What the forms of a page hold that nobody types."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', person.get(page).text))
 
 
 def form(person: httpx.Client, page: str, action: str, **fields: str) -> httpx.Response:
     """Send a form of a page."""
-    token = re.search(r'name="form_token" value="(\w+)"', person.get(page).text)
-    assert token
-    return person.post(action, data={"form_token": token[1], **fields})
+    return person.post(action, data=hidden(person, page) | fields)
 
 
 def judged(site: ApiSite, row: int) -> dict[str, Any]:
@@ -270,6 +301,31 @@ def reanalysed(site: ApiSite, task_id: int) -> None:
     assert after["n"] > before["n"]
 
 
+def test_calls_are_judged_again_part_by_part_and_those_that_were_counted(
+    site: ApiSite, person: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "MOST_CALLS", 5)
+    task_id = site.completed()
+    rows = [row["id"] for row in site.sql("SELECT id FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)]
+    path, parts = f"/campaigns/{task_id}/analyse-again?sort=oldest", list[list[int]]()
+    judged_again = "SELECT COUNT(*) AS n FROM call_analyses WHERE task_id = %s AND request_id <> ''"
+    while "/analyse-again" in path:
+        opened = hidden(person, path)
+        parts.append([int(id_) for id_ in opened["calls"].split(",")])
+        assert f"{len(parts[-1])} calls are put to the model again" in person.get(path).text
+        answer = person.post(path, data=opened)
+        assert answer.status_code == 303, answer.text
+        path = answer.headers["location"].removeprefix("/console")
+    assert parts == [rows[:5], rows[5:10], rows[10:]]
+    wait_until(lambda: site.sql(judged_again, task_id)[0]["n"] == 12, 60, "all are judged again", interval=0.2)
+    assert path == f"/campaigns/{task_id}?sort=oldest"
+    stranger = rows[0] + 1_000_000
+    for shown, status in (("", 400), ("1,x", 400), (",".join(["1"] * 6), 400), (f"{stranger}", 303)):
+        answer = form(person, f"/campaigns/{task_id}", f"/campaigns/{task_id}/analyse-again", calls=shown)
+        assert answer.status_code == status, shown
+    assert site.sql(judged_again, task_id)[0]["n"] == 12
+
+
 def test_call_no_more_is_entered_and_lifted_by_a_person(site: ApiSite, complete: int, person: httpx.Client) -> None:
     call = a_call(site, complete)
     word = {"is_interested": "2", "leads_remark": "请勿再打", "next_follow_time": ""}
@@ -278,6 +334,49 @@ def test_call_no_more_is_entered_and_lifted_by_a_person(site: ApiSite, complete:
     assert site.sql(entries)[-1] == {"organization_id": "org7", "source": "person", "standing": 1, "list_id": call}
     form(person, f"/calls/{call}", f"/calls/{call}/correct", **word)
     assert site.sql(entries)[-1]["standing"] is None
+
+
+def test_a_page_that_was_opened_before_somebody_changed_the_call_changes_nothing(
+    site: ApiSite, complete: int, person: httpx.Client
+) -> None:
+    call = a_call(site, complete)
+    path = f"/calls/{call}"
+    [row] = site.sql("SELECT leads_phone, leads_follow_id AS follow_id FROM leads_task_list WHERE id = %s", call)
+    typed = {"is_interested": "1", "leads_remark": "改了一个错字", "next_follow_time": ""}
+    words = f"SELECT COUNT(*) AS n FROM call_corrections WHERE list_id = {call}"
+
+    def refused(opened: dict[str, str]) -> None:
+        before, said = judged(site, call), site.sql(words)
+        for action, fields in (("correct", typed), ("right", {})):
+            answer = person.post(f"{path}/{action}", data=opened | fields)
+            assert answer.status_code == 409 and "Somebody has changed this call" in answer.text, action
+            assert ("改了一个错字" in answer.text) == (action == "correct") and f'href="/console{path}?' in answer.text
+        assert (judged(site, call), site.sql(words)) == (before, said)
+
+    opened = hidden(person, path)
+    site.done("/opt-outs", {"phone": row["leads_phone"], "reason": "来信"})
+    refused(opened)
+    asked = f"/opt-outs/check?phone={row['leads_phone']}"
+    assert site.done(asked)["opted_out"], "the refusal is not lifted by who has not seen it"
+
+    opened = hidden(person, path)
+    for action in ("lift", ""):
+        site.done(f"/opt-outs/{action}".rstrip("/"), {"phone": row["leads_phone"], "reason": "来电"})
+    refused(opened)
+    assert site.done(asked)["opted_out"], "nor is another one that was entered since"
+
+    for column, value in (("leads_remark", "李经理：已约周日"), ("next_follow_time", "2026-12-06 09:00:00")):
+        opened = hidden(person, path)
+        site.sql(f"UPDATE dcc_leads_follow SET {column} = %s WHERE id = %s", value, row["follow_id"])
+        refused(opened)
+    opened = hidden(person, path)
+    site.sql("UPDATE leads_task_list SET is_interested = (is_interested + 1) %% 3 WHERE id = %s", call)
+    refused(opened)
+
+    assert form(person, path, f"{path}/correct", **typed, do_not_call="1").status_code == 303
+    assert site.done(asked)["opted_out"] and judged(site, call)["leads_remark"] == "改了一个错字"
+    assert form(person, path, f"{path}/correct", **typed).status_code == 303
+    assert not site.done(asked)["opted_out"]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +423,44 @@ def test_calls_that_are_worth_reading_come_first_and_go_when_they_were_read(
     answer = form(person, f"/calls/{disputed}", f"/calls/{disputed}/right?to_read=1&sort=worth")
     assert answer.headers["location"].startswith(f"/console/calls/{shown[1]}?")
     assert f"/calls/{disputed}?" not in person.get(f"/campaigns/{task_id}?to_read=1").text
+
+
+# --- what does not answer -----------------------------------------------------------------------------------------
+
+
+def test_what_the_platform_has_not_confirmed_is_said_before_the_request_is_given_up(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (ANSWER_SECONDS + steering.CONFIRM_SECONDS).total_seconds() < requests.SECONDS - 2
+    monkeypatch.setattr(steering, "CONFIRM_SECONDS", timedelta(seconds=1))
+    slow = SimulatorOptions(seconds_per_call=600, concurrency=1)
+    paused = "SELECT paused FROM call_task_options WHERE task_id = %s"
+    with running_in_thread(slow) as simulators, opening(mariadb, temporal, simulators.url) as site:
+        task_id = site.create()
+        site.done("/start-call-task", {"task_id": task_id})
+        with signed_in(site) as person:
+            wait_until(lambda: "phase calling" in person.get(f"/campaigns/{task_id}").text, 60, "it is calling")
+            site.fail({"target": "SuspendJobs", "kind": "hang", "seconds": 4})
+            answer = form(person, f"/campaigns/{task_id}/pause", f"/campaigns/{task_id}/pause")
+            assert answer.status_code == 202 and "not confirmed it yet" in answer.text
+            site.fail()
+            wait_until(lambda: site.sql(paused, task_id) == [{"paused": 1}], 60, "the platform pauses")
+            form(person, f"/campaigns/{task_id}/cancel", f"/campaigns/{task_id}/cancel")
+
+
+def test_without_a_worker_a_running_campaign_is_shown_at_once(
+    mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal
+) -> None:
+    with (
+        running_in_thread(SimulatorOptions()) as simulators,
+        opening(mariadb, temporal, simulators.url, working=False) as site,
+        signed_in(site) as person,
+    ):
+        task_id = site.create()
+        site.done("/start-call-task", {"task_id": task_id})
+        began = monotonic()
+        page = person.get(f"/campaigns/{task_id}").text
+        assert monotonic() - began < 5 and f"/campaigns/{task_id}/pause" in page
 
 
 # --- roles ----------------------------------------------------------------------------------------------------------

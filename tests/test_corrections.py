@@ -41,7 +41,7 @@ async def test_corrections_are_exported_and_judged_by_the_model(sites: Sites, tm
     async with site.calls() as calls:
         for row in rows[:2]:
             await calls.correct(row["id"], word, organization, by="tester")
-        await calls.confirm(rows[2]["id"], do_not_call=False, by="tester")
+        await calls.confirm(rows[2]["id"], organization, by="tester")
     file = tmp_path / "corrections.jsonl"
     given = ("evaluate", "--from-corrections", "--organization", organization)
     exported = await command(*given, "--export", str(file), "--json")

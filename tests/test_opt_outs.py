@@ -111,9 +111,11 @@ class Crm:
     async def moment(self) -> datetime:
         return (await self.database.now()).replace(tzinfo=None)
 
-    async def enter(self, *phones: str, organization: str = ORGANIZATION, source: str = PERSON) -> list[OptOut]:
+    async def enter(
+        self, *phones: str, organization: str = ORGANIZATION, source: str = PERSON, **call: Any
+    ) -> list[OptOut]:
         """By a person."""
-        refusals = [Refusal(phone=phone, source=source, evidence="来信", created_by="li") for phone in phones]
+        refusals = [Refusal(phone=phone, source=source, evidence="来信", created_by="li", **call) for phone in phones]
         return await self.database.transaction(opt_outs.enter, organization, refusals, now_utc=await self.moment())
 
     async def lift(self, phone: str, organization: str = ORGANIZATION) -> OptOut | None:
@@ -298,6 +300,17 @@ async def test_what_a_person_entered_no_judgement_disputes(crm: Crm) -> None:
     await crm.enter(number(1))
     await crm.again(rows, "")
     assert await crm.page("disputed") == []
+
+
+async def test_what_a_person_entered_of_a_call_stands_whatever_is_judged_of_it_again(crm: Crm) -> None:
+    rows = crm.task(phone(1))
+    await crm.first(rows, "")
+    task_id = crm.task_of(rows[0])
+    await crm.enter(number(1), task_id=task_id, list_id=rows[0], call_job_id=f"job-{task_id}-0")
+    for said in ("", NO, ""):
+        await crm.again(rows, said)
+        assert await crm.page("disputed") == []
+        assert [(one.source, one.standing) for one in await crm.page("all")] == [(PERSON, True)]
 
 
 async def test_a_disputed_entry_gives_its_place_to_whoever_else_refuses(crm: Crm) -> None:

@@ -24,6 +24,7 @@ from calltasks.errors import PassingError
 from calltasks.recordings import archiving as recording_archive
 from calltasks.recordings import finding
 from calltasks.recordings.archive import Archive
+from calltasks.recordings.hearing import hear
 from calltasks.wiring import Clients
 from devstack.stack import PROJECT
 from simulators import Contact, Fault, SimulatorOptions
@@ -121,6 +122,30 @@ async def test_recordings_lie_whole_under_lasting_names(sites: Sites, tmp_path: 
     assert result["outcome"] == "complete"
     assert served(site) == result["recordings"] < result["called"]
     assert not [line for line in log.lines if "Signature" in line or "13900000" in line]
+
+
+async def test_only_the_recordings_of_its_task_are_heard_of_a_call(sites: Sites, tmp_path: Path) -> None:
+    root = f"file://{tmp_path}/archive"
+    site = await sites(CALLS, RECORDING_ARCHIVE=root)
+    task_id = old_campaign(site, 1)
+    await save_recordings(site, task_id)
+    [row] = site.rows(task_id)
+    for beside in ("beside.wav", f"archive/{task_id}1/other.wav", f"archive/{task_id}/deep/er.wav", "archive/top.wav"):
+        (tmp_path / beside).parent.mkdir(exist_ok=True)
+        (tmp_path / beside).write_bytes(b"not of this call")
+
+    async def heard(url: str) -> bool:
+        site.sql("UPDATE leads_task_list SET recording_url = %s WHERE id = %s", url, row["id"])
+        return await hear(clients, row["id"], "") is not None
+
+    async with Clients() as clients:
+        assert await heard(row["recording_url"])
+        for url in (
+            *(f"{root}/{tmp_path}/beside.wav", f"{root}/../beside.wav", f"{root}/{task_id}/../../beside.wav"),
+            *(f"{root}/{task_id}1/other.wav", f"{root}/{task_id}/../{task_id}1/other.wav", f"{root}/top.wav"),
+            *(f"{root}/{task_id}/deep/er.wav", f"{root}/{task_id}/{tmp_path}/beside.wav", f"{root}/{task_id}/"),
+        ):
+            assert not await heard(url), url
 
 
 async def test_a_download_that_fails_is_tried_again(sites: Sites, tmp_path: Path) -> None:

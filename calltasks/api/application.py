@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
 
 from calltasks.api import answers, endpoints, events, opt_outs
 from calltasks.api.access import CONSOLE, Access, Tokens
@@ -44,11 +46,17 @@ def build(calls: CallTasks, grants: Mapping[bytes, Grant]) -> FastAPI:
     app.include_router(endpoints.router)
     app.include_router(opt_outs.router)
     app.include_router(events.router)
+    app.add_route(CONSOLE, _to_console, include_in_schema=False)
     app.mount(CONSOLE, console(calls, tokens))
     app.add_exception_handler(RequestValidationError, answers.handle)
     app.add_exception_handler(HTTPException, answers.handle)
     app.__dict__["openapi"] = lambda: _specification(app)
     return app
+
+
+def _to_console(_: Request) -> RedirectResponse:
+    """As people type the address."""
+    return RedirectResponse(f"{CONSOLE}/", 303)
 
 
 def _specification(app: FastAPI) -> dict[str, Any]:

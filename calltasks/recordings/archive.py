@@ -42,6 +42,8 @@ STALE_SECONDS = 86_400
 _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9_]{1,80}")
 """Ids that may stand in a name as they are: where one ends and the next begins is never in doubt."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
+_NAME = re.compile(rf"[A-Za-z0-9_-]+{_SUFFIX.pattern}")
+"""Of a recording, below its task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,10 @@ class Archive:
                     continue
             return self._url(name)
         raise AssertionError("unreachable")
+
+    def is_of(self, url: str, task_id: int) -> bool:
+        """Whether a lasting URL names a recording of this task, and no other place that the CRM was made to hold."""
+        return bool(_NAME.fullmatch(url.removeprefix(f"{self.root}/{task_id}/")))
 
     async def size(self, url: str) -> int:
         """Bytes of the recording that a lasting URL of ours names; 0 if there is none."""

@@ -61,7 +61,7 @@ async def hear(clients: Clients, list_id: int, wanted: str) -> Audio | None:
         return None
     archive = await clients.archive(check=False)
     if archive and found.url.startswith(f"{archive.root}/"):
-        if size := await archive.size(found.url):
+        if archive.is_of(found.url, found.task_id) and (size := await archive.size(found.url)):
             return _answer(found.url, size, wanted, partial(_chunks, archive, found.url))
         return None
     if not found.call_task_id:

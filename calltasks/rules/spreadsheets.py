@@ -18,5 +18,6 @@ def lines(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    said = "" if value is None else str(value)
+    # NUL is dropped before the look at what it begins with: no reader of CSV takes it, and some pass over it.
+    said = "" if value is None else str(value).replace("\0", "")
     return f"'{said}" if said.startswith(_FORMULA) or said.lstrip().startswith(_FORMULA) else said

@@ -22,6 +22,7 @@ from calltasks.api.console.showing import bars, bubbles, masked
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
+from calltasks.database.tables.opt_outs import OptOut
 from calltasks.errors import CallTasksError, UnknownTaskError
 from calltasks.names import FINAL, SUCCEEDED
 from calltasks.recordings.hearing import hear
@@ -31,6 +32,10 @@ from calltasks.rules.spreadsheets import lines
 CAMPAIGNS_A_PAGE = 20
 COUNT_AGE = timedelta(seconds=10)
 """A campaign that is looked at is counted anew so often."""
+QUERY_SECONDS = timedelta(seconds=1)
+"""So long a page waits for what a run says of itself; without a worker it says nothing."""
+LONGEST_ID = 20
+"""Digits."""
 CSV_ROWS = 500
 """Rows that are read at once for a CSV."""
 STATUSES = ("open", *FINAL)
@@ -59,7 +64,7 @@ async def begin(request: Request) -> Response:
 
 async def _campaigns(request: Request) -> Response:
     before = request.query_params.get("before", "")
-    if before and not before.isdecimal():
+    if before and not (before.isdecimal() and len(before) < LONGEST_ID):
         raise HTTPException(404, "there is no such page")
     tasks = calls_of(request)
     found = await tasks.campaigns(
@@ -86,7 +91,7 @@ async def _campaign(request: Request) -> Response:
     run, progress = runs.get(task_id), None
     if run is not None and run.open:
         with suppress(CallTasksError):
-            progress = await tasks.progress(task_id)
+            progress = await tasks.progress(task_id, patience=QUERY_SECONDS)
     shown = page(
         request,
         "campaign.html",
@@ -112,11 +117,11 @@ async def _call(request: Request) -> Response:
     tasks, organization = calls_of(request), organization_of(request)
     call = await own_call(request)
     chosen, sort = filter_of(request.query_params)
-    talk, history, people, refused, (before, behind) = await asyncio.gather(
+    talk, history, people, refusal, (before, behind) = await asyncio.gather(
         tasks.database.run(calls.conversation, call.id),
         tasks.database.run(analyses.judged, call.id, call.call_job_id),
         tasks.database.run(corrections.of_call, call.id, call.call_job_id),
-        refuses(tasks, organization, call),
+        refusal_of(tasks, organization, call),
         tasks.database.run(calls.neighbours, call, chosen, sort),
     )
     zone = tasks.database.zone
@@ -131,7 +136,8 @@ async def _call(request: Request) -> Response:
         turns=turns,
         judged=judged[::-1],
         said=[(one, local(tasks, one.created_at)) for one in people][::-1],
-        refused=refused,
+        refused=refusal is not None,
+        seen=corrections.seal(call.follow_up, refusal),
         before=before,
         behind=behind,
         has_audio=call.recorded or call.call_status == SUCCEEDED,
@@ -140,10 +146,10 @@ async def _call(request: Request) -> Response:
     )
 
 
-async def refuses(tasks: CallTasks, organization_id: str, call: Call) -> bool:
-    """Whether the customer's number is among the organisation's opt-outs."""
+async def refusal_of(tasks: CallTasks, organization_id: str, call: Call) -> OptOut | None:
+    """The entry of the organisation's opt-outs that has the customer's number, if one does."""
     number = e164(call.phone)
-    return bool(number and await tasks.database.run(opt_outs.standing, organization_id, number))
+    return await tasks.database.run(opt_outs.standing, organization_id, number) if number else None
 
 
 async def own_call(request: Request) -> Call:
@@ -179,7 +185,7 @@ async def _csv(request: Request) -> Response:
         yield f"\ufeff{lines([COLUMNS])}".encode()
         part = first
         while True:
-            yield lines(_cells(call, whole) for call in part.calls).replace("\0", "").encode("utf-8", "replace")
+            yield lines(_cells(call, whole) for call in part.calls).encode("utf-8", "replace")
             if not part.after:
                 return
             part = await calls_page(tasks, task_id, chosen, sort, part.after, CSV_ROWS)
@@ -217,6 +223,8 @@ def filter_of(query: Mapping[str, str]) -> tuple[CallFilter, str]:
     day = None
     with suppress(ValueError):
         day = date.fromisoformat(query.get("day", ""))
+    # The last one there is has no end.
+    day = None if day == date.max else day
     chosen = CallFilter(
         interest=int(interest) if interest in ("0", "1", "2") else None,
         status=status if status in STATUSES else "",

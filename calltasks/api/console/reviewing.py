@@ -10,11 +10,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from calltasks.api.access import CONSOLE
-from calltasks.api.console.pages import calls_of, filter_of, organization_of, own_call, query_of, recounting, refuses
+from calltasks.api.console.pages import calls_of, filter_of, organization_of, own_call, query_of, recounting
+from calltasks.api.console.rendering import page
 from calltasks.api.console.steering import form_to_edit
 from calltasks.database.tables import calls
 from calltasks.database.tables.calls import Call
 from calltasks.database.tables.corrections import Word
+from calltasks.errors import ChangedMeanwhileError
 from calltasks.rules.judgement import REMARK_CHARACTERS
 
 NOBODY = "console"
@@ -22,21 +24,32 @@ NOBODY = "console"
 
 
 async def _right(request: Request) -> Response:
-    await form_to_edit(request)
+    fields = await form_to_edit(request)
     tasks, call = calls_of(request), await own_call(request)
     behind = await _behind(request, call)
-    refused = await refuses(tasks, organization_of(request), call)
-    await tasks.confirm(call.id, do_not_call=refused, by=_by(request))
+    try:
+        await tasks.confirm(call.id, organization_of(request), by=_by(request), seen=fields.get("seen", ""))
+    except ChangedMeanwhileError:
+        return _changed(request, call)
     return RedirectResponse(f"{CONSOLE}/calls/{behind or call.id}?{_query(request)}", 303)
 
 
 async def _correct(request: Request) -> Response:
     fields = await form_to_edit(request)
     call = await own_call(request)
-    await calls_of(request).correct(call.id, word_of(fields), organization_of(request), by=_by(request))
+    word, seen = word_of(fields), fields.get("seen", "")
+    try:
+        await calls_of(request).correct(call.id, word, organization_of(request), by=_by(request), seen=seen)
+    except ChangedMeanwhileError:
+        return _changed(request, call, word.leads_remark)
     answer = RedirectResponse(f"{CONSOLE}/calls/{call.id}?{_query(request)}", 303)
     answer.background = recounting(calls_of(request), call.task_id)
     return answer
+
+
+def _changed(request: Request, call: Call, remark: str = "") -> Response:
+    """What was said was said of something else than is there now; ``remark``: is not lost on who wrote it."""
+    return page(request, "changed.html", 409, list_id=call.id, remark=remark, query=_query(request))
 
 
 def word_of(fields: dict[str, str]) -> Word:

@@ -80,7 +80,8 @@ async def form_of(request: Request, session: Session | None) -> dict[str, str]:
     if origin not in (None, "null") and urlsplit(origin).netloc != request.headers.get("host"):
         raise HTTPException(403, "the form comes from another site")
     fields = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
-    if session and not hmac.compare_digest(fields.get(FORM_TOKEN, ""), session.form_token):
+    # As bytes: of texts only those in ASCII can be compared.
+    if session and not hmac.compare_digest(fields.get(FORM_TOKEN, "").encode(), session.form_token.encode()):
         raise HTTPException(403, "the form is too old; go back and open the page again")
     return fields
 

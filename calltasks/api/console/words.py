@@ -95,9 +95,13 @@ CHINESE = {
     "Nobody more is dialled until you resume; calls under way go on.": "继续之前不再拨打；进行中的通话不受影响。",
     "Those who are waiting are dialled again.": "继续拨打等待中的客户。",
     "Those who are waiting are never dialled. This cannot be undone.": "等待中的客户将不再拨打，无法撤销。",
+    "Asked for; the platform has not confirmed it yet.": "已提交，平台尚未确认。",
     "Back": "返回",
     "{count} calls are put to the model again; it costs tokens.": "{count} 通将重新交给模型判断，会消耗 token。",
-    "There are more; ask again for the rest, or use the command line.": "还有更多；其余的请再次操作，或使用命令行。",
+    "There are more: the next ones are offered afterwards. The command line takes all at once.": (
+        "还有更多：之后可以继续下一批。命令行可一次处理全部。"
+    ),
+    "Those before these are asked for already.": "前面的已经提交。",
     "{count} of them a person has changed: they stay as they are.": "其中 {count} 通已被人工修改，保持不变。",
     "Preview of {count}": "预览 {count} 通",
     "Nothing was changed. It would become:": "没有改动。将会变成：",
@@ -119,6 +123,12 @@ CHINESE = {
     "This is right": "判断正确",
     "Correct it": "修改",
     "Save": "保存",
+    "Changed meanwhile": "已被他人修改",
+    "Somebody has changed this call since you opened it. Nothing of yours was saved: look at it again.": (
+        "您打开之后，这通电话的内容已被修改。您的内容没有保存，请重新查看。"
+    ),
+    "You wrote:": "您写的是：",
+    "To the call": "查看这通电话",
     "What people said": "人工意见",
     "corrected": "已修改",
     "confirmed": "已确认",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import marks
-from calltasks.database.tables import needs
+from calltasks.database.tables import needs, opt_outs, tasks
 from calltasks.database.tables.analyses import CALLED_AT, SECOND, Present, moment, present
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, final_status
+from calltasks.rules.phones import e164
 
 A_PAGE = 50
 _NO_TIME = "1000-01-01 00:00:00"
@@ -32,12 +35,21 @@ _OF_LEDGER = (
     f" MAX(IF(a.outcome = '{SECOND}', {_ENTRY}, '')) AS other FROM call_analyses a WHERE {{}} GROUP BY a.list_id) e)"
 )
 """What the ledger says of how much it is worth to read calls; one pass over the entries that a condition names."""
-_WORTH = f"(COALESCE(w.worth, 0) + IF(l.is_interested = '0' AND CHAR_LENGTH(l.call_conversation) >= {LONG_TALK}, 2, 0))"
+_UNDECIDED = f"{{0}}.is_interested = '0' AND CHAR_LENGTH({{0}}.call_conversation) >= {LONG_TALK}"
+_WORTH = f"(COALESCE(w.worth, 0) + IF({_UNDECIDED.format('l')}, 2, 0))"
+_OF_WORTH = (
+    f"(SELECT v.list_id, MAX(v.worth) AS worth FROM (SELECT d.list_id, d.worth FROM {_OF_LEDGER} d WHERE d.worth > 0"
+    f" UNION ALL SELECT u.id, 0 FROM leads_task_list u WHERE u.task_id = %s AND {_UNDECIDED.format('u')}) v"
+    " GROUP BY v.list_id)"
+)
+"""The rows of a task that are worth reading at all, with what the ledger says of them: few, and looked for first."""
 _UNSEEN = (
     "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
     " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
 )
-_ID, _TIME = "l.id", f"COALESCE({CALLED_AT}, '{_NO_TIME}')"
+_ID = "l.id"
+_TIME = f"COALESCE(CAST({CALLED_AT} AS DATETIME(6)), CAST('{_NO_TIME}' AS DATETIME(6)))"
+"""Of one type, whatever the columns have: as texts ``10:00:00`` and ``10:00:00.000`` are two times."""
 SORTS = {
     "newest": (_ID, "DESC"),
     "oldest": (_ID, "ASC"),
@@ -47,6 +59,29 @@ SORTS = {
 }
 """In which order calls may be shown: by what, and which way."""
 _BACKWARDS = {"DESC": "ASC", "ASC": "DESC"}
+_WRITTEN = (
+    f" LEFT JOIN call_follow_ups h ON h.list_id = l.id AND {SAME_CALL.format('h')}"
+    " LEFT JOIN dcc_leads_follow f ON f.id = CAST(l.leads_follow_id AS UNSIGNED)"
+)
+_TEXT = "CAST(CONVERT({} USING utf8mb4) AS BINARY)"
+_AS_WRITTEN = (
+    f"(f.id IS NOT NULL AND (h.list_id IS NULL OR ({_TEXT.format('f.leads_id')} = {_TEXT.format('l.leads_id')}"
+    " AND COALESCE(CAST(l.is_interested AS CHAR), '') IN ('', CAST(h.is_interested AS CHAR))"
+    " AND SHA2(CONCAT(TRIM(CONVERT(COALESCE(f.leads_remark, '') USING utf8mb4)), '\n',"
+    " COALESCE(DATE_FORMAT(f.next_follow_time, '%%Y-%%m-%%d %%H:%%i:%%s'), '')), 256) = h.stored_hash)))"
+)
+"""The follow-up is as we wrote it for sure (:func:`~calltasks.database.tables.analyses.present` says whether one is of
+which this is not true): nearly all are, and need not be read one by one."""
+_NUMBER = "TRIM(LEADING '+86' FROM CONVERT(COALESCE(l.leads_phone, '') USING utf8mb4))"
+_MAY_REFUSE = (
+    f"(CHAR_LENGTH({_NUMBER}) <> 11 OR {_NUMBER} NOT REGEXP '^1[3-9][0-9]{{9}}'"
+    " OR EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.organization_id = %s AND o.standing = 1"
+    f" AND o.phone = CONVERT(CONCAT('+86', {_NUMBER}) USING ascii) COLLATE ascii_bin))"
+)
+"""The organisation does not call the number, or it is spelled otherwise than nearly all are: what such a field holds
+only :func:`~calltasks.rules.phones.e164` tells."""
+_MORE = 1_000
+"""Rows that are looked at in one go where a look at what they hold decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +90,8 @@ class CallFilter:
 
     Attributes:
         status: an outcome, or ``open`` for none yet.
-        failed: whose analysis failed; ``edited``: whose follow-up a person has changed or deleted; ``opted_out``: in
-            which the customer refused further calls.
+        failed: whose analysis failed; ``edited``: whose follow-up a person has changed or deleted; ``opted_out``: whose
+            number the organisation does not call now, whoever said so.
         day: of the call, wall clock.
         words: that stand in remark or transcript.
         to_read: where a look is worth most, and no person has said anything of it yet.
@@ -74,7 +109,8 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A called row, as a list shows it. Times are wall clock; ``outcome`` of its follow-up, as our ledger has it."""
+    """A called row, as a list shows it. Times are wall clock; ``outcome`` of its follow-up, as our ledger has it;
+    ``opted_out``: the organisation does not call its number now."""
 
     id: int
     task_id: int
@@ -121,16 +157,9 @@ def page(
     Raises:
         ValueError: there is no such place or sort.
     """
-    found: list[Call] = []
-    while True:
-        some = _some(cursor, task_id, chosen, sort, after, limit + 1, backwards)
-        # Whether a person has changed a follow-up only a look at it tells.
-        found += [call for call in some if call.follow_up.change or not chosen.edited]
-        if len(found) > limit or len(some) <= limit:
-            break
-        after = _place(sort, some[-1])
-    rest = len(found) > limit
-    return Calls(calls=found[:limit], after=_place(sort, found[limit - 1]) if rest else "")
+    found = _places(cursor, task_id, chosen, sort, after, limit + 1, backwards)
+    shown = list(found)[:limit]
+    return Calls(calls=_load(cursor, shown), after=found[shown[-1]] if len(found) > limit else "")
 
 
 def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
@@ -148,10 +177,21 @@ def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
 
 def neighbours(cursor: Cursor, call: Call, chosen: CallFilter, sort: str) -> tuple[int | None, int | None]:
     """The rows before and behind a call, in this order of these calls."""
-    place = _place(sort, call)
-    there = [page(cursor, call.task_id, chosen, sort, place, 1, backwards=way).calls for way in (True, False)]
-    before, behind = (calls[0].id if calls else None for calls in there)
+    values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
+    place = f"{values[SORTS[sort][0]]}~{call.id}"
+    there = [_places(cursor, call.task_id, chosen, sort, place, 1, way) for way in (True, False)]
+    before, behind = (next(iter(places), None) for places in there)
     return before, behind
+
+
+def job_ids(cursor: Cursor, task_id: int, ids: Sequence[int]) -> list[str]:
+    """The jobs of those of these rows that are of the task and called."""
+    cursor.execute(
+        f"SELECT l.call_job_id FROM leads_task_list l WHERE l.task_id = %s AND l.id IN ({marks(len(ids))}) AND {CALLED}"
+        " ORDER BY l.id",
+        (task_id, *ids),
+    )
+    return [str(row[0]) for row in cursor.fetchall()]
 
 
 def conversation(cursor: Cursor, list_id: int) -> str:
@@ -161,35 +201,69 @@ def conversation(cursor: Cursor, list_id: int) -> str:
     return str(row[0] or "") if row else ""
 
 
-def _some(
+def _places(
     cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
-) -> list[Call]:
+) -> dict[int, str]:
+    """The next rows, as many as that, in their order, each with the place behind which the following one stands."""
     if sort not in SORTS:
         raise ValueError(sort)
+    found: dict[int, str] = {}
+    step = limit
+    while len(found) < limit:
+        some = _some(cursor, task_id, chosen, sort, after, step, backwards)
+        found |= _decided(cursor, task_id, some, chosen)
+        if len(some) < step:
+            break
+        after, step = some[next(reversed(some))], max(step, _MORE)
+    return dict(islice(found.items(), limit))
+
+
+def _decided(cursor: Cursor, task_id: int, some: dict[int, str], chosen: CallFilter) -> dict[int, str]:
+    """Those of these rows of which it is true what only a look at them tells."""
+    if chosen.opted_out and some:
+        cursor.execute(
+            f"SELECT id, COALESCE(leads_phone, '') FROM leads_task_list WHERE id IN ({marks(len(some))})", list(some)
+        )
+        phones = {int(id_): str(phone) for id_, phone in cursor.fetchall()}
+        refused = _refused(cursor, _owner(cursor, task_id), phones)
+        some = {id_: place for id_, place in some.items() if id_ in refused}
+    if chosen.edited:
+        stands = present(cursor, list(some))
+        some = {id_: place for id_, place in some.items() if id_ in stands and stands[id_].change}
+    return some
+
+
+def _some(
+    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
+) -> dict[int, str]:
+    """As :func:`_places`, of rows that may be meant."""
     key, way = SORTS[sort]
     way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
+    if chosen.opted_out:
+        conditions.append(_MAY_REFUSE)
+        values.append(_owner(cursor, task_id))
     of_ledger: tuple[int, ...] = ()
-    if chosen.to_read or key == _WORTH:
-        joins, of_ledger = f" JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
+    if chosen.to_read:
+        joins, of_ledger = (
+            f" JOIN {_OF_WORTH.format('a.task_id = %s')} w ON w.list_id = l.id{joins}",
+            (task_id, task_id),
+        )
+    elif key == _WORTH:
+        joins, of_ledger = f" LEFT JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
     if after:
         value, _, id_ = after.rpartition("~")
         told = datetime.fromisoformat(value) if key == _TIME else int(value)
-        sign = "<" if way == "DESC" else ">"
-        conditions.append(f"({key} {sign} %s OR ({key} = %s AND l.id {sign} %s))")
+        sign, mark = "<" if way == "DESC" else ">", "CAST(%s AS DATETIME(6))" if key == _TIME else "%s"
+        conditions.append(f"({key} {sign} {mark} OR ({key} = {mark} AND l.id {sign} %s))")
         values += [told, told, int(id_)]
     cursor.execute(
-        f"SELECT l.id FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
+        f"SELECT l.id, {key} FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
         + "".join(f" AND {condition}" for condition in conditions)
         + f" ORDER BY {key} {way}, l.id {way} LIMIT {int(limit)}",
         (*of_ledger, task_id, *values),
     )
-    return _load(cursor, [int(row[0]) for row in cursor.fetchall()])
-
-
-def _place(sort: str, call: Call) -> str:
-    values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
-    return f"{values[SORTS[sort][0]]}~{call.id}"
+    return {int(id_): f"{value}~{id_}" for id_, value in cursor.fetchall()}
 
 
 def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
@@ -202,9 +276,8 @@ def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
     if chosen.failed:
         joins += f" JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')} AND k.outcome = 'failed'"
     if chosen.edited:
-        conditions.append(f"NOT {needs.UNLINKED}")
-    if chosen.opted_out:
-        conditions.append("EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call')")
+        joins += _WRITTEN
+        conditions.append(f"NOT {needs.UNLINKED} AND NOT COALESCE({_AS_WRITTEN}, FALSE)")
     if chosen.to_read:
         conditions += [f"{_WORTH} > 0", _UNSEEN, f"NOT {needs.UNLINKED}"]
     if chosen.day:
@@ -228,14 +301,25 @@ def _like(words: str) -> str:
     return f"%{words}%"
 
 
+def _owner(cursor: Cursor, task_id: int) -> str:
+    task = tasks.load(cursor, task_id)
+    return task.organization_id if task else ""
+
+
+def _refused(cursor: Cursor, organization_id: str, phones: Mapping[int, str]) -> set[int]:
+    """The rows, with what their phone fields hold, whose numbers the organisation does not call."""
+    numbers = {id_: number for id_, phone in phones.items() if (number := e164(phone))}
+    refusing = opt_outs.refusing(cursor, organization_id, set(numbers.values()))
+    return {id_ for id_, number in numbers.items() if number in refusing}
+
+
 def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
-    """The calls of these rows, in this order."""
+    """The calls of these rows of a task, in this order."""
     if not ids:
         return []
     cursor.execute(
         "SELECT l.id, l.task_id, l.call_job_id, l.leads_id, COALESCE(l.leads_name, ''), COALESCE(l.leads_phone, ''),"
         f" COALESCE(l.call_status, ''), {CALLED_AT}, COALESCE(k.outcome, ''), {needs.RECORDED},"
-        " EXISTS (SELECT 1 FROM call_opt_outs o WHERE o.list_id = l.id AND o.source = 'call'),"
         f" {_WORTH} FROM leads_task_list l LEFT JOIN call_follow_ups k ON k.list_id = l.id AND {SAME_CALL.format('k')}"
         f" LEFT JOIN {_OF_LEDGER.format(f'a.list_id IN ({marks(len(ids))})')} w ON w.list_id = l.id"
         f" WHERE l.id IN ({marks(len(ids))}) AND {CALLED}",
@@ -243,6 +327,8 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
     )
     rows = {int(row[0]): row for row in cursor.fetchall()}
     stands = present(cursor, list(rows))
+    task_id = next((int(row[1]) for row in rows.values()), 0)
+    refused = _refused(cursor, _owner(cursor, task_id), {id_: str(row[5]) for id_, row in rows.items()})
     return [
         Call(
             id=id_,
@@ -256,8 +342,8 @@ def _load(cursor: Cursor, ids: list[int]) -> list[Call]:
             is_interested=stands[id_].is_interested,
             outcome=str(row[8]),
             recorded=bool(row[9]),
-            opted_out=bool(row[10]),
-            worth=int(row[11]),
+            opted_out=id_ in refused,
+            worth=int(row[10]),
             follow_up=stands[id_],
         )
         for id_ in ids

@@ -3,6 +3,7 @@ it is; either is a person's word, which a re-analysis keeps (rule 13.5)."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -14,11 +15,12 @@ from calltasks.database.tables import ledger, opt_outs
 from calltasks.database.tables.analyses import CALLED_AT, FollowUp, Present, moment, present
 from calltasks.database.tables.follow_up_events import tell_follow_ups, tell_opt_outs
 from calltasks.database.tables.follow_ups import judge, rewrite
-from calltasks.database.tables.opt_outs import PERSON, Refusal
-from calltasks.errors import NoFollowUpError
+from calltasks.database.tables.opt_outs import PERSON, OptOut, Refusal
+from calltasks.errors import ChangedMeanwhileError, NoFollowUpError
 from calltasks.rules.phones import e164
 
 CORRECTED, CONFIRMED = "corrected", "confirmed"
+LONGEST_NAME = 191
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +42,41 @@ class Said(Word):
     created_at: datetime
 
 
+def seal(there: Present, refusal: OptOut | None) -> str:
+    """Of what a page shows of a call, to be compared with how it stands when somebody says something of it.
+
+    ``refusal``: the entry that keeps the customer's number from being called.
+    """
+    shown = (there.call_job_id, there.follow_id, there.is_interested, refusal and refusal.id)
+    said = f"{shown}\n{ledger.digest(there.leads_remark, there.next_follow_time)}"
+    return hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()
+
+
 def correct(
-    cursor: Cursor, list_id: int, word: Word, *, organization_id: str, by: str, now: datetime, now_utc: datetime
+    cursor: Cursor,
+    list_id: int,
+    word: Word,
+    *,
+    organization_id: str,
+    seen: str | None,
+    by: str,
+    now: datetime,
+    now_utc: datetime,
 ) -> None:
     """Write what a person says of a row's call into the CRM and into our ledgers, inside a transaction.
 
+    ``seen``: the :func:`seal` of what the person has seen; None: whatever it was.
+
     Raises:
         NoFollowUpError: there is no follow-up to correct, or a person has deleted it.
+        ChangedMeanwhileError: it is not what the person has seen.
     """
     there, task_id, phone = _locked(cursor, list_id)
+    if _is_written(cursor, list_id, by, now_utc):
+        return
+    number = e164(phone)
+    stands = opt_outs.standing(cursor, organization_id, number) if number else None
+    _compare(list_id, there, stands, seen)
     said = FollowUp(
         list_id=list_id,
         call_job_id=there.call_job_id,
@@ -63,8 +91,6 @@ def correct(
     _write_down(cursor, task_id, there.call_job_id, list_id, word, CORRECTED, by, now_utc)
     told = [(there.follow_id, replace(said, outcome=CORRECTED))]
     tell_follow_ups(cursor, task_id, told, f"{CORRECTED} {now_utc}", {list_id: there.leads_id}, again=True)
-    number = e164(phone)
-    stands = number and opt_outs.standing(cursor, organization_id, number)
     if number and word.do_not_call and not stands:
         refusal = Refusal(
             phone=number,
@@ -81,18 +107,29 @@ def correct(
         opt_outs.lift(cursor, organization_id, number, reason="corrected", by=by, now_utc=now_utc)
 
 
-def confirm(cursor: Cursor, list_id: int, *, do_not_call: bool, by: str, now_utc: datetime) -> None:
+def confirm(
+    cursor: Cursor, list_id: int, *, organization_id: str, seen: str | None, by: str, now_utc: datetime
+) -> None:
     """Write down that a person finds a judgement right, inside a transaction.
+
+    ``seen``: as for :func:`correct`.
 
     Raises:
         NoFollowUpError: there is none.
+        ChangedMeanwhileError: it is not what the person has seen.
     """
-    there, task_id, _ = _locked(cursor, list_id)
+    there, task_id, phone = _locked(cursor, list_id)
+    if _is_written(cursor, list_id, by, now_utc):
+        return
+    number = e164(phone)
+    stands = opt_outs.standing(cursor, organization_id, number) if number else None
+    _compare(list_id, there, stands, seen)
     word = Word(
-        is_interested=there.is_interested or 0,
+        # What is no judgement was shown as one that cannot be told.
+        is_interested=there.is_interested if there.is_interested in (1, 2) else 0,
         leads_remark=there.leads_remark,
         next_follow_time=there.next_follow_time,
-        do_not_call=do_not_call,
+        do_not_call=stands is not None,
     )
     said = FollowUp(
         list_id=list_id,
@@ -176,16 +213,26 @@ def _locked(cursor: Cursor, list_id: int) -> tuple[Present, int, str]:
     return there, int(task_id), str(phone)
 
 
+def _compare(list_id: int, there: Present, refusal: OptOut | None, seen: str | None) -> None:
+    if seen is not None and seen != seal(there, refusal):
+        raise ChangedMeanwhileError(list_id)
+
+
+def _is_written(cursor: Cursor, list_id: int, by: str, now_utc: datetime) -> bool:
+    """Whether this is run again after a lost answer to COMMIT."""
+    cursor.execute("SELECT created_by FROM call_corrections WHERE list_id = %s AND created_at = %s", (list_id, now_utc))
+    row = cursor.fetchone()
+    return row is not None and str(row[0]) == by[:LONGEST_NAME]
+
+
 def _write_down(
     cursor: Cursor, task_id: int, job_id: str, list_id: int, word: Word, kind: str, by: str, now_utc: datetime
 ) -> None:
     cursor.execute(
         "INSERT INTO call_corrections (list_id, task_id, call_job_id, kind, is_interested, leads_remark,"
-        " next_follow_time, do_not_call, created_by, created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        # Run again after a lost answer to COMMIT it is there already.
-        " ON DUPLICATE KEY UPDATE kind = kind",
+        " next_follow_time, do_not_call, created_by, created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             *(list_id, task_id, job_id, kind, word.is_interested, word.leads_remark, word.next_follow_time),
-            *(int(word.do_not_call), by[:191], now_utc),
+            *(int(word.do_not_call), by[:LONGEST_NAME], now_utc),
         ),
     )

@@ -9,7 +9,7 @@ refuses then takes its place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -92,7 +92,8 @@ def _read(cursor: Cursor) -> list[OptOut]:
 def heed(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_utc: datetime) -> list[OptOut]:
     """Enter the numbers whose customers refuse further calls, inside the transaction that writes what was judged.
 
-    What was entered by one of these calls, and is not found in it any more, is disputed; found again, it is not.
+    What was entered by one of these calls, and is not found in it any more, is disputed; found again, it is not. What a
+    person has entered of a call is a person's word, which no judgement disputes and beside which none enters anything.
 
     Args:
         cursor: inside a transaction that has locked the rows.
@@ -107,9 +108,9 @@ def heed(cursor: Cursor, task_id: int, judgements: Sequence[FollowUp], *, now_ut
     if not judged:
         return []
     cursor.execute(
-        "SELECT id, list_id, call_job_id, standing = 1, disputed_at IS NOT NULL FROM call_opt_outs"
+        "SELECT id, list_id, call_job_id, standing = 1 AND source = %s, disputed_at IS NOT NULL FROM call_opt_outs"
         f" WHERE list_id IN ({marks(len(judged))}) ORDER BY id",
-        [list_id for list_id, _ in judged],
+        [CALL, *(list_id for list_id, _ in judged)],
     )
     own = {(int(row[1]), str(row[2])): row for row in cursor.fetchall() if (row[1], row[2]) in judged}
     refused = {call for call, one in judged.items() if one.do_not_call}
@@ -251,6 +252,18 @@ def lift(cursor: Cursor, organization_id: str, phone: str, *, reason: str, by: s
 def standing(cursor: Cursor, organization_id: str, phone: str) -> OptOut | None:
     """The entry that keeps the number from being called, if one does."""
     return next(iter(_standing(cursor, organization_id, [phone])), None)
+
+
+def refusing(cursor: Cursor, organization_id: str, phones: Collection[str]) -> set[str]:
+    """Those of these numbers that the organisation does not call."""
+    if not phones:
+        return set()
+    cursor.execute(
+        "SELECT phone FROM call_opt_outs WHERE organization_id = %s AND standing = 1"
+        f" AND phone IN ({marks(len(phones))})",
+        (organization_id, *sorted(phones)),
+    )
+    return {str(row[0]) for row in cursor.fetchall()}
 
 
 def page(

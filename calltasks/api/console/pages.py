@@ -20,9 +20,9 @@ from calltasks.api.access import CONSOLE
 from calltasks.api.console.rendering import page
 from calltasks.api.console.showing import bars, bubbles, masked
 from calltasks.call_tasks import CallTasks
-from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
+from calltasks.database.tables import analyses, calls, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
-from calltasks.errors import CallTasksError, UnknownTaskError
+from calltasks.errors import CallTasksError
 from calltasks.names import FINAL, SUCCEEDED
 from calltasks.recordings.hearing import hear
 from calltasks.rules.phones import e164
@@ -68,8 +68,11 @@ async def _campaigns(request: Request) -> Response:
     shown = found[:CAMPAIGNS_A_PAGE]
     runs = await tasks.runs([one.task_id for one in shown])
     more = shown[-1].task_id if len(found) > len(shown) else None
-    live = any(run.open for run in runs.values())
-    return page(request, "campaigns.html", campaigns=shown, runs=runs, more=more, live=live)
+    uncounted = [one.task_id for one in shown if one.to_be_counted]
+    live = bool(uncounted) or any(run.open for run in runs.values())
+    answer = page(request, "campaigns.html", campaigns=shown, runs=runs, more=more, live=live)
+    answer.background = recounting(tasks, *uncounted, older_than=COUNT_AGE)
+    return answer
 
 
 async def _campaign(request: Request) -> Response:
@@ -77,12 +80,10 @@ async def _campaign(request: Request) -> Response:
     await tasks.task(task_id, organization_of(request))
     chosen, sort = filter_of(request.query_params)
     campaign, part, runs = await asyncio.gather(
-        tasks.database.run(campaigns.one, task_id),
+        tasks.campaign(task_id),
         calls_page(tasks, task_id, chosen, sort, request.query_params.get("after", "")),
         tasks.runs([task_id]),
     )
-    if campaign is None:
-        raise UnknownTaskError(task_id)
     run, progress = runs.get(task_id), None
     if run is not None and run.open:
         with suppress(CallTasksError):
@@ -101,7 +102,7 @@ async def _campaign(request: Request) -> Response:
         sorts=list(calls.SORTS),
         statuses=STATUSES,
         query=query_of(chosen, sort),
-        live=run is not None and run.open,
+        live=campaign.to_be_counted or (run is not None and run.open),
     )
     # Nobody waits for it: the next look has it.
     shown.background = recounting(tasks, task_id, older_than=COUNT_AGE)
@@ -234,13 +235,14 @@ def query_of(chosen: CallFilter, sort: str) -> str:
     return urlencode({name: 1 if value is True else value for name, value in given.items()})
 
 
-def recounting(tasks: CallTasks, task_id: int, *, older_than: timedelta = timedelta()) -> BackgroundTask:
-    """Count a campaign anew once the answer has left."""
+def recounting(tasks: CallTasks, *task_ids: int, older_than: timedelta = timedelta()) -> BackgroundTask:
+    """Count campaigns anew once the answer has left."""
 
     async def recount() -> None:
         # As long as the database does not answer, what is kept of it is shown.
         with suppress(CallTasksError):
-            await tasks.recount(task_id, older_than=older_than)
+            for task_id in task_ids:
+                await tasks.recount(task_id, older_than=older_than)
 
     return BackgroundTask(recount)
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from calltasks.api.access import CONSOLE
 from calltasks.api.console.rendering import page
-from calltasks.api.console.showing import bars, bubbles, masked
+from calltasks.api.console.showing import bars, bubbles, masked, masked_within
 from calltasks.call_tasks import CallTasks
 from calltasks.database.tables import analyses, calls, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
@@ -190,10 +190,10 @@ async def _csv(request: Request) -> Response:
 
 
 def _cells(call: Call, whole: bool) -> list[Any]:
-    stands = call.follow_up
+    stands, number, said = call.follow_up, str if whole else masked, str if whole else masked_within
     return [
-        *(call.id, call.call_job_id, call.leads_id, call.name, call.phone if whole else masked(call.phone)),
-        *(call.called_at, call.call_status, call.is_interested, stands.leads_remark, stands.next_follow_time),
+        *(call.id, call.call_job_id, call.leads_id, said(call.name), number(call.phone)),
+        *(call.called_at, call.call_status, call.is_interested, said(stands.leads_remark), stands.next_follow_time),
         *(call.outcome, stands.change, int(call.opted_out)),
     ]
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import httpx
-import pymysql
 import pytest
 from pymysql.cursors import DictCursor
 
@@ -83,7 +82,7 @@ class ApiSite:
         self.finished(task_id)
         return task_id
 
-    def connect(self, **options: Any) -> pymysql.Connection[Any]:
+    def connect(self, **options: Any) -> Any:
         return self._mariadb.connect(self._database, **options)
 
     def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:

@@ -165,10 +165,10 @@ def test_the_list_says_what_a_campaign_waits_for(site: ApiSite, person: httpx.Cl
         task = tasks.load(cursor, task_id)
         assert task
         campaigns.keep(cursor, task, Counts(leads=12, called=12), now)
-        assert "waits for 12 calls" in waits(site, person, task_id)
+        assert "waits for calls (12)" in waits(site, person, task_id)
         counted = Counts(leads=12, called=12, calls_over=5, follow_ups=3)
         campaigns.keep(cursor, task, counted, now + timedelta(minutes=1))
-        assert "waits for 7 calls, and for 2 transcripts or follow-ups" in waits(site, person, task_id)
+        assert "waits for calls (7), transcripts or follow-ups (2)" in waits(site, person, task_id)
         tomorrow = {"startTime": 4_000_000_000_000, "endTime": 4_000_100_000_000, "repeatBy": "Day"}
         hours = {"strategy": tomorrow | {"workingTime": [{"beginTime": "09:00:00", "endTime": "18:00:00"}]}}
         options(cursor, task, hours)
@@ -180,4 +180,4 @@ def test_the_list_says_what_a_campaign_waits_for(site: ApiSite, person: httpx.Cl
         site.sql("UPDATE call_tasks SET task_type = '3' WHERE id = %s", task_id)
         options(cursor, task, {})
         campaigns.keep(cursor, task, counted, now + timedelta(minutes=2))
-        assert "waits for 1 transcripts or follow-ups" in waits(site, person, task_id)
+        assert "waits for transcripts or follow-ups (1)" in waits(site, person, task_id)

@@ -36,11 +36,11 @@ CHINESE = {
     "nothing has moved since {time}": "自 {time} 起没有进展",
     "dialling begins at {time}": "{time} 开始拨打",
     "leads are being handed over": "正在提交线索",
-    "waits for {calls} calls, and for {follow_ups} transcripts or follow-ups": (
+    "waits for calls ({calls}), transcripts or follow-ups ({follow_ups})": (
         "等待 {calls} 通通话结束，以及 {follow_ups} 条转写或跟进"
     ),
-    "waits for {calls} calls": "等待 {calls} 通通话结束",
-    "waits for {follow_ups} transcripts or follow-ups": "等待 {follow_ups} 条转写或跟进",
+    "waits for calls ({calls})": "等待 {calls} 通通话结束",
+    "waits for transcripts or follow-ups ({follow_ups})": "等待 {follow_ups} 条转写或跟进",
     "waits for calls": "等待通话",
     "writing follow-ups": "正在写跟进",
     "complete": "已完成",

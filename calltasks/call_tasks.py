@@ -19,7 +19,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from weakref import WeakValueDictionary
 
 from pymysql.cursors import Cursor
 from temporalio.client import (
@@ -67,7 +66,6 @@ class CallTasks(OptOuts, Campaigns):
         self.clients = clients
         self.database = clients.database
         self._client = client
-        self._counting = WeakValueDictionary()
 
     @classmethod
     @asynccontextmanager

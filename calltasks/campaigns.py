@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
+from weakref import WeakValueDictionary
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -49,8 +51,11 @@ class Campaigns:
     database: Database
     clients: Clients
     _client: Client | None
-    _counting: MutableMapping[int, asyncio.Lock]
-    """By task, for as long as somebody counts it or waits for that."""
+
+    @cached_property
+    def _counting(self) -> MutableMapping[int, asyncio.Lock]:
+        """By task, for as long as somebody counts it or waits for that."""
+        return WeakValueDictionary()
 
     async def campaigns(self, organization_id: str, *, before: int | None = None, limit: int = 20) -> list[Campaign]:
         """The organisation's call tasks in numbers, the newest first, from before an id."""

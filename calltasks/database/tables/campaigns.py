@@ -172,7 +172,8 @@ def _campaigns(cursor: Cursor, condition: str, value: Any, organization_id: str 
     found = [(tasks.read(row), str(row[5] or "")) for row in cursor.fetchall()]
     found = [(task, name) for task, name in found if organization_id in (None, task.organization_id)]
     rows = [task for task, _ in found]
-    kept, told = _kept(cursor, rows), task_options.kept_of(cursor, rows)
+    # The hours of one are drawn; a list has too many of them.
+    kept, told = _kept(cursor, rows, latest=organization_id is not None), task_options.kept_of(cursor, rows)
     # Who is to be called may change until the calls begin.
     leads = tasks.leads(cursor, [row.task_id for row in rows if row.task_type < 2 or not kept[row.task_id]])
     campaigns = []
@@ -192,14 +193,19 @@ def _campaigns(cursor: Cursor, condition: str, value: Any, organization_id: str 
     return campaigns
 
 
-def _kept(cursor: Cursor, of: Sequence[tasks.TaskRow]) -> dict[int, list[tuple[datetime, datetime, Counts]]]:
-    """By task, the hours in which it was counted, when last, and how it stood then."""
+def _kept(
+    cursor: Cursor, of: Sequence[tasks.TaskRow], *, latest: bool = False
+) -> dict[int, list[tuple[datetime, datetime, Counts]]]:
+    """By task, the hours in which it was counted, or the ``latest`` alone, when last, and how it stood then."""
     kept: dict[int, list[tuple[datetime, datetime, Counts]]] = {task.task_id: [] for task in of}
     if not of:
         return kept
+    of_these = f"FROM call_standings WHERE task_id IN ({marks(len(of))})"
+    last = f"(SELECT task_id, MAX(hour) AS hour {of_these} GROUP BY task_id, create_time)"
     cursor.execute(
-        f"SELECT task_id, create_time, hour, counted_at, {', '.join(_COLUMNS)} FROM call_standings"
-        f" WHERE task_id IN ({marks(len(of))}) ORDER BY task_id, hour",
+        f"SELECT task_id, create_time, hour, counted_at, {', '.join(_COLUMNS)} "
+        + (f"FROM call_standings JOIN {last} AS l USING (task_id, hour)" if latest else of_these)
+        + " ORDER BY task_id, hour",
         list(kept),
     )
     created = {task.task_id: task.create_time for task in of}

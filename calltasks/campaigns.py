@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
+from weakref import WeakValueDictionary
 
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from calltasks.calling_hours import calling_hours
 from calltasks.database.connection import Database
 from calltasks.database.tables import campaigns, corrections
 from calltasks.database.tables.analyses import CallHistory, history
 from calltasks.database.tables.campaigns import Campaign
 from calltasks.database.tables.corrections import Word
+from calltasks.errors import UnknownTaskError
 from calltasks.names import STALLED_SINCE, task_of, workflow_id
+from calltasks.progress import ENDED_BADLY
+from calltasks.wiring import Clients
 
 FOLLOW = "dcc_leads_follow"
 ANSWER_SECONDS = timedelta(seconds=5)
@@ -22,7 +29,7 @@ ANSWER_SECONDS = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as Temporal lists it. ``status``: in lower case; ``stalled_since``: if looks find nothing new."""
+    """A run in Temporal's list. ``status``: in lower case; ``stalled_since``: if looks find nothing new; wall clock."""
 
     status: str
     stalled_since: datetime | None
@@ -32,21 +39,54 @@ class Run:
         """Whether it is under way."""
         return self.status == "running"
 
+    @property
+    def broken(self) -> bool:
+        """Whether it did not come to its end."""
+        return self.status in ENDED_BADLY
+
 
 class Campaigns:
     """Rows are those of the caller's organisation: the caller has seen to that."""
 
     database: Database
+    clients: Clients
     _client: Client | None
+
+    @cached_property
+    def _counting(self) -> MutableMapping[int, asyncio.Lock]:
+        """By task, for as long as somebody counts it or waits for that."""
+        return WeakValueDictionary()
 
     async def campaigns(self, organization_id: str, *, before: int | None = None, limit: int = 20) -> list[Campaign]:
         """The organisation's call tasks in numbers, the newest first, from before an id."""
-        return await self.database.run(campaigns.recent, organization_id, before, limit)
+        found = await self.database.run(campaigns.recent, organization_id, before, limit)
+        now = await self.database.now()
+        return [self._with_hours(campaign, now) for campaign in found]
+
+    async def campaign(self, task_id: int) -> Campaign:
+        """One call task in numbers.
+
+        Raises:
+            UnknownTaskError: there is none.
+        """
+        found = await self.database.run(campaigns.one, task_id)
+        if found is None:
+            raise UnknownTaskError(task_id)
+        return self._with_hours(found, await self.database.now())
+
+    def _with_hours(self, campaign: Campaign, now: datetime) -> Campaign:
+        begins = calling_hours(campaign.task, campaign.kept, None, self.clients.strategy, now).begins
+        return replace(campaign, begins=begins and self.database.wall_clock(begins))
 
     async def recount(self, task_id: int, *, older_than: timedelta = timedelta()) -> None:
-        """Count a task's rows anew if what is kept of them is older: for what people and other programs changed."""
-        now = (await self.database.now()).replace(tzinfo=None)
-        await self.database.run(campaigns.recount, task_id, now, older_than)
+        """Count a task's rows anew if what is kept of them is older: for what people and other programs changed.
+
+        Of all who ask for that here at once, one counts; the others wait, and find it done.
+        """
+        asked = (await self.database.now()).replace(tzinfo=None)
+        async with self._counting.setdefault(task_id, asyncio.Lock()):
+            began = (await self.database.now()).replace(tzinfo=None)
+            await self.database.run(campaigns.recount, task_id, began, asked - older_than)
 
     async def runs(self, task_ids: Sequence[int]) -> dict[int, Run]:
         """The latest run of each of these tasks, as far as Temporal knows one; none where it does not answer."""
@@ -59,8 +99,9 @@ class Campaigns:
                 task_id = task_of(one.id)
                 if task_id is not None and one.status is not None:
                     since = one.typed_search_attributes.get(STALLED_SINCE)
+                    run = Run(status=one.status.name.lower(), stalled_since=since and self.database.wall_clock(since))
                     # The latest one is told first.
-                    found.setdefault(task_id, Run(status=one.status.name.lower(), stalled_since=since))
+                    found.setdefault(task_id, run)
         except RPCError:
             pass
         return found

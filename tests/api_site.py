@@ -82,9 +82,11 @@ class ApiSite:
         self.finished(task_id)
         return task_id
 
+    def connect(self, **options: Any) -> Any:
+        return self._mariadb.connect(self._database, **options)
+
     def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
-        connection = self._mariadb.connect(self._database, cursorclass=DictCursor)
-        with connection, connection.cursor() as cursor:
+        with self.connect(cursorclass=DictCursor) as connection, connection.cursor() as cursor:
             cursor.execute(statement, values)
             return list(cursor.fetchall())
 

@@ -1,6 +1,7 @@
 """The console as people meet it: signed in, over HTTP, and in a real browser (rule 13)."""
 
 import csv
+import inspect
 import io
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from devstack.processes import wait_until
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions, running_in_thread
 from tests.api_site import OTHER_TOKEN, READ_TOKEN, TOKEN, ApiSite, failed, opening
+from workflows.requests import Requests
 
 SCRIPT = "<script>document.title='owned'</script>"
 
@@ -208,8 +210,10 @@ def test_forms_of_others_change_nothing(site: ApiSite, complete: int, person: ht
     assert person.post(path, data={"form_token": "0" * 64}).status_code == 403
     token = re.search(r'name="form_token" value="(\w+)"', person.get(path).text)
     assert token
-    stranger = {"origin": "https://elsewhere.example"}
-    assert person.post(path, data={"form_token": token[1]}, headers=stranger).status_code == 403
+    for origin in ("https://elsewhere.example", "null"):
+        stranger = {"origin": origin}
+        assert person.post(path, data={"form_token": token[1]}, headers=stranger).status_code == 403
+        assert person.post("/sign-in", data={"token": TOKEN}, headers=stranger).status_code == 403
     # Ours is taken; the task is not running any more, which is said.
     assert person.post(path, data={"form_token": token[1]}).status_code == 409
 
@@ -478,6 +482,41 @@ def test_a_token_that_may_only_read_sees_masked_numbers_and_changes_nothing(site
     failed(site.ask("POST", "/force-analyze", {"task_id": complete, "all": True}, token=READ_TOKEN), 403)
     failed(site.ask("GET", "/opt-outs", token=READ_TOKEN), 403)
     assert site.ask("GET", f"/call-tasks/{complete}/progress", token=READ_TOKEN).status_code == 200
+
+
+def test_numbers_within_texts_are_masked_too_for_who_may_only_read(site: ApiSite, person: httpx.Client) -> None:
+    task_id = site.completed(task_name="sale of 13900000099")
+    call = a_call(site, task_id)
+    said = "JSON_ARRAY(JSON_OBJECT('Speaker', 'Contact', 'Script', %s))"
+    site.sql(
+        f"UPDATE leads_task_list SET leads_name = %s, call_conversation = {said} WHERE id = %s",
+        *("张三13900000088", "我的号码是 139 0000 0077，请打这个", call),
+    )
+    site.sql(
+        "UPDATE dcc_leads_follow SET leads_remark = '回电13900000066' WHERE id ="
+        " (SELECT leads_follow_id FROM leads_task_list WHERE id = %s)",
+        call,
+    )
+    pages = ("/campaigns", f"/campaigns/{task_id}", f"/calls/{call}", f"/campaigns/{task_id}/calls.csv")
+    whole = re.compile("139 ?0000 ?00(?:66|77|88|99)")
+    with signed_in(site, READ_TOKEN) as reader:
+        for path in pages:
+            text = reader.get(path).text
+            assert whole.search(person.get(path).text), path
+            assert "139****00" in text or "139 **** 00" in text, path
+            assert not whole.search(text), path
+
+
+def test_who_is_signed_in_is_asked_before_another_takes_her_place(site: ApiSite, person: httpx.Client) -> None:
+    page = person.get("/sign-in").text
+    assert "data-signed-in" in page and "signed in already, for org7" in page
+    assert "data-signed-in" not in httpx.get(f"{site.url}/console/sign-in", trust_env=False).text
+
+
+def test_every_phase_has_its_words() -> None:
+    phases = set(re.findall(r'"(\w+)"', inspect.getsource(Requests._phase)))
+    template = (Path(rendering.__file__).parent / "templates/campaign.html").read_text("utf-8")
+    assert {"calling", "recordings"} <= phases <= set(re.findall(r'"(\w+)": t\(', template))
 
 
 def test_every_word_of_the_pages_has_its_chinese() -> None:

@@ -5,16 +5,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
+from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from devstack.mariadb import EmbeddedMariaDB
 from devstack.processes import wait_until
 from devstack.temporal import EmbeddedTemporal
 from simulators import SimulatorOptions, running_in_thread
-from tests.api_site import TOKEN, ApiSite, opening
+from tests.api_site import OTHER_TOKEN, TOKEN, ApiSite, opening
 
 NAME = "王经理"
 
@@ -149,6 +151,100 @@ def test_keys_turn_the_pages_and_find_a_judgement_right(site: ApiSite, complete:
         assert page.evaluate("location.hash") == "#main"
 
 
+def test_a_key_that_is_held_down_confirms_no_further_call(site: ApiSite, chromium: Browser) -> None:
+    task_id = site.completed()
+    site.sql("UPDATE call_analyses SET evidence = '' WHERE task_id = %s", task_id)
+    right = "SELECT list_id FROM call_corrections WHERE task_id = %s"
+    with opened(chromium, site) as page:
+        page.goto(f"/console/campaigns/{task_id}?to_read=1&sort=worth")
+        first, second = (page.locator(f"tbody a >> nth={place}").get_attribute("href") for place in (0, 1))
+        page.goto(str(first))
+        page.keyboard.down("r")
+        page.wait_for_url(f"**{second}")
+        for _ in range(3):
+            page.keyboard.down("r")
+            page.wait_for_timeout(100)
+        assert len(site.sql(right, task_id)) == 1 and page.url.endswith(str(second))
+        page.keyboard.up("r")
+        page.keyboard.press("r")
+        wait_until(lambda: page.wait_for_timeout(50) or len(site.sql(right, task_id)) == 2, 60, "it is pressed anew")  # type: ignore[func-returns-value]
+
+
+def test_keys_can_be_turned_off_and_scroll_where_no_call_is_shown(
+    site: ApiSite, complete: int, chromium: Browser
+) -> None:
+    with opened(chromium, site, width=390) as page:
+        page.goto(f"/console/campaigns/{complete}")
+        # A page that has another one behind it.
+        page.evaluate(
+            "document.querySelector('main').insertAdjacentHTML('beforeend', '<a rel=next href=nowhere>More</a>')"
+        )
+        address = page.url
+        page.focus("#calls")
+        page.keyboard.press("ArrowRight")
+        until(page, "document.getElementById('calls').scrollLeft > 0")
+        assert page.url == address
+        said = "SELECT id FROM call_corrections WHERE task_id = %s"
+        before = site.sql(said, complete)
+        page.goto(f"/console/campaigns/{complete}")
+        page.click("tbody tr >> nth=1 >> a")
+        page.wait_for_url("**/console/calls/*")
+        call = page.url
+        page.uncheck("#keys")
+        page.reload()
+        assert not page.is_checked("#keys")
+        for key in ("ArrowRight", "ArrowLeft", "r"):
+            page.keyboard.press(key)
+            page.wait_for_timeout(100)
+        assert page.url == call and site.sql(said, complete) == before
+        page.check("#keys")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url(lambda url: url != call)
+
+
+def test_a_link_signs_in_but_replaces_nobody_unasked(site: ApiSite, chromium: Browser) -> None:
+    context = chromium.new_context(base_url=site.url)
+    page = context.new_page()
+    page.goto(f"/console/sign-in#{TOKEN}")
+    page.wait_for_url("**/console/campaigns")
+    expect(page.locator("header")).to_contain_text("org7")
+    page.goto(f"/console/sign-in#{quote(OTHER_TOKEN)}")
+    expect(page.locator("main")).to_contain_text("signed in already, for org7")
+    page.wait_for_timeout(300)
+    assert page.url.endswith("/sign-in") and "org7" in str(page.text_content("header"))
+    page.click("main form button")
+    page.wait_for_url("**/console/campaigns")
+    expect(page.locator("header")).to_contain_text("org8")
+    context.close()
+
+
+def test_a_slow_server_is_asked_by_one_request_at_a_time(site: ApiSite, chromium: Browser) -> None:
+    with opened(chromium, site) as page:
+        asked: list[Route] = []
+
+        def answered(route: Route) -> None:
+            if route.request.resource_type == "document":
+                said = route.fetch()
+                route.fulfill(response=said, body=said.text().replace("<body", "<body data-live"))
+            else:
+                asked.append(route)
+
+        page.route("**/console/campaigns", answered)
+        page.clock.install()
+        page.goto("/console/campaigns")
+        for _ in range(4):
+            page.clock.run_for(4_100)
+            page.wait_for_timeout(100)
+        assert len(asked) == 1, "asked again before the answer"
+        said = asked[0].fetch()
+        asked[0].fulfill(response=said, body=said.text().replace("<body", "<body data-live"))
+        page.wait_for_timeout(300)
+        page.clock.run_for(4_100)
+        page.wait_for_timeout(100)
+        assert len(asked) == 2
+        page.unroute_all(behavior="ignoreErrors")
+
+
 def test_pages_work_without_scripts(site: ApiSite, complete: int, chromium: Browser) -> None:
     context = chromium.new_context(java_script_enabled=False, base_url=site.url)
     page = context.new_page()
@@ -169,14 +265,46 @@ def test_axe_finds_nothing(
 ) -> None:
     with opened(chromium, site, language=language, scheme=scheme, width=width) as page:
         campaign, call = f"/console/campaigns/{complete}", a_call(site, complete)
-        for path in ("/console/campaigns", campaign, f"{campaign}?to_read=1", f"{campaign}/analyse-again", call):
+        pages = ("/console/campaigns", campaign, f"{campaign}?to_read=1", call, f"{campaign}/cancel")
+        for path in (*pages, "/console/sign-in", f"{campaign}/analyse-again"):
             page.goto(path)
             if page.locator("details").count():
                 page.evaluate("document.querySelector('details').open = true")
-            found = Axe().run(page)
-            assert not found.violations_count, f"{path}: {found.generate_report()}"
-            # Nothing sticks out of a small screen.
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+            faultless(page)
+        # What it would say now, call by call.
+        page.click("main form button.quiet")
+        expect(page.locator("main table")).to_be_visible()
+        faultless(page)
+
+
+@pytest.mark.parametrize(("language", "scheme"), [("zh-CN", "light"), ("en-GB", "dark")])
+def test_axe_finds_nothing_where_something_is_refused(
+    site: ApiSite, chromium: Browser, language: str, scheme: Literal["light", "dark"]
+) -> None:
+    context = chromium.new_context(
+        locale=language, color_scheme=scheme, viewport={"width": 390, "height": 900}, base_url=site.url
+    )
+    page = context.new_page()
+    page.goto("/console/sign-in")
+    faultless(page)
+    page.fill("#token", "wrong")
+    page.click("main button")
+    expect(page.locator("[role=alert]")).to_be_visible()
+    faultless(page)
+    page.fill("#token", TOKEN)
+    page.click("main button")
+    page.wait_for_url("**/console/campaigns")
+    page.goto("/console/calls/999999")
+    expect(page.locator("[role=alert]")).to_be_visible()
+    faultless(page)
+    context.close()
+
+
+def faultless(page: Page) -> None:
+    found = Axe().run(page)
+    assert not found.violations_count, f"{page.url}: {found.generate_report()}"
+    # Nothing sticks out of a small screen.
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
 
 
 def test_script_in_what_was_said_does_not_run(site: ApiSite, chromium: Browser) -> None:

@@ -18,12 +18,12 @@ from starlette.routing import Route
 
 from calltasks.api.access import CONSOLE
 from calltasks.api.console.rendering import page
-from calltasks.api.console.showing import bars, bubbles, masked
+from calltasks.api.console.showing import bars, bubbles, masked, masked_within
 from calltasks.call_tasks import CallTasks
-from calltasks.database.tables import analyses, calls, campaigns, corrections, opt_outs
+from calltasks.database.tables import analyses, calls, corrections, opt_outs
 from calltasks.database.tables.calls import Call, CallFilter, Calls
 from calltasks.database.tables.opt_outs import OptOut
-from calltasks.errors import CallTasksError, UnknownTaskError
+from calltasks.errors import CallTasksError
 from calltasks.names import FINAL, SUCCEEDED
 from calltasks.recordings.hearing import hear
 from calltasks.rules.phones import e164
@@ -73,8 +73,11 @@ async def _campaigns(request: Request) -> Response:
     shown = found[:CAMPAIGNS_A_PAGE]
     runs = await tasks.runs([one.task_id for one in shown])
     more = shown[-1].task_id if len(found) > len(shown) else None
-    live = any(run.open for run in runs.values())
-    return page(request, "campaigns.html", campaigns=shown, runs=runs, more=more, live=live)
+    uncounted = [one.task_id for one in shown if one.to_be_counted]
+    live = bool(uncounted) or any(run.open for run in runs.values())
+    answer = page(request, "campaigns.html", campaigns=shown, runs=runs, more=more, live=live)
+    answer.background = recounting(tasks, *uncounted, older_than=COUNT_AGE)
+    return answer
 
 
 async def _campaign(request: Request) -> Response:
@@ -82,12 +85,10 @@ async def _campaign(request: Request) -> Response:
     await tasks.task(task_id, organization_of(request))
     chosen, sort = filter_of(request.query_params)
     campaign, part, runs = await asyncio.gather(
-        tasks.database.run(campaigns.one, task_id),
+        tasks.campaign(task_id),
         calls_page(tasks, task_id, chosen, sort, request.query_params.get("after", "")),
         tasks.runs([task_id]),
     )
-    if campaign is None:
-        raise UnknownTaskError(task_id)
     run, progress = runs.get(task_id), None
     if run is not None and run.open:
         with suppress(CallTasksError):
@@ -106,7 +107,7 @@ async def _campaign(request: Request) -> Response:
         sorts=list(calls.SORTS),
         statuses=STATUSES,
         query=query_of(chosen, sort),
-        live=run is not None and run.open,
+        live=campaign.to_be_counted or (run is not None and run.open),
     )
     # Nobody waits for it: the next look has it.
     shown.background = recounting(tasks, task_id, older_than=COUNT_AGE)
@@ -195,10 +196,10 @@ async def _csv(request: Request) -> Response:
 
 
 def _cells(call: Call, whole: bool) -> list[Any]:
-    stands = call.follow_up
+    stands, number, said = call.follow_up, str if whole else masked, str if whole else masked_within
     return [
-        *(call.id, call.call_job_id, call.leads_id, call.name, call.phone if whole else masked(call.phone)),
-        *(call.called_at, call.call_status, call.is_interested, stands.leads_remark, stands.next_follow_time),
+        *(call.id, call.call_job_id, call.leads_id, said(call.name), number(call.phone)),
+        *(call.called_at, call.call_status, call.is_interested, said(stands.leads_remark), stands.next_follow_time),
         *(call.outcome, stands.change, int(call.opted_out)),
     ]
 
@@ -242,13 +243,14 @@ def query_of(chosen: CallFilter, sort: str) -> str:
     return urlencode({name: 1 if value is True else value for name, value in given.items()})
 
 
-def recounting(tasks: CallTasks, task_id: int, *, older_than: timedelta = timedelta()) -> BackgroundTask:
-    """Count a campaign anew once the answer has left."""
+def recounting(tasks: CallTasks, *task_ids: int, older_than: timedelta = timedelta()) -> BackgroundTask:
+    """Count campaigns anew once the answer has left."""
 
     async def recount() -> None:
         # As long as the database does not answer, what is kept of it is shown.
         with suppress(CallTasksError):
-            await tasks.recount(task_id, older_than=older_than)
+            for task_id in task_ids:
+                await tasks.recount(task_id, older_than=older_than)
 
     return BackgroundTask(recount)
 

@@ -7,18 +7,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from calltasks.api.access import CONSOLE
-from calltasks.api.console.showing import HEIGHT, WIDTH, masked, shares
+from calltasks.api.console.showing import HEIGHT, WIDTH, masked, masked_within, shares
 from calltasks.api.console.words import CHINESE
+
+
+@pass_context
+def _for_her(context: Context, value: object) -> object:
+    """What stands in a page, as the session may see it."""
+    return value if context.get("may_edit") or not isinstance(value, str) else masked_within(value)
+
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=_for_her,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -77,7 +77,8 @@ async def form_of(request: Request, session: Session | None) -> dict[str, str]:
         HTTPException: it comes from another site, or is none of this session.
     """
     origin = request.headers.get("origin")
-    if origin not in (None, "null") and urlsplit(origin).netloc != request.headers.get("host"):
+    # A page that hides where it comes from ("null") is none of ours: ours are of no sandbox and no other site's.
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise HTTPException(403, "the form comes from another site")
     fields = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
     # As bytes: of texts only those in ASCII can be compared.

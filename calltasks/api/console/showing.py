@@ -50,6 +50,15 @@ def masked(phone: str) -> str:
     return "".join(shown)
 
 
+_MOBILE = re.compile(r"(?<![0-9A-Za-z~._])(?<![a-z][=/])(?:\+?86[ -]?)?1[3-9][0-9][ -]?[0-9]{4}[ -]?[0-9]{4}(?![0-9])")
+"""A mobile number within a text; not the ids and searches of our own links."""
+
+
+def masked_within(text: str) -> str:
+    """A text, or a part of a page, of whose mobile numbers the middle is hidden."""
+    return type(text)(_MOBILE.sub(lambda found: masked(found[0]), text))
+
+
 def bubbles(conversation: str, sentences: Sequence[str]) -> list[Bubble]:
     """A conversation as it was said, with these sentences marked in it."""
     found = []

@@ -172,7 +172,8 @@ CREATE TABLE IF NOT EXISTS call_corrections (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- How a task's rows stood when they were last counted within an hour: for people who look at campaigns, and for nothing
--- else. create_time is the task's: ids can come again.
+-- else. The first count stands in the hour before it: what had happened until then is of no hour. counted_at: when
+-- counting began. create_time is the task's: ids can come again.
 CREATE TABLE IF NOT EXISTS call_standings (
     task_id     BIGINT      NOT NULL,
     hour        DATETIME    NOT NULL,

@@ -5,7 +5,7 @@ numbers are kept: counting the rows of twenty large campaigns takes seconds, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import look_up, marks
-from calltasks.database.tables import needs, suppressions, tasks
-from calltasks.database.tables.analyses import moment
+from calltasks.database.tables import needs, suppressions, task_options, tasks
+from calltasks.database.tables.task_options import Kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +66,35 @@ class Campaign:
     """A call task in numbers.
 
     Attributes:
-        created_at: wall clock, or None.
-        counted_at: when its rows were last counted, UTC; None: just now, and that is kept nowhere.
+        kept: what earlier starts of it were told.
+        counts: of a task that was never counted, nothing but its leads.
+        counted_at: when its rows were last counted, UTC; None: never.
         hours: when its calls were over and its follow-ups made, as our looks have seen it.
+        begins: when its calls begin to be made, wall clock; None: that is not to come, or not known.
     """
 
-    task_id: int
+    task: tasks.TaskRow
     name: str
-    task_type: int
-    created_at: datetime | None
+    kept: Kept
     counts: Counts
     counted_at: datetime | None
     hours: list[Hour]
+    begins: datetime | None = None
+
+    @property
+    def task_id(self) -> int:
+        """Its id."""
+        return self.task.task_id
+
+    @property
+    def task_type(self) -> int:
+        """How far it is."""
+        return self.task.task_type
+
+    @property
+    def to_be_counted(self) -> bool:
+        """It was begun, and never counted: other programs' campaigns."""
+        return self.counted_at is None and self.task_type > 1
 
 
 def counts(rows: needs.Standing, *, left_out: int, tokens: int) -> Counts:
@@ -93,21 +110,42 @@ def counts(rows: needs.Standing, *, left_out: int, tokens: int) -> Counts:
     )
 
 
-def keep(cursor: Cursor, task: tasks.TaskRow, counted: Counts, now: datetime) -> None:
-    """Write down how a task stands. ``now``: UTC, naive."""
-    columns = ("task_id", "hour", "create_time", "counted_at", *_COLUMNS)
+def keep(cursor: Cursor, task: tasks.TaskRow, counted: Counts, began: datetime) -> None:
+    """Write down how a task stands, unless what was counted later is there already.
+
+    What had happened before the first count is of no hour that we know: it stands in the hour before it.
+
+    Args:
+        cursor: any.
+        task: as it was read.
+        counted: its numbers.
+        began: when counting them began: UTC, naive.
+    """
+    hour = began.replace(minute=0, second=0, microsecond=0)
+    cursor.execute(
+        "SELECT 1 FROM call_standings WHERE task_id = %s AND create_time <=> %s LIMIT 1",
+        (task.task_id, task.create_time),
+    )
+    if cursor.fetchone() is None:
+        hour -= timedelta(hours=1)
+    columns = ("task_id", "hour", *_COLUMNS, "counted_at", "create_time")
+    older = "create_time <=> VALUES(create_time) AND counted_at > VALUES(counted_at)"
     cursor.execute(
         f"INSERT INTO call_standings ({', '.join(columns)}) VALUES ({marks(len(columns))}) ON DUPLICATE KEY UPDATE "
-        + ", ".join(f"{column} = VALUES({column})" for column in columns[2:]),
-        (task.task_id, now.replace(minute=0, second=0, microsecond=0), task.create_time, now, *astuple(counted)),
+        # The assignments are made from left to right: what they depend on comes last.
+        + ", ".join(f"{column} = IF({older}, {column}, VALUES({column}))" for column in columns[2:]),
+        (task.task_id, hour, *astuple(counted), began, task.create_time),
     )
 
 
-def recount(cursor: Cursor, task_id: int, now: datetime, older_than: timedelta) -> None:
-    """Count a task's rows anew and write that down, if what is kept of them is older. ``now``: UTC, naive."""
+def recount(cursor: Cursor, task_id: int, began: datetime, since: datetime) -> None:
+    """Count a task's rows anew and write that down, unless it was counted since a time. Times are UTC, naive."""
     task = tasks.load(cursor, task_id)
-    if task and (kept := _kept(cursor, [task])[task_id]) and now - kept[-1][1] > older_than:
-        keep(cursor, task, _count(cursor, task), now)
+    if task is None:
+        return
+    kept = _kept(cursor, [task])[task_id]
+    if not kept or kept[-1][1] < since:
+        keep(cursor, task, _count(cursor, task), began)
 
 
 def recent(cursor: Cursor, organization_id: str, before: int | None, limit: int) -> list[Campaign]:
@@ -133,18 +171,21 @@ def _campaigns(cursor: Cursor, condition: str, value: Any, organization_id: str 
     # The collation may take "ORG" for "org": the exact text decides whose it is.
     found = [(tasks.read(row), str(row[5] or "")) for row in cursor.fetchall()]
     found = [(task, name) for task, name in found if organization_id in (None, task.organization_id)]
-    kept = _kept(cursor, [task for task, _ in found])
+    rows = [task for task, _ in found]
+    # The hours of one are drawn; a list has too many of them.
+    kept, told = _kept(cursor, rows, latest=organization_id is not None), task_options.kept_of(cursor, rows)
+    # Who is to be called may change until the calls begin.
+    leads = tasks.leads(cursor, [row.task_id for row in rows if row.task_type < 2 or not kept[row.task_id]])
     campaigns = []
     for task, name in found:
         standings = kept[task.task_id]
+        counted = standings[-1][2] if standings else Counts()
         campaigns.append(
             Campaign(
-                task_id=task.task_id,
+                task=task,
                 name=name,
-                task_type=task.task_type,
-                created_at=moment(task.create_time),
-                # A task that no run has looked at: not started yet, or another program's.
-                counts=standings[-1][2] if standings else _count(cursor, task),
+                kept=told[task.task_id],
+                counts=replace(counted, leads=leads.get(task.task_id, counted.leads)),
                 counted_at=standings[-1][1] if standings else None,
                 hours=_hours([(hour, counted) for hour, _, counted in standings]),
             )
@@ -152,14 +193,19 @@ def _campaigns(cursor: Cursor, condition: str, value: Any, organization_id: str 
     return campaigns
 
 
-def _kept(cursor: Cursor, of: Sequence[tasks.TaskRow]) -> dict[int, list[tuple[datetime, datetime, Counts]]]:
-    """By task, the hours in which it was counted, when last, and how it stood then."""
+def _kept(
+    cursor: Cursor, of: Sequence[tasks.TaskRow], *, latest: bool = False
+) -> dict[int, list[tuple[datetime, datetime, Counts]]]:
+    """By task, the hours in which it was counted, or the ``latest`` alone, when last, and how it stood then."""
     kept: dict[int, list[tuple[datetime, datetime, Counts]]] = {task.task_id: [] for task in of}
     if not of:
         return kept
+    of_these = f"FROM call_standings WHERE task_id IN ({marks(len(of))})"
+    last = f"(SELECT task_id, MAX(hour) AS hour {of_these} GROUP BY task_id, create_time)"
     cursor.execute(
-        f"SELECT task_id, create_time, hour, counted_at, {', '.join(_COLUMNS)} FROM call_standings"
-        f" WHERE task_id IN ({marks(len(of))}) ORDER BY task_id, hour",
+        f"SELECT task_id, create_time, hour, counted_at, {', '.join(_COLUMNS)} "
+        + (f"FROM call_standings JOIN {last} AS l USING (task_id, hour)" if latest else of_these)
+        + " ORDER BY task_id, hour",
         list(kept),
     )
     created = {task.task_id: task.create_time for task in of}
@@ -179,13 +225,12 @@ def _count(cursor: Cursor, task: tasks.TaskRow) -> Counts:
 
 def _hours(standings: Sequence[tuple[datetime, Counts]]) -> list[Hour]:
     """What changed from one count to the next."""
-    first = [(datetime.min, Counts()), *standings]
     found = [
         Hour(
             at=hour,
             calls=max(0, counted.calls_over - before.calls_over),
             follow_ups=max(0, counted.follow_ups - before.follow_ups),
         )
-        for (_, before), (hour, counted) in pairwise(first)
+        for (_, before), (hour, counted) in pairwise(standings)
     ]
     return [hour for hour in found if hour.calls or hour.follow_ups]

@@ -7,10 +7,12 @@ this ``create_time`` alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from pymysql.cursors import Cursor
 
+from calltasks.database.connection import marks
 from calltasks.database.tables.tasks import TaskRow, load
 from calltasks.platform.strategy import Strategy
 from calltasks.rules.gate import Limits
@@ -38,14 +40,25 @@ class Kept:
 
 def kept(cursor: Cursor, task: TaskRow) -> Kept:
     """What stays with the task."""
+    return kept_of(cursor, [task])[task.task_id]
+
+
+def kept_of(cursor: Cursor, of: Sequence[TaskRow]) -> dict[int, Kept]:
+    """What stays with tasks, by task."""
+    found = {task.task_id: Kept() for task in of}
+    if not of:
+        return found
     cursor.execute(
-        "SELECT options, paused, jobs_at_rest FROM call_task_options WHERE task_id = %s AND create_time <=> %s",
-        (task.task_id, task.create_time),
+        "SELECT task_id, create_time, options, paused, jobs_at_rest FROM call_task_options"
+        f" WHERE task_id IN ({marks(len(found))})",
+        list(found),
     )
-    row = cursor.fetchone()
-    if row is None:
-        return Kept()
-    return Kept(options=str(row[0]), paused=bool(row[1]), jobs_at_rest=None if row[2] is None else int(row[2]))
+    created = {task.task_id: task.create_time for task in of}
+    for task_id, create_time, options, paused, jobs in cursor.fetchall():
+        if create_time == created[int(task_id)]:
+            at_rest = None if jobs is None else int(jobs)
+            found[int(task_id)] = Kept(options=str(options), paused=bool(paused), jobs_at_rest=at_rest)
+    return found
 
 
 def limits(options: str) -> Limits:

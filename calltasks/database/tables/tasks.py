@@ -293,6 +293,17 @@ def oldest_unfinished(cursor: Cursor) -> tuple[datetime | None, datetime | None]
     return (row[0], row[1]) if row else (None, None)
 
 
+def leads(cursor: Cursor, task_ids: Sequence[int]) -> dict[int, int]:
+    """How many rows these tasks have."""
+    if not task_ids:
+        return {}
+    cursor.execute(
+        f"SELECT task_id, COUNT(*) FROM leads_task_list WHERE task_id IN ({marks(len(task_ids))}) GROUP BY task_id",
+        list(task_ids),
+    )
+    return dict.fromkeys(task_ids, 0) | {int(task_id): int(count) for task_id, count in cursor.fetchall()}
+
+
 def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
     """The task's rows, counted by how they stand: one statement."""
     cursor.execute(

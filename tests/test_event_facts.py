@@ -77,6 +77,7 @@ async def test_each_entry_of_a_call_into_the_opt_outs_is_told_once(crm: Crm) -> 
                 by="tester",
                 now=NOW,
                 now_utc=NOW.replace(minute=number),
+                seen=None,
             )
     entered = [row["id"] for row in crm.sql("SELECT id FROM call_opt_outs ORDER BY id")]
     told = [json.loads(one["payload"])["opt_out_id"] for one in events(crm) if one["kind"] == "call.opted_out"]

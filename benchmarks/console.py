@@ -75,8 +75,7 @@ def _pages(task_id: int, middle: int, between: str) -> dict[str, str]:
         "a page in the middle": f"{here}?after={middle}~{middle}",
         "by time": f"{here}?sort=latest",
         "by time, in the middle": f"{here}?sort=latest&after={between}~{middle}",
-        "by worth": f"{here}?sort=worth",
-        "by worth, in the middle": f"{here}?sort=worth&after=1~{middle}",
+        "to be read, in the middle": f"{here}?to_read=1&sort=worth&after=1~{middle}",
         **{name: f"{here}?{query}" for name, query in filters.items()},
         "a call": f"/calls/{middle}",
         **{f"a call, {name}": f"/calls/{middle}?{query}" for name, query in filters.items()},
@@ -178,9 +177,10 @@ def _judged(cursor: Cursor, task_id: int) -> None:
     for outcome, interest in interests.items():
         cursor.execute(
             "INSERT INTO call_analyses (list_id, task_id, job_group_id, call_job_id, outcome, is_interested,"
-            " leads_remark, evidence, do_not_call, model, created_at, settled_at) SELECT id, task_id, 'group',"
-            f" call_job_id, %s, {interest}, '客户想了解活动价格。', IF(MOD(id, 7), '价格怎么样', ''), '', 'qwen-plus',"
-            " UTC_TIMESTAMP(), UTC_TIMESTAMP() FROM leads_task_list WHERE task_id = %s AND call_status = 'Succeeded'",
+            " leads_remark, evidence, do_not_call, model, characters, created_at, settled_at) SELECT id, task_id,"
+            f" 'group', call_job_id, %s, {interest}, '客户想了解活动价格。', IF(MOD(id, 7), '价格怎么样', ''), '',"
+            " 'qwen-plus', IF(MOD(id, 10), 150, 400), UTC_TIMESTAMP(), UTC_TIMESTAMP() FROM leads_task_list"
+            " WHERE task_id = %s AND call_status = 'Succeeded'",
             (outcome, task_id),
         )
     cursor.execute(

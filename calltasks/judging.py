@@ -114,6 +114,7 @@ class Judge:
             model=self._model.name[:80],
             prompt_version=self._model.version,
             transcript_hash=fingerprint(transcript),
+            characters=len(transcript),
         )
         names = (self._model.name, self._model.fallback)
         answers = (known.get((call.id, base.transcript_hash, base.prompt_version, name[:80])) for name in names if name)

@@ -137,17 +137,19 @@ async def test_by_time_every_call_comes_once_whatever_the_columns_hold(campaign:
             assert await campaign.run(calls.neighbours, call, CallFilter(), sort) == around
 
 
-async def test_calls_without_any_judgement_of_ours_are_sorted_by_worth_and_read_too(campaign: Campaign) -> None:
-    ids = campaign.fill(
-        6,
-        is_interested=lambda n: 0,
-        leads_follow_id=lambda n: n,
-        call_conversation=lambda n: '[{"Speaker": "Contact", "Script": "' + "说" * (2000 if n <= 2 else 10) + '"}]',
+async def test_worth_reading_is_what_our_ledger_says(campaign: Campaign) -> None:
+    ids = campaign.fill(5, is_interested=lambda n: 0, leads_follow_id=lambda n: n)
+    campaign.sql(
+        "INSERT INTO call_analyses (list_id, task_id, call_job_id, outcome, is_interested, leads_remark, evidence,"
+        " do_not_call, characters, created_at) SELECT id, task_id, call_job_id, 'analysed', 0, 'x',"
+        " IF(id = %s, '', 'x'), '', IF(id = %s, 20, 2000), UTC_TIMESTAMP(6) FROM leads_task_list WHERE id < %s",
+        *(ids[0], ids[2], ids[4]),
     )
-    found = await campaign.listed(CallFilter(), "worth", 2)
-    assert [call.id for call in found] == [*ids[1::-1], *ids[:1:-1]]
     read = await campaign.listed(CallFilter(to_read=True), "worth", 1)
-    assert [(call.id, call.reasons) for call in read] == [(id_, ["undecided"]) for id_ in ids[1::-1]]
+    reasons = {ids[0]: ["undecided", "unproven"], ids[3]: ["undecided"], ids[1]: ["undecided"]}
+    assert [(call.id, call.reasons) for call in read] == list(reasons.items())
+    with pytest.raises(ValueError, match="worth"):
+        await campaign.listed(CallFilter(), "worth", 1)
 
 
 CHANGES = {

@@ -104,7 +104,7 @@ async def _campaign(request: Request) -> Response:
         progress=progress,
         chosen=chosen,
         sort=sort,
-        sorts=list(calls.SORTS),
+        sorts=calls.sorts(chosen),
         statuses=STATUSES,
         query=query_of(chosen, sort),
         live=campaign.to_be_counted or (run is not None and run.open),
@@ -233,7 +233,7 @@ def filter_of(query: Mapping[str, str]) -> tuple[CallFilter, str]:
         day=day,
         words=query.get("words", "").strip()[:80],
     )
-    return chosen, sort if sort in calls.SORTS else "worth" if chosen.to_read else "newest"
+    return chosen, sort if sort in calls.sorts(chosen) else "worth" if chosen.to_read else "newest"
 
 
 def query_of(chosen: CallFilter, sort: str) -> str:

@@ -125,7 +125,7 @@ CREATE TABLE IF NOT EXISTS call_follow_ups (
 -- Every judgement of a call: analysed by the model, default (nothing to analyse), failed, over_ceiling, or unreadable
 -- (an answer that was paid for and is no judgement). What the model answered is here before the CRM is written:
 -- settled_at is NULL until the CRM has it, or has kept what a person wrote instead. do_not_call: the customer's own
--- sentence that refuses further calls; '' if there is none.
+-- sentence that refuses further calls; '' if there is none. characters: of the transcript that was read.
 CREATE TABLE IF NOT EXISTS call_analyses (
     id               BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     answer_id        CHAR(32)     NULL UNIQUE,
@@ -144,6 +144,7 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     model            VARCHAR(80)  NOT NULL DEFAULT '',
     prompt_version   VARCHAR(32)  NOT NULL DEFAULT '',
     transcript_hash  CHAR(64)     NOT NULL DEFAULT '',
+    characters       INT          NOT NULL DEFAULT 0,
     input_tokens     INT          NOT NULL DEFAULT 0,
     output_tokens    INT          NOT NULL DEFAULT 0,
     error_code       VARCHAR(80)  NOT NULL DEFAULT '',

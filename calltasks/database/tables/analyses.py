@@ -59,6 +59,7 @@ class FollowUp:
     model: str = ""
     prompt_version: str = ""
     transcript_hash: str = ""
+    characters: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     error_code: str = ""
@@ -240,7 +241,8 @@ def judged(cursor: Cursor, list_id: int, call_job_id: str) -> list[Analysis]:
 _ENTRY = (
     *("answer_id", "list_id", "task_id", "job_group_id", "call_job_id", "request_id", "outcome", "is_interested"),
     *("leads_remark", "next_follow_time", "evidence", "do_not_call", "wrong_number", "model"),
-    *("prompt_version", "transcript_hash", "input_tokens", "output_tokens", "error_code", "created_at", "settled_at"),
+    *("prompt_version", "transcript_hash", "characters", "input_tokens", "output_tokens", "error_code"),
+    *("created_at", "settled_at"),
 )
 
 
@@ -262,6 +264,7 @@ def record(
                 f.model,
                 f.prompt_version,
                 f.transcript_hash,
+                f.characters,
                 f.input_tokens,
                 f.output_tokens,
                 f.error_code,

@@ -19,30 +19,26 @@ from calltasks.rules.phones import e164
 
 A_PAGE = 50
 _NO_TIME = "1000-01-01 00:00:00"
-LONG_TALK = 1_500
-"""Characters of a stored conversation from which on somebody has said enough to be understood: about a dozen turns."""
+LONG_TALK = 300
+"""Characters of a transcript from which on somebody has said enough to be understood: about a dozen turns."""
 _REASONS = {"disagreement": 8, "unreadable": 4, "undecided": 2, "unproven": 1}
 """Worth of a look at a call: how often a person finds something to correct there. The sum names its reasons."""
-_ENTRY = "CONCAT(LPAD(a.id, 20, '0'), a.is_interested, a.evidence = '', a.transcript_hash)"
-"""Of the greatest one, the latest: interest stands at 21, whether no sentence proves it at 22, the transcript's hash
-from 23 on."""
+_ENTRY = (
+    f"CONCAT(LPAD(a.id, 20, '0'), a.is_interested, a.evidence = '', a.characters >= {LONG_TALK}, a.transcript_hash)"
+)
+"""Of the greatest one, the latest: interest stands at 21, whether no sentence proves it at 22, whether much was said at
+23, the transcript's hash from 24 on."""
 _OF_LEDGER = (
-    "(SELECT e.list_id, IF(e.other <> '' AND SUBSTR(e.said, 23) = SUBSTR(e.other, 23)"
+    "(SELECT e.list_id, IF(e.other <> '' AND SUBSTR(e.said, 24) = SUBSTR(e.other, 24)"
     " AND SUBSTR(e.said, 21, 1) <> SUBSTR(e.other, 21, 1), 8, 0) + IF(e.unreadable, 4, 0)"
-    " + IF(SUBSTR(e.said, 22, 1) = '1', 1, 0) AS worth FROM"
+    " + IF(SUBSTR(e.said, 21, 1) = '0' AND SUBSTR(e.said, 23, 1) = '1', 2, 0) + IF(SUBSTR(e.said, 22, 1) = '1', 1, 0)"
+    " AS worth FROM"
     " (SELECT a.list_id, MAX(a.outcome = 'unreadable') AS unreadable,"
     f" MAX(IF(a.outcome IN ('analysed', 'kept'), {_ENTRY}, '')) AS said,"
     f" MAX(IF(a.outcome = '{SECOND}', {_ENTRY}, '')) AS other FROM call_analyses a WHERE {{}} GROUP BY a.list_id) e)"
 )
-"""What the ledger says of how much it is worth to read calls; one pass over the entries that a condition names."""
-_UNDECIDED = f"{{0}}.is_interested = '0' AND CHAR_LENGTH({{0}}.call_conversation) >= {LONG_TALK}"
-_WORTH = f"(COALESCE(w.worth, 0) + IF({_UNDECIDED.format('l')}, 2, 0))"
-_OF_WORTH = (
-    f"(SELECT v.list_id, MAX(v.worth) AS worth FROM (SELECT d.list_id, d.worth FROM {_OF_LEDGER} d WHERE d.worth > 0"
-    f" UNION ALL SELECT u.id, 0 FROM leads_task_list u WHERE u.task_id = %s AND {_UNDECIDED.format('u')}) v"
-    " GROUP BY v.list_id)"
-)
-"""The rows of a task that are worth reading at all, with what the ledger says of them: few, and looked for first."""
+"""How much it is worth to read calls; one pass over the ledger's entries that a condition names."""
+_WORTH = "COALESCE(w.worth, 0)"
 _UNSEEN = (
     "NOT EXISTS (SELECT 1 FROM call_corrections w WHERE w.list_id = l.id"
     " AND CAST(w.call_job_id AS BINARY) = CAST(CONVERT(l.call_job_id USING utf8mb4) AS BINARY))"
@@ -58,6 +54,7 @@ SORTS = {
     "worth": (_WORTH, "DESC"),
 }
 """In which order calls may be shown: by what, and which way."""
+
 _BACKWARDS = {"DESC": "ASC", "ASC": "DESC"}
 _WRITTEN = (
     f" LEFT JOIN call_follow_ups h ON h.list_id = l.id AND {SAME_CALL.format('h')}"
@@ -142,6 +139,11 @@ class Calls:
     after: str
 
 
+def sorts(chosen: CallFilter) -> list[str]:
+    """The orders in which these calls may be shown: by worth only where it decides who is among them."""
+    return [name for name, (key, _) in SORTS.items() if chosen.to_read or key != _WORTH]
+
+
 def page(
     cursor: Cursor,
     task_id: int,
@@ -205,7 +207,7 @@ def _places(
     cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
 ) -> dict[int, str]:
     """The next rows, as many as that, in their order, each with the place behind which the following one stands."""
-    if sort not in SORTS:
+    if sort not in sorts(chosen):
         raise ValueError(sort)
     found: dict[int, str] = {}
     step = limit
@@ -245,12 +247,7 @@ def _some(
         values.append(_owner(cursor, task_id))
     of_ledger: tuple[int, ...] = ()
     if chosen.to_read:
-        joins, of_ledger = (
-            f" JOIN {_OF_WORTH.format('a.task_id = %s')} w ON w.list_id = l.id{joins}",
-            (task_id, task_id),
-        )
-    elif key == _WORTH:
-        joins, of_ledger = f" LEFT JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
+        joins, of_ledger = f" JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
     if after:
         value, _, id_ = after.rpartition("~")
         told = datetime.fromisoformat(value) if key == _TIME else int(value)

@@ -277,7 +277,7 @@ def record(
     for part in bulks(rows):
         cursor.execute(
             f"INSERT INTO call_analyses ({', '.join(_ENTRY)}) VALUES "
-            + ", ".join([f"({marks(3)}, {GROUP}, {marks(17)})"] * len(part))
+            + ", ".join([f"({marks(3)}, {GROUP}, {marks(len(_ENTRY) - 4)})"] * len(part))
             + " ON DUPLICATE KEY UPDATE outcome = outcome",
             flat(part),
         )

@@ -443,7 +443,8 @@ def test_what_the_platform_has_not_confirmed_is_said_before_the_request_is_given
         task_id = site.create()
         site.done("/start-call-task", {"task_id": task_id})
         with signed_in(site) as person:
-            wait_until(lambda: "phase calling" in person.get(f"/campaigns/{task_id}").text, 60, "it is calling")
+            progress = f"/call-tasks/{task_id}/progress"
+            wait_until(lambda: site.done(progress)["phase"] == "calling", 60, "it is calling")
             site.fail({"target": "SuspendJobs", "kind": "hang", "seconds": 4})
             answer = form(person, f"/campaigns/{task_id}/pause", f"/campaigns/{task_id}/pause")
             assert answer.status_code == 202 and "not confirmed it yet" in answer.text

@@ -178,7 +178,7 @@ async def test_what_is_encrypted_arrives_under_the_receivers_name(
 ) -> None:
     """The name for TLS is the URL's, and an authority of one's own is trusted as every program is told of it."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
+    context.load_cert_chain(certificates.named if named else certificates.server)
     names: list[str | None] = []
     context.sni_callback = lambda _, name, __: names.append(name)
 

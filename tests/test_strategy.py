@@ -69,7 +69,7 @@ def soon(first: timedelta, last: timedelta, zone: tzinfo = SHANGHAI) -> list[dic
     texts = f"{begin:%H:%M:%S}", f"{end:%H:%M:%S}"
     if texts[0] < texts[1]:
         return [{"beginTime": texts[0], "endTime": texts[1]}]
-    return [{"beginTime": texts[0], "endTime": "23:59:59"}, {"beginTime": "00:00:00", "endTime": texts[1]}]
+    return [{"beginTime": "00:00:00", "endTime": texts[1]}, {"beginTime": texts[0], "endTime": "23:59:59"}]
 
 
 # --- reading one ----------------------------------------------------------------------------------------------------

@@ -16,17 +16,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
+HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """PEM files: an authority, what it signed for a server here and for a client, and a foreign authority."""
+    """PEM files: an authority, what it signed for a server at 127.0.0.1, for one at localhost and for a client, and a
+    foreign authority."""
 
     ca: Path
     server: Path
+    named: Path
     client: Path
     other_ca: Path
 
 
-def _certificate(path: Path, name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None = None) -> Any:
+def _certificate(
+    path: Path,
+    name: str,
+    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None = None,
+    of: x509.GeneralName = HERE,
+) -> Any:
     """Writes certificate and key to `path`; an authority unless there is an issuer. Returns name and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -39,10 +49,7 @@ def _certificate(path: Path, name: str, issuer: tuple[x509.Name, ec.EllipticCurv
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]),
-            critical=False,
-        )
+        .add_extension(x509.SubjectAlternativeName([of]), critical=False)
     )
     pem = builder.sign(by_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -54,6 +61,7 @@ def write_certificates(directory: Path) -> Certificates:
     found = Certificates(**{name: directory / f"{name}.pem" for name in Certificates.__dataclass_fields__})
     authority = _certificate(found.ca, "authority of these tests")
     _certificate(found.server, "server", authority)
+    _certificate(found.named, "server", authority, x509.DNSName("localhost"))
     _certificate(found.client, "client", authority)
     _certificate(found.other_ca, "authority of nobody")
     return found

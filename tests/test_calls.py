@@ -103,6 +103,12 @@ class Campaign:
                 return found
         raise AssertionError("there is no end")
 
+    async def around(self, call: Call, chosen: CallFilter, sort: str) -> tuple[int | None, int | None]:
+        before, behind = [
+            await self.run(calls.neighbour, call, chosen, sort, before=before) for before in (True, False)
+        ]
+        return before, behind
+
 
 @pytest.fixture
 async def campaign(mariadb: EmbeddedMariaDB, database_url: str) -> AsyncIterator[Campaign]:
@@ -134,7 +140,7 @@ async def test_by_time_every_call_comes_once_whatever_the_columns_hold(campaign:
     for sort, order in (("latest", found), ("earliest", other)):
         for place, call in enumerate(order):
             around = (order[place - 1].id if place else None, order[place + 1].id if place + 1 < len(order) else None)
-            assert await campaign.run(calls.neighbours, call, CallFilter(), sort) == around
+            assert await campaign.around(call, CallFilter(), sort) == around
 
 
 async def test_worth_reading_is_what_our_ledger_says(campaign: Campaign) -> None:
@@ -183,7 +189,7 @@ async def test_what_people_have_changed_is_found_among_many_in_few_statements(ca
     part = await campaign.run(calls.page, campaign.task_id, chosen, "oldest", "", 50)
     assert [call.id for call in part.calls] == changed and campaign.statements <= 20
     assert [call.id for call in await campaign.listed(chosen, "newest", 2)] == changed[::-1]
-    assert await campaign.run(calls.neighbours, part.calls[3], chosen, "oldest") == (changed[2], changed[4])
+    assert await campaign.around(part.calls[3], chosen, "oldest") == (changed[2], changed[4])
     assert campaign.statements <= 20
 
 

@@ -118,12 +118,13 @@ async def _call(request: Request) -> Response:
     tasks, organization = calls_of(request), organization_of(request)
     call = await own_call(request)
     chosen, sort = filter_of(request.query_params)
-    talk, history, people, refusal, (before, behind) = await asyncio.gather(
+    talk, history, people, refusal, before, behind = await asyncio.gather(
         tasks.database.run(calls.conversation, call.id),
         tasks.database.run(analyses.judged, call.id, call.call_job_id),
         tasks.database.run(corrections.of_call, call.id, call.call_job_id),
         refusal_of(tasks, organization, call),
-        tasks.database.run(calls.neighbours, call, chosen, sort),
+        tasks.database.run(calls.neighbour, call, chosen, sort, before=True),
+        tasks.database.run(calls.neighbour, call, chosen, sort, before=False),
     )
     zone = tasks.database.zone
     judged = [(one, local(tasks, one.created_at)) for one in history]

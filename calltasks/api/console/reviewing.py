@@ -83,8 +83,7 @@ async def _behind(request: Request, call: Call) -> int | None:
     chosen, sort = filter_of(request.query_params)
     if not chosen.to_read:
         return None
-    _, behind = await calls_of(request).database.run(calls.neighbours, call, chosen, sort)
-    return behind
+    return await calls_of(request).database.run(calls.neighbour, call, chosen, sort, before=False)
 
 
 def _by(request: Request) -> str:

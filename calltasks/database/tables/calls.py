@@ -177,13 +177,11 @@ def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
     return found[0] if found else None
 
 
-def neighbours(cursor: Cursor, call: Call, chosen: CallFilter, sort: str) -> tuple[int | None, int | None]:
-    """The rows before and behind a call, in this order of these calls."""
+def neighbour(cursor: Cursor, call: Call, chosen: CallFilter, sort: str, *, before: bool) -> int | None:
+    """The row before or behind a call, in this order of these calls."""
     values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
     place = f"{values[SORTS[sort][0]]}~{call.id}"
-    there = [_places(cursor, call.task_id, chosen, sort, place, 1, way) for way in (True, False)]
-    before, behind = (next(iter(places), None) for places in there)
-    return before, behind
+    return next(iter(_places(cursor, call.task_id, chosen, sort, place, 1, before)), None)
 
 
 def job_ids(cursor: Cursor, task_id: int, ids: Sequence[int]) -> list[str]:
@@ -284,10 +282,10 @@ def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
         # A transcript may hold its characters as JSON escapes them.
         escaped = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in chosen.words)
         remark = "SELECT 1 FROM dcc_leads_follow f WHERE f.id = CAST(l.leads_follow_id AS UNSIGNED)"
-        said = "CONVERT(l.call_conversation USING utf8mb4)"
-        conditions.append(
-            f"({said} LIKE %s OR {said} LIKE %s OR EXISTS ({remark} AND CONVERT(f.leads_remark USING utf8mb4) LIKE %s))"
-        )
+        # Where there is no upper and lower case, bytes are compared: that takes a third of the time.
+        text = _TEXT if chosen.words.lower() == chosen.words.upper() else "CONVERT({} USING utf8mb4)"
+        said, remarked = text.format("l.call_conversation"), text.format("f.leads_remark")
+        conditions.append(f"({said} LIKE %s OR {said} LIKE %s OR EXISTS ({remark} AND {remarked} LIKE %s))")
         values += [_like(chosen.words), _like(escaped), _like(chosen.words)]
     return joins, conditions, values
 

@@ -281,11 +281,11 @@ def _conditions(chosen: CallFilter) -> tuple[str, list[str], list[Any]]:
     if chosen.words:
         # A transcript may hold its characters as JSON escapes them.
         escaped = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in chosen.words)
-        remark = "SELECT 1 FROM dcc_leads_follow f WHERE f.id = CAST(l.leads_follow_id AS UNSIGNED)"
+        joins += " LEFT JOIN dcc_leads_follow m ON m.id = CAST(l.leads_follow_id AS UNSIGNED)"
         # Where there is no upper and lower case, bytes are compared: that takes a third of the time.
         text = _TEXT if chosen.words.lower() == chosen.words.upper() else "CONVERT({} USING utf8mb4)"
-        said, remarked = text.format("l.call_conversation"), text.format("f.leads_remark")
-        conditions.append(f"({said} LIKE %s OR {said} LIKE %s OR EXISTS ({remark} AND {remarked} LIKE %s))")
+        said, remarked = text.format("l.call_conversation"), text.format("m.leads_remark")
+        conditions.append(f"({said} LIKE %s OR {said} LIKE %s OR {remarked} LIKE %s)")
         values += [_like(chosen.words), _like(escaped), _like(chosen.words)]
     return joins, conditions, values
 

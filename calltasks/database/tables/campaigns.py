@@ -122,19 +122,18 @@ def keep(cursor: Cursor, task: tasks.TaskRow, counted: Counts, began: datetime) 
         began: when counting them began: UTC, naive.
     """
     hour = began.replace(minute=0, second=0, microsecond=0)
-    cursor.execute(
-        "SELECT 1 FROM call_standings WHERE task_id = %s AND create_time <=> %s LIMIT 1",
-        (task.task_id, task.create_time),
-    )
-    if cursor.fetchone() is None:
-        hour -= timedelta(hours=1)
+    counted_before = "EXISTS (SELECT 1 FROM call_standings s WHERE s.task_id = %s AND s.create_time <=> %s)"
     columns = ("task_id", "hour", *_COLUMNS, "counted_at", "create_time")
     older = "create_time <=> VALUES(create_time) AND counted_at > VALUES(counted_at)"
     cursor.execute(
-        f"INSERT INTO call_standings ({', '.join(columns)}) VALUES ({marks(len(columns))}) ON DUPLICATE KEY UPDATE "
+        f"INSERT INTO call_standings ({', '.join(columns)})"
+        f" SELECT %s, IF({counted_before}, %s, %s), {marks(len(columns) - 2)} FROM DUAL ON DUPLICATE KEY UPDATE "
         # The assignments are made from left to right: what they depend on comes last.
         + ", ".join(f"{column} = IF({older}, {column}, VALUES({column}))" for column in columns[2:]),
-        (task.task_id, hour, *astuple(counted), began, task.create_time),
+        (
+            *(task.task_id, task.task_id, task.create_time, hour, hour - timedelta(hours=1)),
+            *(*astuple(counted), began, task.create_time),
+        ),
     )
 
 

@@ -71,11 +71,9 @@ def correct(
         NoFollowUpError: there is no follow-up to correct, or a person has deleted it.
         ChangedMeanwhileError: it is not what the person has seen.
     """
-    there, task_id, phone = _locked(cursor, list_id)
+    there, task_id, number, stands = _locked(cursor, list_id, organization_id)
     if _is_written(cursor, list_id, by, now_utc):
         return
-    number = e164(phone)
-    stands = opt_outs.standing(cursor, organization_id, number) if number else None
     _compare(list_id, there, stands, seen)
     said = FollowUp(
         list_id=list_id,
@@ -118,11 +116,9 @@ def confirm(
         NoFollowUpError: there is none.
         ChangedMeanwhileError: it is not what the person has seen.
     """
-    there, task_id, phone = _locked(cursor, list_id)
+    there, task_id, _, stands = _locked(cursor, list_id, organization_id)
     if _is_written(cursor, list_id, by, now_utc):
         return
-    number = e164(phone)
-    stands = opt_outs.standing(cursor, organization_id, number) if number else None
     _compare(list_id, there, stands, seen)
     word = Word(
         # What is no judgement was shown as one that cannot be told.
@@ -203,14 +199,15 @@ def _said(names: Sequence[str], row: tuple[object, ...]) -> Said:
     return Said(**values | {"do_not_call": bool(values["do_not_call"])})  # type: ignore[arg-type]
 
 
-def _locked(cursor: Cursor, list_id: int) -> tuple[Present, int, str]:
-    """The row's follow-up, locked, its task and its phone number."""
+def _locked(cursor: Cursor, list_id: int, organization_id: str) -> tuple[Present, int, str, OptOut | None]:
+    """The row's follow-up, locked, its task, its number (E.164, or ``""``) and the entry that stands of that."""
     there = present(cursor, [list_id], lock=True).get(list_id)
     if there is None or not there.follow_id or there.change == "deleted":
         raise NoFollowUpError(list_id)
     cursor.execute("SELECT task_id, COALESCE(leads_phone, '') FROM leads_task_list WHERE id = %s", (list_id,))
     task_id, phone = cursor.fetchone() or (0, "")
-    return there, int(task_id), str(phone)
+    number = e164(str(phone)) or ""
+    return there, int(task_id), number, opt_outs.standing(cursor, organization_id, number) if number else None
 
 
 def _compare(list_id: int, there: Present, refusal: OptOut | None, seen: str | None) -> None:

@@ -351,6 +351,29 @@ def test_the_gate_is_two_statements_for_all_batches_of_a_step(cursor: Cursor) ->
         assert max(map(len, re.findall(r"IN \(([^()]*)\)", statement))) < 1000 * len("%s, ")
 
 
+def test_what_the_gate_reads_does_not_grow_with_the_batches_of_other_campaigns(cursor: Cursor) -> None:
+    people = 100
+    add_rows(cursor, 1, people)
+    add_rows(cursor, 2, people, first=5001)
+    contacts.hand_over(cursor, 1, "o", [(number, f"+86{phone(number)}") for number in range(1, people + 1)])
+    cursor.executemany(
+        "INSERT INTO call_dispatches (task_id, job_group_id, first_id, last_id, attempted_at, accepted_at)"
+        " VALUES (1, 'g1', %s, %s, NOW(), NOW())",
+        [(last, last) for last in range(1, 501)],
+    )
+    task = load(cursor, 2)
+    assert task is not None
+    rows = undialled(cursor, 2, first=1, last=None, limit=people)
+    read = -rows_read(cursor)
+    assert len(Gate(task=task, limits=WEEK).left_out(cursor, rows)) == people
+    assert read + rows_read(cursor) < 10 * people
+
+
+def rows_read(cursor: Cursor) -> int:
+    cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+    return sum(int(row[1]) for row in cursor.fetchall())
+
+
 def test_many_in_a_row_who_said_no_are_left_out_in_a_few_steps(cursor: Cursor) -> None:
     rows = BATCHES_AT_ONCE * CONTACTS_A_CALL
     add_rows(cursor, 1, 6 * rows + 10)

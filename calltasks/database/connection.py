@@ -56,6 +56,8 @@ CONNECTION: dict[str, Any] = {
     "write_timeout": 60,
 }
 BULK_ROWS = 500
+SHORT_ROWS = 2_500
+"""As many, of ids and numbers only: all batches of a step of dispatch are one statement."""
 BULK_BYTES = 700_000
 """Of one statement's values: a packet of 1 MB, the smallest that servers still come with, holds them."""
 

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, in_one
+from calltasks.database.connection import SHORT_ROWS, bulks, flat, in_one
 from calltasks.database.tables import withdrawals
 from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.rules.phones import e164
 
-ROWS_A_STATEMENT = 2_500
-"""All batches of a step, sent for the first time or again, are one statement."""
 _UNKNOWN = (
     # A wall-clock time as UTC; the row's own, as far as it has one and that is not to come.
     "SELECT l.id, COALESCE(l.leads_phone, ''), UTC_TIMESTAMP(6)"
@@ -39,7 +37,7 @@ def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
     called = f"{CALLED} OR NOT {is_final()}" if dispatched else CALLED
     last = 0
     while True:
-        values = (task.task_id, task.task_id, last, ROWS_A_STATEMENT)
+        values = (task.task_id, task.task_id, last, SHORT_ROWS)
         cursor.execute(_UNKNOWN.format(called=called), values)
         found = cursor.fetchall()
         numbers = ((int(row_id), e164(str(phone)), since) for row_id, phone, since in found)
@@ -50,13 +48,13 @@ def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
         with in_one(cursor):
             _insert(cursor, "%s", entries)
             withdrawals.take_up_again(cursor, [int(entry[0]) for entry in entries])
-        if len(found) < ROWS_A_STATEMENT:
+        if len(found) < SHORT_ROWS:
             return
         last = int(found[-1][0])
 
 
 def _insert(cursor: Cursor, claimed_at: str, values: Sequence[tuple[object, ...]]) -> None:
-    for part in bulks(values, ROWS_A_STATEMENT):
+    for part in bulks(values, SHORT_ROWS):
         cursor.execute(
             "INSERT INTO call_contacts (list_id, task_id, organization_id, phone, claimed_at) VALUES "
             + ", ".join([f"(%s, %s, %s, %s, {claimed_at})"] * len(part))

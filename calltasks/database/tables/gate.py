@@ -11,7 +11,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, flat, look_up, marks
 from calltasks.database.tables import dispatches
 from calltasks.database.tables.analyses import CALLED_AT
-from calltasks.database.tables.dispatches import UNSENT, Undialled
+from calltasks.database.tables.dispatches import NEVER_LEFT, Undialled
 from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.names import CANCELLED
@@ -27,8 +27,7 @@ _OPTED_OUT = (
 _NOT_CALLED = (
     "(l.id IS NOT NULL AND IF("
     f"{CALLED}, {is_status(CANCELLED)} AND COALESCE(l.call_task_id, '') = '',"
-    f" {is_final()} OR EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = c.task_id AND {UNSENT}"
-    "  AND c.list_id BETWEEN d.first_id AND d.last_id)))"
+    f" {is_final()} OR {NEVER_LEFT}))"
 )
 """Handed over, and nobody was called: cancelled before its first attempt, without a job at the end, or never sent."""
 _AGE = (

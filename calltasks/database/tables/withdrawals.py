@@ -8,8 +8,8 @@ from datetime import datetime
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, marks
-from calltasks.database.tables.dispatches import UNSENT
+from calltasks.database.connection import SHORT_ROWS, bulks, flat, marks
+from calltasks.database.tables.dispatches import NEVER_LEFT
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.names import CANCELLED
@@ -78,8 +78,7 @@ def waiting(cursor: Cursor) -> list[Waiting]:
         f" AND (w.list_id IS NOT NULL OR NOT {is_final()} OR ({CALLED} AND l.updated_time >="
         # A wall-clock time of whole seconds.
         "  o.created_at + INTERVAL TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()) - 1 SECOND))"
-        f" AND ({CALLED} OR NOT EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = l.task_id AND {UNSENT}"
-        "  AND l.id BETWEEN d.first_id AND d.last_id))"
+        f" AND ({CALLED} OR NOT {NEVER_LEFT})"
     )
     return [
         Waiting(
@@ -128,7 +127,7 @@ def carried_out(cursor: Cursor, opt_outs: Sequence[int], begun: datetime) -> Non
 def take_up_again(cursor: Cursor, rows: Sequence[int]) -> None:
     """Calls of these rows have turned up: who of them has said no is looked at again, and anew where a look that does
     not know of these calls is under way; inside the transaction that makes them known."""
-    for part in bulks([(row,) for row in rows]):
+    for part in bulks([(row,) for row in rows], SHORT_ROWS):
         cursor.execute(
             "SELECT o.id FROM call_contacts c JOIN call_opt_outs o ON o.organization_id = c.organization_id"
             f" AND o.phone = c.phone AND o.standing = 1 WHERE c.list_id IN ({marks(len(part))}) ORDER BY o.id",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import bulks, flat, look_up, marks
+from calltasks.database.connection import bulks, derived, flat, look_up, marks
 from calltasks.database.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
 from calltasks.database.tables.ledger import entries as ledger_entries
 from calltasks.database.tables.needs import final_status
@@ -239,7 +239,7 @@ def judged(cursor: Cursor, list_id: int, call_job_id: str) -> list[Analysis]:
 
 
 _ENTRY = (
-    *("answer_id", "list_id", "task_id", "job_group_id", "call_job_id", "request_id", "outcome", "is_interested"),
+    *("answer_id", "list_id", "call_job_id", "request_id", "outcome", "is_interested"),
     *("leads_remark", "next_follow_time", "evidence", "do_not_call", "wrong_number", "model"),
     *("prompt_version", "transcript_hash", "characters", "input_tokens", "output_tokens", "error_code"),
     *("created_at", "settled_at"),
@@ -258,7 +258,7 @@ def record(
     """Add judgements to the ledger; one that is there already (by its ``answer_id``) stays as it is."""
     rows = [
         (
-            *(f.answer_id or None, f.list_id, task_id, task_id, f.call_job_id, request_id, f.outcome),
+            *(f.answer_id or None, f.list_id, f.call_job_id, request_id, f.outcome),
             *(f.is_interested, f.leads_remark, f.next_follow_time, f.evidence, f.do_not_call, f.wrong_number),
             *(
                 f.model,
@@ -276,16 +276,16 @@ def record(
     ]
     for part in bulks(rows):
         cursor.execute(
-            f"INSERT INTO call_analyses ({', '.join(_ENTRY)}) VALUES "
-            + ", ".join([f"({marks(3)}, {GROUP}, {marks(len(_ENTRY) - 4)})"] * len(part))
-            + " ON DUPLICATE KEY UPDATE outcome = outcome",
-            flat(part),
+            f"INSERT INTO call_analyses (task_id, job_group_id, {', '.join(_ENTRY)})"
+            f" SELECT %s, {GROUP}, v.* FROM ({derived(_ENTRY, len(part))}) v"
+            " ON DUPLICATE KEY UPDATE outcome = call_analyses.outcome",
+            (task_id, task_id, *flat(part)),
         )
 
 
 def check_writable(cursor: Cursor) -> None:
     """Fail where the ledger takes nothing (no right, read-only): before anything is asked, not after."""
-    columns = ", ".join(_ENTRY)
+    columns = ", ".join(("task_id", "job_group_id", *_ENTRY))
     cursor.execute(f"INSERT INTO call_analyses ({columns}) SELECT {columns} FROM call_analyses WHERE FALSE")
 
 

@@ -25,7 +25,7 @@ TASK_TYPES = {2: "task.calling", 3: "task.calls_complete", 4: "task.complete"}
 TASK_FAILED = "task.failed"
 KINDS = (WRITTEN, REWRITTEN, ANALYSIS_FAILED, OPTED_OUT, *TASK_TYPES.values(), TASK_FAILED)
 
-_ORGANIZATION = "COALESCE((SELECT g.organization_id FROM call_tasks g WHERE g.id = %s), '')"
+_ORGANIZATION = "COALESCE((SELECT g.organization_id FROM call_tasks g WHERE g.id = v.task_id), '')"
 RETENTION = timedelta(days=30)
 """So long events can be replayed."""
 PORTION = 2000
@@ -62,21 +62,15 @@ def emit(cursor: Cursor, events: Iterable[Event], organization_id: str | None = 
     events = list(events)
     if not events:
         return
-    whose = _ORGANIZATION if organization_id is None else "%s"
-    rows = [
-        (
-            one.event_id,
-            one.task_id if organization_id is None else organization_id,
-            *(one.task_id, one.kind, to_json({"task_id": one.task_id, **one.data})),
-        )
-        for one in events
-    ]
+    names = ("event_id", "task_id", "kind", "payload")
+    rows = [(one.event_id, one.task_id, one.kind, to_json({"task_id": one.task_id, **one.data})) for one in events]
+    whose, known = (_ORGANIZATION, ()) if organization_id is None else ("%s", (organization_id,))
     for part in bulks(rows):
         cursor.execute(
-            "INSERT INTO call_events (event_id, organization_id, task_id, kind, payload, created_at) VALUES "
-            + ", ".join([f"(%s, {whose}, %s, %s, %s, UTC_TIMESTAMP(6))"] * len(part))
-            + " ON DUPLICATE KEY UPDATE id = id",
-            flat(part),
+            f"INSERT INTO call_events (created_at, organization_id, {', '.join(names)})"
+            f" SELECT UTC_TIMESTAMP(6), {whose}, v.* FROM ({derived(names, len(part))}) v"
+            " ON DUPLICATE KEY UPDATE id = call_events.id",
+            (*known, *flat(part)),
         )
 
 

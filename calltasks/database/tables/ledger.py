@@ -121,23 +121,20 @@ def save(
     hold now (:func:`read_back`), inside the same transaction."""
     if not given:
         return
+    names = ("list_id", "call_job_id", "follow_id", "is_interested", "outcome", "stored_hash", "created_at")
     rows = [
         (
-            *(one.list_id, task_id, task_id, one.call_job_id, follow_id, one.is_interested, one.outcome),
+            *(one.list_id, one.call_job_id, follow_id, one.is_interested, one.outcome),
             *(stored[one.list_id].digest, now_utc),
         )
         for follow_id, one in given
     ]
-    columns = (
-        *("task_id", "job_group_id", "call_job_id", "follow_id", "is_interested", "outcome"),
-        *("stored_hash", "created_at"),
-    )
+    # The group is read once, not once a row.
     cursor.execute(
-        f"INSERT INTO call_follow_ups (list_id, {', '.join(columns)}) VALUES "
-        + ", ".join([f"(%s, %s, {GROUP}, %s, %s, %s, %s, %s, %s)"] * len(rows))
-        + " ON DUPLICATE KEY UPDATE "
-        + ", ".join(f"{column} = VALUES({column})" for column in columns),
-        flat(rows),
+        f"INSERT INTO call_follow_ups (task_id, job_group_id, {', '.join(names)})"
+        f" SELECT %s, {GROUP}, v.* FROM ({derived(names, len(rows))}) v ON DUPLICATE KEY UPDATE "
+        + ", ".join(f"{column} = VALUES({column})" for column in ("task_id", "job_group_id", *names[1:])),
+        (task_id, task_id, *flat(rows)),
     )
 
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from temporalio import activity
 
 from activities.conversations import CONVERSATIONS
 from activities.liveness import heartbeating
-from activities.portions import REFUSED, TRIES, Portions
+from activities.portions import REFUSED, TRIES, Answers, Portions
 from calltasks.concurrency import for_each
 from calltasks.database.connection import Database
 from calltasks.database.refusals import Refused
@@ -101,16 +102,30 @@ class FollowUps:
     def __init__(self, database: Database, model: AnalysisModel) -> None:
         self._database = database
         self._model = model
+        self._answers: WeakValueDictionary[tuple[int, str], Answers] = WeakValueDictionary()
+
+    def _together(self, task_id: int, request_id: str = "") -> Answers:
+        """What all pieces of a task, or of one re-analysis of it, have under way here."""
+        return self._answers.setdefault((task_id, request_id), Answers(self._database, task_id, request_id))
 
     @activity.defn
     async def follow_up(self, request: FollowUpRequest) -> FollowedUp:
         """Give each of these rows that has none its follow-up."""
-        return await self._judge_all(First(database=self._database, request=request, done=FollowedUp()))
+        answers = self._together(request.task_id)
+        return await self._judge_all(
+            First(database=self._database, request=request, answers=answers, done=FollowedUp())
+        )
 
     @activity.defn
     async def analyse_again(self, request: AgainRequest) -> FollowedUp:
         """Judge these rows anew: update their follow-ups, create those that are missing."""
-        again = Again(database=self._database, request=request, done=FollowedUp(), request_id=request.request_id)
+        again = Again(
+            database=self._database,
+            request=request,
+            answers=self._together(request.task_id, request.request_id),
+            done=FollowedUp(),
+            request_id=request.request_id,
+        )
         return await self._judge_all(again, request.spent_tokens)
 
     async def _judge_all(self, portions: Portions, spent: int = 0) -> FollowedUp:
@@ -119,28 +134,32 @@ class FollowUps:
         second = None if portions.request_id else await self._second(request.task_id)
         judge = Judge(self._database, self._model, request.organization_id, ceiling, portions.most_tries, second)
         async with heartbeating():
-            portions.calls = {call.id: call for call in await portions.load()}
-            recorded = [call.id for call in portions.calls.values() if call.recorded]
-            known = await portions.known(recorded) if recorded else {}
-            if portions.calls:
-                await self._database.run(analysis_table.check_writable)
-
-            async def one(call: FinishedCall) -> None:
-                if portions.failure is not None:
-                    return
-                try:
-                    await portions.take(call, await judge.judge(call, known))
-                except ServiceError as error:
-                    # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
-                    portions.failure = portions.failure or error
-
-            await for_each(portions.calls.values(), one, at_once=min(len(portions.calls), self._model.under_way))
+            with portions.judging(await portions.load()):
+                await self._judge_each(portions, judge)
             await portions.finish()
         activity.logger.info(
             "task %d: %d calls judged (%s), %d to be tried again (last error: %s)",
             *(request.task_id, done.written, done.by_outcome, len(portions.again), done.error or None),
         )
         return done
+
+    async def _judge_each(self, portions: Portions, judge: Judge) -> None:
+        calls = portions.calls.values()
+        recorded = [call.id for call in calls if call.recorded]
+        known = await portions.known(recorded) if recorded else {}
+        if calls:
+            await self._database.run(analysis_table.check_writable)
+
+        async def one(call: FinishedCall) -> None:
+            if portions.failure is not None:
+                return
+            try:
+                await portions.take(call, await judge.judge(call, known))
+            except ServiceError as error:
+                # Only the database can fail here, a call cannot. What is under way is paid for: it is awaited.
+                portions.failure = portions.failure or error
+
+        await for_each(calls, one, at_once=min(len(calls), self._model.under_way))
 
     async def _second(self, task_id: int) -> TokenCeiling | None:
         """What second opinions may cost the task still, if they are asked for."""

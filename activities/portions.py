@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -43,13 +43,63 @@ REFUSED = f"{DATABASE}."
 """Begins the ``error_code`` of a row that the database has refused; its number follows."""
 
 
+class Answers:
+    """Answers about calls of one task (or of one re-analysis of it) on their way into the ledger, whichever piece of it
+    they belong to: what comes within ``TOGETHER_SECONDS`` is one statement."""
+
+    def __init__(self, database: Database, task_id: int, request_id: str) -> None:
+        self._database = database
+        self._task_id = task_id
+        self._request_id = request_id
+        self._expected = 0
+        self._none_to_come = asyncio.Event()
+        self._answers: list[FollowUp] = []
+        self._saving: asyncio.Task[list[Refused[FollowUp]]] | None = None
+
+    def expect(self, calls: int) -> None:
+        """So many more calls are about to be judged."""
+        self._expected += calls
+        self._none_to_come.clear()
+
+    def judged(self, calls: int = 1) -> None:
+        """So many of them are, or will not be."""
+        self._expected -= calls
+        if not self._expected:
+            self._none_to_come.set()
+
+    async def save(self, answers: Sequence[FollowUp]) -> list[Refused[FollowUp]]:
+        """Returns once they are in the ledger: what the ledger refuses of all that it was given with them.
+
+        Raises:
+            ServiceError: the database is out of reach, or refuses whatever is written.
+        """
+        if not answers:
+            return []
+        self._answers += answers
+        if self._saving is None:
+            self._saving = asyncio.create_task(self._save())
+        # What was paid for is written down, though whoever asked for it is stopped.
+        return await asyncio.shield(self._saving)
+
+    async def _save(self) -> list[Refused[FollowUp]]:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none_to_come.wait(), TOGETHER_SECONDS)
+        answers, self._answers, self._saving = self._answers, [], None
+        now = (await self._database.now()).replace(tzinfo=None)
+
+        async def record(some: Sequence[FollowUp]) -> None:
+            await self._database.run(analysis_table.record, self._task_id, some, self._request_id, now_utc=now)
+
+        return await write_each(record, answers)
+
+
 @dataclass(slots=True, kw_only=True)
 class Portions(ABC):
     """The judgements of one activity, on their way into ledger and CRM.
 
     Attributes:
         calls: those that are judged, by row.
-        answers: of the model, which are not in the ledger yet.
+        answers: of the model, on their way into the ledger.
         waiting: what is to be written to the CRM.
         again: rows of a re-analysis that are to be tried again.
         failure: of the database, after which nothing new is begun.
@@ -59,25 +109,34 @@ class Portions(ABC):
 
     database: Database
     request: FollowUpRequest
+    answers: Answers
     done: FollowedUp
     request_id: str = ""
     most_tries: int | None = None
     calls: dict[int, FinishedCall] = field(default_factory=dict)
-    answers: list[FollowUp] = field(default_factory=list)
     waiting: list[FollowUp] = field(default_factory=list)
     retries: list[Retry] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
     failure: ServiceError | None = None
+    _left: int = 0
     _since: float = field(default_factory=monotonic)
-    _judged: int = 0
-    _all_judged: asyncio.Event = field(default_factory=asyncio.Event)
-    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def start(self) -> str:
         """What ``is_interested`` holds that nobody has set."""
         return self.database.column("leads_task_list", "is_interested").start
+
+    @contextmanager
+    def judging(self, calls: Sequence[FinishedCall]) -> Iterator[None]:
+        """These are judged within the block."""
+        self.calls = {call.id: call for call in calls}
+        self._left = len(self.calls)
+        self.answers.expect(self._left)
+        try:
+            yield
+        finally:
+            self.answers.judged(self._left)
 
     # --- what first follow-ups and new judgements do each in their way
 
@@ -106,41 +165,20 @@ class Portions(ABC):
 
     async def take(self, call: FinishedCall, judged: Judged) -> None:
         """See to what came of a call: an answer goes into the ledger, then what it says waits for its portion."""
-        self._judged += 1
-        if self._judged == len(self.calls):
-            self._all_judged.set()
+        self._left -= 1
+        self.answers.judged()
         if judged.answer is not None:
-            self.answers.append(judged.answer)
             self.done.input_tokens += judged.answer.input_tokens
             self.done.output_tokens += judged.answer.output_tokens
-        if judged.second is not None:
-            self.answers.append(judged.second)
         self.done.error = judged.error or self.done.error
         self.done.over_ceiling += judged.follow_up.outcome == "over_ceiling"
         later = await self.put_off(call, judged)
-        await self.save_answers()
+        # An answer that even our ledger refuses goes to the CRM all the same: it was paid for.
+        if refused := await self.answers.save([one for one in (judged.answer, judged.second) if one is not None]):
+            self.done.error = f"{DATABASE} record: {refused[0].code}: answers not in the ledger: {len(refused)}"
         if not later:
             self.waiting.append(judged.follow_up)
             await self._write_due()
-
-    async def save_answers(self) -> None:
-        """All answers so far are in the ledger; those that come meanwhile go together, in one statement."""
-        async with self._saving:
-            if self.answers:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._all_judged.wait(), TOGETHER_SECONDS)
-            answers, self.answers = self.answers, []
-            if answers:
-                now = (await self.database.now()).replace(tzinfo=None)
-
-                async def record(some: Sequence[FollowUp]) -> None:
-                    await self.database.run(
-                        analysis_table.record, self.request.task_id, some, self.request_id, now_utc=now
-                    )
-
-                # An answer that even our ledger refuses goes to the CRM all the same: it was paid for.
-                if refused := await write_each(record, answers):
-                    self.done.error = f"{DATABASE} record: {refused[0].code}: answers not in the ledger: {len(refused)}"
 
     async def _write_due(self) -> None:
         """Write a portion if it is full, or has waited long enough, and nobody is writing."""
@@ -155,7 +193,6 @@ class Portions(ABC):
         Raises:
             ServiceError: the database is out of reach, or refuses whatever is written.
         """
-        await self.save_answers()
         await self._save_retries()
         while self.waiting and self.failure is None:
             await self._write()

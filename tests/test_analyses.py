@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from temporalio.testing import ActivityEnvironment
@@ -50,23 +51,34 @@ def task_of(site: Site, calls: Sequence[Labelled], **columns: Any) -> int:
     return task_id
 
 
-async def judge(site: Site, task_id: int, request_id: str = "", **request: Any) -> FollowedUp:
-    """The activity that a worker would run: first follow-ups or, with a `request_id`, a re-analysis."""
+@asynccontextmanager
+async def judging() -> AsyncIterator[Callable[..., Awaitable[FollowedUp]]]:
+    """A worker's activities: first follow-ups of these rows or, with a `request_id`, a re-analysis."""
     async with CallTasks.connect(temporal=False) as calls:
         await calls.database.prepare()
         follow_ups = FollowUps(calls.database, calls.clients.model)
-        asked: dict[str, Any] = {
-            "task_id": task_id,
-            "organization_id": ORGANIZATION,
-            "rows": pack([row["id"] for row in site.rows(task_id)]),
-            "retry_interval": 0,
-            "conversation_grace": 0,
-            **request,
-        }
-        if not request_id:
-            return await ActivityEnvironment().run(follow_ups.follow_up, FollowUpRequest(**asked))
-        again = AgainRequest(request_id=request_id, **{"last_try": True, **asked})
-        return await ActivityEnvironment().run(follow_ups.analyse_again, again)
+
+        async def judge_rows(task_id: int, ids: Sequence[int], request_id: str = "", **request: Any) -> FollowedUp:
+            asked: dict[str, Any] = {
+                "task_id": task_id,
+                "organization_id": ORGANIZATION,
+                "rows": pack(ids),
+                "retry_interval": 0,
+                "conversation_grace": 0,
+                **request,
+            }
+            if not request_id:
+                return await ActivityEnvironment().run(follow_ups.follow_up, FollowUpRequest(**asked))
+            again = AgainRequest(request_id=request_id, **{"last_try": True, **asked})
+            return await ActivityEnvironment().run(follow_ups.analyse_again, again)
+
+        yield judge_rows
+
+
+async def judge(site: Site, task_id: int, request_id: str = "", **request: Any) -> FollowedUp:
+    """All rows of the task, judged by the activity that a worker would run."""
+    async with judging() as judge_rows:
+        return await judge_rows(task_id, [row["id"] for row in site.rows(task_id)], request_id, **request)
 
 
 async def command(*arguments: str) -> Result:

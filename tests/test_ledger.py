@@ -1,17 +1,21 @@
 """The ledger of judgements: what was paid for is kept, one row never stops the others, a person's word stands, and an
 entry counts for its own call only (rules 6.6, 7)."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from pymysql.converters import escape_string
 
+from activities.portions import Answers
+from calltasks.call_tasks import CallTasks
 from calltasks.database.connection import bulks
+from calltasks.database.tables.analyses import FollowUp
 from calltasks.errors import PermanentError
 from calltasks.rules.judgement import PROMPT_VERSION
-from simulators import Fault
+from simulators import Fault, SimulatorOptions
 from tests.pipeline import MODEL_FAILED, Site, Sites
-from tests.test_analyses import CALLS, FICKLE, answer, follow_up, judge, judged_task, ledger, task_of
+from tests.test_analyses import CALLS, FICKLE, answer, follow_up, judge, judged_task, judging, ledger, task_of
 
 MANY = CALLS * 3
 
@@ -22,6 +26,10 @@ def asked(site: Site) -> int:
 
 def linked(site: Site, task_id: int) -> list[bool]:
     return [bool(row["leads_follow_id"]) for row in site.rows(task_id)]
+
+
+def answered(row_id: int, job_id: str) -> FollowUp:
+    return FollowUp(list_id=row_id, call_job_id=job_id, outcome="analysed", is_interested=1, leads_remark="")
 
 
 def due_now(site: Site) -> None:
@@ -146,6 +154,33 @@ async def test_an_answer_that_our_ledger_refuses_costs_no_other_its_place(sites:
     assert (done.written, done.set_aside, asked(site)) == (len(MANY), 0, len(MANY))
     assert "1644: answers not in the ledger: 1" in done.error
     assert len(site.sql("SELECT id FROM call_analyses")) == len(MANY) - 1
+
+
+async def test_answers_of_pieces_that_are_judged_at_once_are_one_statement(sites: Sites) -> None:
+    site = await sites(SimulatorOptions(calls_over=True, model_latency=(0.5, 0.6)))
+    task_id = task_of(site, MANY)
+    ids = [row["id"] for row in site.rows(task_id)]
+    async with judging() as judge_rows:
+        pieces = await asyncio.gather(*(judge_rows(task_id, ids[place::3]) for place in range(3)))
+    assert [piece.written for piece in pieces] == [len(MANY) // 3] * 3
+    entries = site.sql("SELECT COUNT(*) AS answers, COUNT(DISTINCT created_at) AS statements FROM call_analyses")
+    assert entries == [{"answers": len(MANY), "statements": 1}]
+
+
+async def test_a_piece_that_is_stopped_takes_no_answer_with_it(sites: Sites) -> None:
+    site, task_id = await fresh(sites)
+    async with CallTasks.connect(temporal=False) as calls:
+        await calls.database.prepare()
+        answers = Answers(calls.database, task_id, "")
+        answers.expect(3)
+        stopped, other = (
+            asyncio.create_task(answers.save([answered(row["id"], row["call_job_id"])]))
+            for row in site.rows(task_id)[:2]
+        )
+        await asyncio.sleep(0)
+        stopped.cancel()
+        assert await other == []
+    assert stopped.cancelled() and len(site.sql("SELECT id FROM call_analyses")) == 2
 
 
 async def test_nothing_is_asked_while_the_ledger_takes_nothing(sites: Sites) -> None:

@@ -1,5 +1,6 @@
 """Calls as people page through them (rules 13.1, 13.2): none twice, none left out, and in few statements."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -223,3 +224,58 @@ async def test_call_no_more_is_what_stands_now_for_the_number_whoever_said_so(ca
     assert [call.id for call in found] == refused and campaign.statements <= 20
     every = await campaign.listed(CallFilter(), "oldest", 1_000)
     assert [call.id for call in every if call.opted_out] == refused
+
+
+@pytest.mark.parametrize("charset", ["utf8mb4", "utf8mb4 COLLATE utf8mb4_bin", "gbk", "utf16"])
+async def test_words_are_found_however_they_are_written(campaign: Campaign, charset: str) -> None:
+    for table, column in (("leads_task_list", "call_conversation"), ("dcc_leads_follow", "leads_remark")):
+        campaign.sql(f"ALTER TABLE {table} MODIFY {column} TEXT CHARACTER SET {charset}")
+    said = [
+        json.dumps([{"Script": "想看火星车"}], ensure_ascii=False),
+        json.dumps([{"Script": "想看火星车"}]),
+        json.dumps([{"Script": "The Mars one, 100%"}]),
+        json.dumps([{"Script": "1000 元"}], ensure_ascii=False),
+        None,
+    ]
+    ids = campaign.fill(5, call_conversation=lambda n: said[n - 1])
+    campaign.follow_up(ids)
+    campaign.sql("UPDATE dcc_leads_follow SET leads_remark = '看火星' WHERE id = %s", ids[4])
+    for words, expected in {
+        "火星": [ids[0], ids[1], ids[4]],
+        "火星车": ids[:2],
+        "mars": [ids[2]],
+        "100%": [ids[2]],
+        "100_": [],
+        "水星": [],
+        "🚗": [],
+    }.items():
+        found = await campaign.listed(CallFilter(words=words), "oldest", 2)
+        assert [call.id for call in found] == expected, words
+
+
+async def test_a_page_looks_through_so_many_calls_for_words_and_the_next_one_goes_on(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "SEARCHED", 20)
+    begin = datetime(2026, 12, 5, 10)
+    said = {3: "火星", 4: "火星", 45: "火星", 60: "火星"}
+    ids = campaign.fill(
+        60,
+        call_conversation=lambda n: said.get(n, "水星"),
+        # Two at each time.
+        updated_time=lambda n: begin + timedelta(minutes=n // 2),
+    )
+    chosen = CallFilter(words="火星")
+    expected = [ids[number - 1] for number in said]
+    for sort, order in (("oldest", 1), ("newest", -1), ("earliest", 1), ("latest", -1)):
+        pages, shown = [], []
+        after, whole = "", False
+        while after or not whole:
+            part = await campaign.run(calls.page, campaign.task_id, chosen, sort, after, 2)
+            pages.append(len(part.calls))
+            shown += [call.id for call in part.calls]
+            after, whole = part.after, part.whole
+        assert shown == expected[::order], sort
+        assert len(pages) == 4 and 0 in pages, "nobody looks at more than twenty calls at once"
+    near = (await campaign.listed(chosen, "oldest", 2))[1]
+    assert await campaign.around(near, chosen, "oldest") == (ids[2], None)

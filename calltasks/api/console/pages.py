@@ -98,6 +98,7 @@ async def _campaign(request: Request) -> Response:
         "campaign.html",
         campaign=campaign,
         page=part,
+        searched=calls.SEARCHED,
         counted_at=campaign.counted_at and local(tasks, campaign.counted_at),
         bars=bars([replace(hour, at=local(tasks, hour.at)) for hour in campaign.hours]),
         run=run,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -77,6 +77,8 @@ _MAY_REFUSE = (
 )
 """The organisation does not call the number, or it is spelled otherwise than nearly all are: what such a field holds
 only :func:`~calltasks.rules.phones.e164` tells."""
+SEARCHED = 20_000
+"""Calls that one page looks through for words: nothing but reading every conversation finds them."""
 _MORE = 1_000
 """Rows that are looked at in one go where a look at what they hold decides."""
 
@@ -133,10 +135,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calls:
-    """A page. ``after``: where the next one begins; ``""``: there is none."""
+    """A page.
+
+    Attributes:
+        after: where the next one begins; ``""``: there is none.
+        whole: if not, it has fewer calls than it might: behind ``after`` nobody has looked for the words yet.
+    """
 
     calls: list[Call]
     after: str
+    whole: bool
 
 
 def sorts(chosen: CallFilter) -> list[str]:
@@ -159,9 +167,10 @@ def page(
     Raises:
         ValueError: there is no such place or sort.
     """
-    found = _places(cursor, task_id, chosen, sort, after, limit + 1, backwards)
+    found, until = _places(cursor, task_id, chosen, sort, after, limit + 1, backwards)
     shown = list(found)[:limit]
-    return Calls(calls=_load(cursor, shown), after=found[shown[-1]] if len(found) > limit else "")
+    whole = len(found) > limit
+    return Calls(calls=_load(cursor, shown), after=found[shown[-1]] if whole else until, whole=whole or not until)
 
 
 def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
@@ -178,10 +187,11 @@ def one(cursor: Cursor, list_id: int, organization_id: str) -> Call | None:
 
 
 def neighbour(cursor: Cursor, call: Call, chosen: CallFilter, sort: str, *, before: bool) -> int | None:
-    """The row before or behind a call, in this order of these calls."""
+    """The row before or behind a call, in this order of these calls; with words, none that is far away."""
     values = {_ID: call.id, _TIME: call.called_at or datetime.fromisoformat(_NO_TIME), _WORTH: call.worth}
     place = f"{values[SORTS[sort][0]]}~{call.id}"
-    return next(iter(_places(cursor, call.task_id, chosen, sort, place, 1, before)), None)
+    found, _ = _places(cursor, call.task_id, chosen, sort, place, 1, before)
+    return next(iter(found), None)
 
 
 def job_ids(cursor: Cursor, task_id: int, ids: Sequence[int]) -> list[str]:
@@ -203,19 +213,23 @@ def conversation(cursor: Cursor, list_id: int) -> str:
 
 def _places(
     cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
-) -> dict[int, str]:
-    """The next rows, as many as that, in their order, each with the place behind which the following one stands."""
+) -> tuple[dict[int, str], str]:
+    """The next rows, as many as that, in their order, each with the place behind which the following one stands; and
+    up to where was looked for words, ``""`` if to the end."""
     if sort not in sorts(chosen):
         raise ValueError(sort)
     found: dict[int, str] = {}
-    step = limit
+    step, until = limit, ""
+    if chosen.words:
+        searched = _some(cursor, task_id, replace(chosen, words=""), sort, after, "", SEARCHED, backwards)
+        until = searched[next(reversed(searched))] if len(searched) == SEARCHED else ""
     while len(found) < limit:
-        some = _some(cursor, task_id, chosen, sort, after, step, backwards)
+        some = _some(cursor, task_id, chosen, sort, after, until, step, backwards)
         found |= _decided(cursor, task_id, some, chosen)
         if len(some) < step:
             break
         after, step = some[next(reversed(some))], max(step, _MORE)
-    return dict(islice(found.items(), limit))
+    return dict(islice(found.items(), limit)), until
 
 
 def _decided(cursor: Cursor, task_id: int, some: dict[int, str], chosen: CallFilter) -> dict[int, str]:
@@ -234,9 +248,9 @@ def _decided(cursor: Cursor, task_id: int, some: dict[int, str], chosen: CallFil
 
 
 def _some(
-    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, limit: int, backwards: bool
+    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, until: str, limit: int, backwards: bool
 ) -> dict[int, str]:
-    """As :func:`_places`, of rows that may be meant."""
+    """As :func:`_places`, of rows that may be meant, none behind ``until``."""
     key, way = SORTS[sort]
     way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
@@ -246,12 +260,14 @@ def _some(
     of_ledger: tuple[int, ...] = ()
     if chosen.to_read:
         joins, of_ledger = f" JOIN {_OF_LEDGER.format('a.task_id = %s')} w ON w.list_id = l.id{joins}", (task_id,)
-    if after:
-        value, _, id_ = after.rpartition("~")
-        told = datetime.fromisoformat(value) if key == _TIME else int(value)
-        sign, mark = "<" if way == "DESC" else ">", "CAST(%s AS DATETIME(6))" if key == _TIME else "%s"
-        conditions.append(f"({key} {sign} {mark} OR ({key} = {mark} AND l.id {sign} %s))")
-        values += [told, told, int(id_)]
+    sign, mark = "<" if way == "DESC" else ">", "CAST(%s AS DATETIME(6))" if key == _TIME else "%s"
+    behind = f"({key} {sign} {mark} OR ({key} = {mark} AND l.id {sign} %s))"
+    for place, condition in ((after, behind), (until, f"NOT {behind}")):
+        if place:
+            value, _, id_ = place.rpartition("~")
+            told = datetime.fromisoformat(value) if key == _TIME else int(value)
+            conditions.append(condition)
+            values += [told, told, int(id_)]
     cursor.execute(
         f"SELECT l.id, {key} FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
         + "".join(f" AND {condition}" for condition in conditions)

@@ -22,12 +22,6 @@ from calltasks.rules.phones import dialled, e164
 
 NEVER_SENT = "2000-01-01"
 """``attempted_at`` of a batch whose request certainly did not leave, ``accepted_at`` of one that others stand for."""
-NEVER_LEFT = (
-    # Of a hundred thousand rows each would else be compared with every batch of its task.
-    "EXISTS (SELECT 1 FROM call_dispatches d FORCE INDEX (idx_open) WHERE d.task_id = l.task_id"
-    f" AND d.accepted_at IS NULL AND d.attempted_at = '{NEVER_SENT}' AND l.id BETWEEN d.first_id AND d.last_id)"
-)
-"""The row ``l`` is of a batch that is to be sent, and certainly was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

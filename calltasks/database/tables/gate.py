@@ -11,7 +11,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, flat, look_up, marks
 from calltasks.database.tables import dispatches
 from calltasks.database.tables.analyses import CALLED_AT
-from calltasks.database.tables.dispatches import NEVER_LEFT, Undialled
+from calltasks.database.tables.dispatches import NEVER_SENT, Undialled
 from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.names import CANCELLED
@@ -24,6 +24,12 @@ NUMBERS_A_STATEMENT = 900
 _OPTED_OUT = (
     "SELECT phone, 1, 0, 0 FROM call_opt_outs WHERE organization_id = %s AND standing = 1 AND phone IN ({phones})"
 )
+NEVER_LEFT = (
+    # Of a hundred thousand rows each would else be compared with every batch of its task.
+    "EXISTS (SELECT 1 FROM call_dispatches d FORCE INDEX (idx_open) WHERE d.task_id = l.task_id"
+    f" AND d.accepted_at IS NULL AND d.attempted_at = '{NEVER_SENT}' AND l.id BETWEEN d.first_id AND d.last_id)"
+)
+"""The row ``l`` is of a batch that is to be sent, and certainly was not."""
 _NOT_CALLED = (
     "(l.id IS NOT NULL AND IF("
     f"{CALLED}, {is_status(CANCELLED)} AND COALESCE(l.call_task_id, '') = '',"

@@ -9,7 +9,7 @@ from datetime import datetime
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SHORT_ROWS, bulks, flat, marks
-from calltasks.database.tables.dispatches import NEVER_LEFT
+from calltasks.database.tables.gate import NEVER_LEFT
 from calltasks.database.tables.ledger import SAME_CALL
 from calltasks.database.tables.needs import CALLED, is_final, is_status
 from calltasks.names import CANCELLED

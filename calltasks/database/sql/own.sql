@@ -152,6 +152,7 @@ CREATE TABLE IF NOT EXISTS call_analyses (
     settled_at       DATETIME(6)  NULL,
     KEY idx_list (list_id, id),
     KEY idx_task (task_id, request_id),
+    KEY idx_task_list (task_id, list_id),
     KEY idx_job (call_job_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 

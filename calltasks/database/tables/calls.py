@@ -77,7 +77,7 @@ _MAY_REFUSE = (
 )
 """The organisation does not call the number, or it is spelled otherwise than nearly all are: what such a field holds
 only :func:`~calltasks.rules.phones.e164` tells."""
-SEARCHED = 20_000
+SEARCHED = 10_000
 """Calls that one page looks through for words: nothing but reading every conversation finds them."""
 _MORE = 1_000
 """Rows that are looked at in one go where a look at what they hold decides."""
@@ -221,8 +221,8 @@ def _places(
     found: dict[int, str] = {}
     step, until = limit, ""
     if chosen.words:
-        searched = _some(cursor, task_id, replace(chosen, words=""), sort, after, "", SEARCHED, backwards)
-        until = searched[next(reversed(searched))] if len(searched) == SEARCHED else ""
+        last = _some(cursor, task_id, replace(chosen, words=""), sort, after, "", 1, backwards, skip=SEARCHED - 1)
+        until = next(iter(last.values()), "")
     while len(found) < limit:
         some = _some(cursor, task_id, chosen, sort, after, until, step, backwards)
         found |= _decided(cursor, task_id, some, chosen)
@@ -248,9 +248,17 @@ def _decided(cursor: Cursor, task_id: int, some: dict[int, str], chosen: CallFil
 
 
 def _some(
-    cursor: Cursor, task_id: int, chosen: CallFilter, sort: str, after: str, until: str, limit: int, backwards: bool
+    cursor: Cursor,
+    task_id: int,
+    chosen: CallFilter,
+    sort: str,
+    after: str,
+    until: str,
+    limit: int,
+    backwards: bool,
+    skip: int = 0,
 ) -> dict[int, str]:
-    """As :func:`_places`, of rows that may be meant, none behind ``until``."""
+    """As :func:`_places`, of rows that may be meant, none behind ``until``, without the first ``skip`` ones."""
     key, way = SORTS[sort]
     way = _BACKWARDS[way] if backwards else way
     joins, conditions, values = _conditions(chosen)
@@ -271,7 +279,7 @@ def _some(
     cursor.execute(
         f"SELECT l.id, {key} FROM leads_task_list l{joins} WHERE l.task_id = %s AND {CALLED}"
         + "".join(f" AND {condition}" for condition in conditions)
-        + f" ORDER BY {key} {way}, l.id {way} LIMIT {int(limit)}",
+        + f" ORDER BY {key} {way}, l.id {way} LIMIT {int(limit)} OFFSET {int(skip)}",
         (*of_ledger, task_id, *values),
     )
     return {int(id_): f"{value}~{id_}" for id_, value in cursor.fetchall()}

@@ -196,7 +196,7 @@ async def test_events_are_kept_for_thirty_days(site: Site) -> None:
     writer = connection(site)
     write(writer, *range(2500))
     writer.commit()
-    site.sql("UPDATE call_events SET created_at = UTC_TIMESTAMP(6) - INTERVAL 31 DAY WHERE id <= 2100")
+    site.sql("UPDATE call_events SET created_at = UTC_TIMESTAMP(6) - INTERVAL 31 DAY ORDER BY id LIMIT 2100")
     async with site.calls() as calls:
         assert await calls.database.run(events.forget) is True
         assert await calls.database.run(events.forget) is False

@@ -45,8 +45,11 @@ _SETTINGS = re.compile(
 
 
 @pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker `database` is on every test to which the server `mariadb` can make a difference."""
+    """The marker `database` is on every test to which the server `mariadb` can make a difference. What takes longest
+    begins first: at the end the other processes would have nothing to do beside it."""
+    items.sort(key=lambda item: -sum(item.get_closest_marker(name) is not None for name in ("faults", "long")))
     for item in items:
         if "mariadb" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.database)

@@ -1,7 +1,9 @@
 """When the platform dials: a strategy is read or refused in one line, reaches the job group, and is told of."""
 
 import asyncio
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -361,8 +363,8 @@ async def test_start_call_takes_a_file_and_says_what_holds(sites: Sites, tmp_pat
     assert own[0] == 0 and "the hours of the platform's instance hold" in own[2], own
     assert json.loads(own[1])["dialling_begins"] == ""
     said = "workingTime.0.beginTime: must be HH:MM:SS, as 09:00:00"
-    assert wrong == (2, "", f"starter: --strategy: {said}\n")
-    assert absent[0] == 2 and absent[2].startswith("starter: --strategy: ") and "\n" not in absent[2].strip()
+    assert wrong == (2, "", f"starter: --strategy {bad}: {said}\n")
+    assert absent == (2, "", f"starter: --strategy {tmp_path / 'none.json'}: {os.strerror(errno.ENOENT)}\n")
     assert setting[0] == 2 and f"OUTBOUND_BOT_STRATEGY: {said}" in setting[2] and "hidden-word" not in setting[2]
 
 

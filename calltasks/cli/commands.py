@@ -156,7 +156,7 @@ def _strategy(file: Path) -> Strategy:
         return read_strategy(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        fail(f"--strategy: {reason}", 2)
+        fail(f"--strategy {file}: {reason}", 2)
 
 
 @app.command()

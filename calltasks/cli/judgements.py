@@ -93,7 +93,7 @@ def _export(labelled: list[Labelled], file: Path, as_json: bool) -> None:
     try:
         file.write_text("".join(f"{one.model_dump_json()}\n" for one in labelled), "utf-8")
     except OSError as error:
-        fail(f"--export: {error.strerror}", 2)
+        fail(f"--export {file}: {error.strerror}", 2)
     show({"file": str(file), "conversations": len(labelled)}, as_json, f"{len(labelled)} conversations in {file}")
 
 

@@ -29,6 +29,7 @@ async def boundaries(sites: Sites, nursery: Nursery, directory: Path) -> list[st
     return [boundary for boundary in scout.passages if not boundary.startswith(AT_START)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_killed_at_every_boundary_nothing_is_lost(sites: Sites, nursery: Nursery, tmp_path: Path) -> None:
     """One life after the other dies at the next boundary, while several campaigns go on; without FAULTS_LONG at a

@@ -172,10 +172,11 @@ class Portions(ABC):
             self.done.output_tokens += judged.answer.output_tokens
         self.done.error = judged.error or self.done.error
         self.done.over_ceiling += judged.follow_up.outcome == "over_ceiling"
-        later = await self.put_off(call, judged)
+        mine = [one for one in (judged.answer, judged.second) if one is not None]
         # An answer that even our ledger refuses goes to the CRM all the same: it was paid for.
-        if refused := await self.answers.save([one for one in (judged.answer, judged.second) if one is not None]):
+        if refused := [one for one in await self.answers.save(mine) if one.item in mine]:
             self.done.error = f"{DATABASE} record: {refused[0].code}: answers not in the ledger: {len(refused)}"
+        later = await self.put_off(call, judged)
         if not later:
             self.waiting.append(judged.follow_up)
             await self._write_due()

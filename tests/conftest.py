@@ -100,10 +100,7 @@ def database_url(mariadb: EmbeddedMariaDB) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTemporal]:
-    # Workers of its own that the server keeps for each namespace, for schedules and batches, which nothing here uses:
-    # with two hundred namespaces they take a third of the machine.
-    bare = ["--dynamic-config-value", "worker.perNamespaceWorkerCount=0"]
-    server = EmbeddedTemporal(tmp_path_factory.mktemp("temporal"), headless=True, options=bare)
+    server = EmbeddedTemporal(tmp_path_factory.mktemp("temporal"), headless=True)
     try:
         server.start()
         yield server

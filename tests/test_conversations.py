@@ -1,17 +1,23 @@
 """Outcomes, transcripts and recordings (rules 4, 5): what is taken from the platform's answers, and what is not."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
+from temporalio import workflow
 
+from activities.tasks import Review
 from calltasks.database.tables.rows import CallRow
 from calltasks.outcomes import match_answers
 from calltasks.platform.session import Job
+from calltasks.steps import Done
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, REMARKS, assert_finished, assert_nothing_went_back, turns
 from tests.pipeline import QUICK, Site, Sites, phone, side_by_side
+from workflows.tally import NO_ROWS, Tally
 
 
 async def test_of_several_attempts_the_last_connected_one_counts(sites: Sites) -> None:
@@ -211,3 +217,16 @@ def row(id_: int, job_id: str, reference_id: str, number: str) -> CallRow:
         conversation="", planed_time=None, call_task_id="", calling_number="", updated_time=None, recording_url="",
         silent=True, followed=False, tries=0, since=None,
     )  # fmt: skip
+
+
+def test_once_all_calls_are_over_none_is_told_to_be_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece of an earlier look may end after the look that found its calls over."""
+    now = datetime.now(UTC)
+    monkeypatch.setattr(workflow, "now", lambda: now)
+    monkeypatch.setattr(workflow, "info", lambda: SimpleNamespace(workflow_start_time=now))
+    tally = Tally(None)
+    tally.did(Done(under_way={"Executing": 1}))
+    for finished, told in ((1, {"Executing": 1, "Succeeded": 1}), (2, {"Succeeded": 2})):
+        rows = replace(NO_ROWS, called=2, finished=finished, by_status={"Succeeded": finished})
+        review = Review(task_type=2, rows=rows, counts={}, next_due=None)
+        assert tally.progress(1, "calling", review, None)["by_status"] == told

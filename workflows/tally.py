@@ -64,8 +64,10 @@ class Tally:
         rows = review.rows if review else NO_ROWS
         suppressed = dict(review.suppressed) if review else {}
         counts = {name: getattr(rows, name) for name in COUNTED}
+        # What a piece of an earlier look says late is over where no call is under way.
+        under_way = self.under_way if rows.finished < rows.called else Counter[str]()
         progress = Progress(
-            **counts | {"by_status": dict(self.under_way + Counter(rows.by_status))},
+            **counts | {"by_status": dict(under_way + Counter(rows.by_status))},
             task_id=task_id,
             task_type=review.task_type if review else None,
             phase=phase,

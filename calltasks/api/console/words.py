@@ -125,7 +125,7 @@ CHINESE = {
     "There are more: the next ones are offered afterwards. The command line takes all at once.": (
         "还有更多：之后可以继续下一批。命令行可一次处理全部。"
     ),
-    "Those before these are asked for already.": "前面的已经提交。",
+    "Those before these are dealt with.": "前面的已处理。",
     "{count} of them a person has changed: they stay as they are.": "其中 {count} 通已被人工修改，保持不变。",
     "Preview of {count}": "预览 {count} 通",
     "Nothing was changed. It would become:": "没有改动。将会变成：",

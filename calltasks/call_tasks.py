@@ -25,6 +25,7 @@ from temporalio.client import (
     Client,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
     WorkflowUpdateStage,
@@ -279,11 +280,9 @@ class CallTasks(OptOuts, Campaigns):
 
     async def analysed_again(self, task_id: int, *, every: float = 1.0) -> dict[str, Any]:
         """Wait until no re-analysis is left to do; returns the progress."""
-        while True:
-            progress = await self.progress(task_id)
-            if not progress["analysing_again"] or not await self.is_open(task_id):
-                return await self.progress(task_id)
+        while (await self.progress(task_id))["analysing_again"] and await self.is_open(task_id):  # noqa: ASYNC110
             await asyncio.sleep(every)
+        return await self.progress(task_id)
 
     async def reanalysis(self, task_id: int, request_id: str) -> Answer | None:
         """What a request to analyse again has come to; None of one that the run knows nothing of."""
@@ -396,3 +395,5 @@ def _answers(missing: errors.CallTasksError | None = None) -> Iterator[None]:
         if missing and error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
             raise errors.NoWorkerError from None
         raise errors.TemporalError(error.status.name, error.message) from None
+    except WorkflowQueryFailedError:
+        raise errors.TemporalError("QUERY_FAILED", "a worker could not answer a query; its log says why") from None

@@ -334,6 +334,7 @@ def test_the_specification_has_examples_of_everything(site: ApiSite) -> None:
     assert not {"HTTPValidationError", "ValidationError"} & schemas.keys()
 
 
+@pytest.mark.long
 def test_the_interface_is_as_the_specification_says(site: ApiSite, tmp_path: Path) -> None:
     # What no schema can say: that hours do not overlap, that a strategy ends after it begins (tests/test_strategy.py).
     accepted = 'checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409, "5xx"]'

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from temporalio.client import WorkflowQueryFailedError
 
 import calltasks
-from calltasks import errors
+from calltasks import call_tasks, errors
 from calltasks.api.answers import answer_to
 from calltasks.errors import CallTasksError, PassingError, PermanentError, ending
 from calltasks.platform.errors import refusal
@@ -57,6 +58,13 @@ def test_every_door_shows_an_error_alike(
     answer = answer_to(error)
     assert answer is not None and (answer.status_code, json.loads(bytes(answer.body))["code"]) == (status, code)
     assert status != 500 or str(error) not in bytes(answer.body).decode()
+
+
+def test_a_query_that_a_worker_fails_at_is_an_outage_and_no_unexpected_error() -> None:
+    with pytest.raises(errors.TemporalError, match="its log says why") as raised, call_tasks._answers():
+        raise WorkflowQueryFailedError("what a workflow says stays there")
+    answer = answer_to(raised.value)
+    assert answer is not None and answer.status_code == 503
 
 
 def test_the_tree_is_told_whole_and_documented() -> None:

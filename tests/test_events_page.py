@@ -71,6 +71,7 @@ async def test_the_receiver_of_the_page_takes_a_campaign(
     assert sorted(told) == sorted(["task.calling", *["follow_up.written"] * 3, "task.calls_complete", "task.complete"])
 
 
+@pytest.mark.long
 async def test_the_commands(sites: Sites) -> None:
     site = await sites(**LOOPBACK)
 

@@ -179,7 +179,8 @@ async def test_a_request_does_not_cut_short_the_wait_for_a_transcript(sites: Sit
 
 
 async def test_the_official_command_line_is_enough(sites: Sites, temporal: EmbeddedTemporal) -> None:
-    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
+    # The run is not over before three commands were typed.
+    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1, model_latency=(6, 7)))
     contacts = [Contact(phone=phone(n), reference=f"r{n}") for n in range(1, 6)]
     rows = [{"leads_id": n, "leads_phone": phone(n), "reference_id": f"r{n}"} for n in range(1, 6)]
     task_id = site.old_task(rows, contacts)

@@ -265,7 +265,7 @@ async def test_an_outage_of_the_platform_gives_no_call_up_however_long_it_lasts(
         async def asked_in_vain() -> bool:
             return site.sim.faults.counts["ListJobs:status_503"] > 3
 
-        # Looks are seconds apart: far longer than a call may stay unknown.
+        await asyncio.sleep(4)  # far longer than a call may stay unknown: time must pass
         await eventually(asked_in_vain)
         assert site.sql("SELECT withdrawn_at FROM call_opt_outs") == [{"withdrawn_at": None}]
         site.sim.set_faults()

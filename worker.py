@@ -63,8 +63,9 @@ SHUTDOWN = timedelta(seconds=20)
 """What runs when the worker is stopped has so long to finish; the rest is handed to another worker."""
 ACTIVITIES_AT_ONCE = 100
 """Of one task queue in one worker. More than one task may have, so that a big one leaves room for others."""
-GARBAGE = 2_000
-"""New objects after which those among them are looked for that nobody uses any more."""
+GARBAGE = 50_000
+"""New objects after which those among them are looked for that nobody uses any more: almost none, for what is read of a
+campaign is freed at once (tests/test_garbage.py). Each look holds up everything else while it lasts."""
 SANDBOX = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
         "activities",

@@ -36,6 +36,27 @@ class Answers:
     failed_calls: int = 0
     error: str = ""
 
+    async def ask(self, session: PlatformSession, batch: Sequence[CallRow]) -> None:
+        """Ask for the jobs of a batch; a request that fails is counted, not raised."""
+        try:
+            jobs = await session.jobs([row.call_job_id for row in batch])
+        except ServiceError as error:
+            self.error = str(error)
+            refused = isinstance(error, NoSuchJobError | ValueRefusedError)
+            if refused and len(batch) > 1:
+                # One id that the platform refuses spoils its whole batch: halve until it stands alone.
+                half = len(batch) // 2
+                await self.ask(session, batch[:half])
+                await self.ask(session, batch[half:])
+            else:
+                self.not_returned += batch if refused else []
+                self.failed_calls += not refused
+        else:
+            found = match_answers(batch, jobs)
+            self.jobs += found
+            told = {row.id for row, _ in found}
+            self.not_returned += [row for row in batch if row.id not in told]
+
 
 async def save_outcomes(
     database: Database, task_id: int, outcomes: Sequence[Outcome]
@@ -72,31 +93,10 @@ def expects_transcript(row: CallRow, job: Job, outcome: Outcome) -> bool:
 
 
 async def ask(session: PlatformSession, rows: Sequence[CallRow]) -> Answers:
-    """Ask for the jobs of these rows, at most 99 a request; a request that fails is counted, not raised."""
+    """Ask for the jobs of these rows, at most 99 a request."""
     answers = Answers()
-
-    async def ask_batch(batch: Sequence[CallRow]) -> None:
-        try:
-            jobs = await session.jobs([row.call_job_id for row in batch])
-        except ServiceError as error:
-            answers.error = str(error)
-            refused = isinstance(error, NoSuchJobError | ValueRefusedError)
-            if refused and len(batch) > 1:
-                # One id that the platform refuses spoils its whole batch: halve until it stands alone.
-                half = len(batch) // 2
-                await ask_batch(batch[:half])
-                await ask_batch(batch[half:])
-            else:
-                answers.not_returned += batch if refused else []
-                answers.failed_calls += not refused
-        else:
-            found = match_answers(batch, jobs)
-            answers.jobs += found
-            told = {row.id for row, _ in found}
-            answers.not_returned += [row for row in batch if row.id not in told]
-
     batches = [rows[start : start + IDS_A_CALL] for start in range(0, len(rows), IDS_A_CALL)]
-    await for_each(batches, ask_batch, at_once=CALLS_AT_ONCE)
+    await for_each(batches, lambda batch: answers.ask(session, batch), at_once=CALLS_AT_ONCE)
     return answers
 
 

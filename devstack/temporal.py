@@ -13,11 +13,13 @@ from calltasks import names
 from devstack.processes import Child, StackError, free_port
 
 SEARCH_ATTRIBUTES = {key.name: key.indexed_value_type.name.title() for key in names.SEARCH_ATTRIBUTES}
-# The default poll rates of the dev server cost 50 ms a hop.
+# The default poll rates of the dev server cost 50 ms a hop; queues in four parts are for clusters.
 DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "1000",
     "history.timerProcessorMaxPollRPS": "1000",
     "matching.enableFairness": "true",
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
 }
 _PRAGMAS = {"journal_mode": "wal", "synchronous": "1"}
 

@@ -1,17 +1,18 @@
-"""The real parts that tests run against, each started once a run, when the first test wants it, and stopped at the end.
+"""The real parts that tests run against, each started when the first test wants it and stopped at the end of its scope.
 
 | fixture | scope | what it is |
 | --- | --- | --- |
 | `mariadb` | session | as `DATABASE` says, relaxed: tests that kill a server start one of their own |
 | `database_url` | test | a `DATABASE_URL` of a database of its own, schema applied |
-| `temporal` | session | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
+| `temporal` | module | an `EmbeddedTemporal`, headless: tests that kill a server start one of their own |
 | `temporal_client` | test | a `temporalio` client of it |
 | `sites` | test | opens `Site`s of `tests/pipeline.py`, each a pipeline of its own on the servers above |
 | `restarting_sites` | test | the same, on a Temporal server of its own where 60 events suggest a restart as new |
 | `certificates` | session | `Certificates` of `tests/tls.py` |
 | `simulator` | test | simulators within this process; `SimulatorOptions` by indirect parametrization |
 
-Workflows of different tests share the Temporal server: they need workflow ids or task queues of their own.
+Workflows of a module's tests share the Temporal server: they need workflow ids or task queues of their own. One server
+for all would spend a quarter of the run's CPU on the namespaces of tests that are over.
 """
 
 import os
@@ -44,14 +45,34 @@ _SETTINGS = re.compile(
 )
 
 
+# Whole campaigns about the platform, the model, people or processes: their statements are those of other tests.
+NOT_ABOUT_THE_DATABASE = frozenset(
+    f"test_{subject}.py"
+    for subject in (
+        *("api_process", "console_browser", "conversations", "dispatch_losses", "monitor", "monitoring", "new_step"),
+        *(
+            "reanalysis",
+            "recordings",
+            "restarts",
+            "row_pace",
+            "screens",
+            "starter",
+            "stops",
+            "strategy",
+            "task_options",
+        ),
+        *("telemetry", "tracing", "unpaid", "who_dials", "withdrawals"),
+    )
+)
+
+
 @pytest.hookimpl(tryfirst=True)
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The marker `database` is on every test to which the server `mariadb` can make a difference. What takes longest
     begins first: at the end the other processes would have nothing to do beside it."""
     items.sort(key=lambda item: -sum(item.get_closest_marker(name) is not None for name in ("faults", "long")))
     for item in items:
-        if "mariadb" in getattr(item, "fixturenames", ()):
+        if "mariadb" in getattr(item, "fixturenames", ()) and item.path.name not in NOT_ABOUT_THE_DATABASE:
             item.add_marker(pytest.mark.database)
         started = {"mariadb", "temporal", "certificates", "simulator"} & set(getattr(item, "fixturenames", ()))
         if started or item.get_closest_marker("database"):
@@ -98,14 +119,14 @@ def database_url(mariadb: EmbeddedMariaDB) -> Iterator[str]:
             cursor.execute(f"DROP DATABASE `{name}`")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTemporal]:
     server = EmbeddedTemporal(tmp_path_factory.mktemp("temporal"), headless=True)
     try:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture

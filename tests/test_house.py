@@ -16,6 +16,7 @@ import pytest
 from calltasks import names
 from simulators import SimulatorOptions
 from tests.comparison import assert_finished
+from tests.conftest import NOT_ABOUT_THE_DATABASE
 from tests.pipeline import ORGANIZATION, Sites
 from tests.programs import own_environment
 from workflows.call_task import CallTaskWorkflow
@@ -221,3 +222,7 @@ def test_files_and_functions_are_short() -> None:
                 if (node.end_lineno or 0) - node.lineno + 1 - docs > LONGEST_FUNCTION:
                     too_long.append(f"{name}: {node.name}")
     assert not too_long
+
+
+def test_what_is_left_out_on_mysql_is_there() -> None:
+    assert {path.name for path in (PROJECT / "tests").glob("test_*.py")} >= NOT_ABOUT_THE_DATABASE

@@ -11,8 +11,10 @@ results, no events; messages hold ids. Chosen in its favour:
 - the platform by the SDK's ``call_api``, the model by ``Generation.call``, both over pooled connections, which costs
   less CPU than the SDKs' newer clients.
 - Redis writes its log each second, so that a restart loses little.
+- both vendors' limits hold for all workers together (rule 14.2) by one script in Redis a call, which says how long to
+  wait; Celery's own ``rate_limit`` is one worker's.
 
-What it leaves out: limits of rates, a ledger of paid answers, fairness, odd answers, pausing, progress.
+What it leaves out: a ledger of paid answers, fairness, odd answers, throttling, pausing, progress.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from time import sleep
 from typing import Any
 
 import pymysql
@@ -29,6 +32,7 @@ import requests
 from celery import Celery
 from celery.signals import worker_ready
 from dashscope import Generation
+from redis import Redis
 from requests.adapters import HTTPAdapter
 from sqlalchemy import QueuePool, make_url
 
@@ -73,6 +77,31 @@ def _connect() -> Any:
     )
 
 
+redis = Redis.from_url(os.environ["CELERY_BROKER_URL"])
+_next_slot = redis.register_script("""
+local told = redis.call('TIME')
+local now = told[1] + told[2] / 1e6
+local slot = math.max(now, tonumber(redis.call('GET', KEYS[1]) or '0'))
+redis.call('SET', KEYS[1], string.format('%.6f', slot + ARGV[1]))
+return tostring(slot - now)
+""")
+SECONDS_A_CALL = {
+    "platform": 1 / float(os.environ.get("OUTBOUND_BOT_QPS", 50)),
+    "model": 60 / float(os.environ.get("ANALYSIS_QPM", 1200)),
+}
+
+
+def wait_for_slot(vendor: str) -> None:
+    """Wait until all workers together may make their next call."""
+    if (seconds := float(_next_slot(keys=[f"slot:{vendor}"], args=[SECONDS_A_CALL[vendor]]))) > 0:
+        sleep(seconds)
+
+
+def ask(action: str, **query: Any) -> Any:
+    wait_for_slot("platform")
+    return platform.send(action, **query)
+
+
 pool = QueuePool(_connect, pool_size=CONNECTIONS, max_overflow=0, timeout=300, reset_on_return=None)
 
 
@@ -104,7 +133,7 @@ def open_task(task_id: int) -> None:
     with _cursor() as cursor:
         cursor.execute("SELECT job_group_id FROM call_tasks WHERE id = %s", (task_id,))
         group = str((cursor.fetchone() or ("",))[0])
-    first = platform.send("QueryJobsWithResult", JobGroupId=group, PageNumber=1, PageSize=1)
+    first = ask("QueryJobsWithResult", JobGroupId=group, PageNumber=1, PageSize=1)
     for number in range(1, -(-int(first["Jobs"]["RowCount"]) // PAGE) + 1):
         match_page.delay(task_id, group, number)
     close_task.apply_async((task_id,), countdown=1)
@@ -113,7 +142,7 @@ def open_task(task_id: int) -> None:
 @app.task(name="match_page", **RETRIED)
 def match_page(task_id: int, group: str, number: int) -> None:
     """Give the rows of one page their job ids."""
-    page = platform.send("QueryJobsWithResult", JobGroupId=group, PageNumber=number, PageSize=PAGE)
+    page = ask("QueryJobsWithResult", JobGroupId=group, PageNumber=number, PageSize=PAGE)
     jobs = {job["LatestTask"]["Contact"]["ReferenceId"]: job["Id"] for job in page["Jobs"]["List"]}
     with _cursor() as cursor:
         cursor.execute(
@@ -131,7 +160,7 @@ def match_page(task_id: int, group: str, number: int) -> None:
 @app.task(name="fetch_batch", **RETRIED)
 def fetch_batch(task_id: int, ids: list[str]) -> None:
     """Write what became of 99 calls, and the follow-ups of those that nobody answered."""
-    jobs = platform.send("ListJobs", **{f"JobId.{place}": id_ for place, id_ in enumerate(ids, 1)})["Jobs"]
+    jobs = ask("ListJobs", **{f"JobId.{place}": id_ for place, id_ in enumerate(ids, 1)})["Jobs"]
     outcomes, unanswered, calls = [], [], []
     with _cursor() as cursor:
         cursor.execute(
@@ -188,6 +217,7 @@ def judge_call(row_id: int) -> None:
 
 def _judge(said: str, called_at: datetime) -> dict[str, Any]:
     messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question(said, called_at)}]
+    wait_for_slot("model")
     answered: Any = Generation.call(
         model="qwen-plus",
         api_key=os.environ["DASHSCOPE_API_KEY"],
@@ -205,7 +235,7 @@ def _judge(said: str, called_at: datetime) -> dict[str, Any]:
 @app.task(name="save_recording", **RETRIED)
 def save_recording(row_id: int, call_task_id: str) -> None:
     """Write the address of one recording."""
-    url = platform.send("DownloadRecording", TaskId=call_task_id)["DownloadParams"]["SignatureUrl"]
+    url = ask("DownloadRecording", TaskId=call_task_id)["DownloadParams"]["SignatureUrl"]
     with _cursor() as cursor:
         cursor.execute("UPDATE leads_task_list SET recording_url = %s WHERE id = %s", (url, row_id))
 

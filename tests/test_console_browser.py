@@ -36,7 +36,7 @@ def complete(site: ApiSite) -> int:
 @pytest.fixture(scope="module")
 def slow_site(mariadb: EmbeddedMariaDB, temporal: EmbeddedTemporal) -> Iterator[ApiSite]:
     """Where one call is made after the other."""
-    slow = SimulatorOptions(seconds_per_call=2, concurrency=1, answer_rate=0.5)
+    slow = SimulatorOptions(seconds_per_call=2, concurrency=1, answer_rate=0.5, retry_rate=0)
     with running_in_thread(slow) as simulators, opening(mariadb, temporal, simulators.url) as site:
         yield site
 

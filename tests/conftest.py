@@ -50,18 +50,8 @@ NOT_ABOUT_THE_DATABASE = frozenset(
     f"test_{subject}.py"
     for subject in (
         *("api_process", "console_browser", "conversations", "dispatch_losses", "monitor", "monitoring", "new_step"),
-        *(
-            "reanalysis",
-            "recordings",
-            "restarts",
-            "row_pace",
-            "screens",
-            "starter",
-            "stops",
-            "strategy",
-            "task_options",
-        ),
-        *("telemetry", "tracing", "unpaid", "who_dials", "withdrawals"),
+        *("reanalysis", "recordings", "restarts", "row_pace", "screens", "starter", "stops", "strategy"),
+        *("task_options", "telemetry", "tracing", "unpaid", "who_dials", "withdrawals"),
     )
 )
 

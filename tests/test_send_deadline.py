@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection
 import calltasks.database.connection
 from calltasks.clock import elapsed
 from calltasks.database.connection import Database
+from calltasks.errors import PassingError
 from calltasks.limiter import RateLimiter
 from calltasks.platform.outbound_bot import OutboundBot
 from calltasks.platform.send_deadline import TooLateError
@@ -120,6 +121,37 @@ async def test_a_worker_that_wakes_up_on_the_connection_sends_nothing(
     assert simulators.outbound_bot.contacts_assigned == 0
     assert await session.assign(group, contacts(), send_before=elapsed() + 5) == 1
     assert simulators.outbound_bot.contacts_assigned == 1
+
+
+async def under_way(assigning: asyncio.Task[Any]) -> asyncio.Task[Any]:
+    """The task within it that makes the request."""
+    while not assigning.done():
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__qualname__", "") == "OutboundBot.call":
+                return task
+        await asyncio.sleep(0)
+    raise AssertionError("no request was made")
+
+
+async def test_a_stop_that_comes_with_the_answer_takes_it_all_the_same(
+    simulators: Simulators, session: PlatformSession
+) -> None:
+    """In the very turn of the loop: counted as never sent, the batch would be sent again at once."""
+    group = await session.create_group("call-task-1")
+    assigning = asyncio.create_task(session.assign(group, contacts(), send_before=elapsed() + 5))
+    (await under_way(assigning)).add_done_callback(lambda _: assigning.cancel())
+    assert await assigning == 1
+    assert simulators.outbound_bot.contacts_assigned == 1
+
+
+async def test_a_request_that_is_given_up_may_have_left(session: PlatformSession) -> None:
+    """The loop itself ends: whatever is under way is cancelled, and nobody hears the answer."""
+    group = await session.create_group("call-task-1")
+    assigning = asyncio.create_task(session.assign(group, contacts(), send_before=elapsed() + 5))
+    (await under_way(assigning)).cancel()
+    with pytest.raises(PassingError) as lost:
+        await assigning
+    assert lost.value.sent
 
 
 async def test_what_changes_nothing_is_read_by_the_same_way(session: PlatformSession) -> None:

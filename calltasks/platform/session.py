@@ -314,22 +314,28 @@ class PlatformSession:
             self.calls += 1
             with telemetry.vendor_call(SERVICE, action):
                 call = self.platform.call(action, query, send_before=send_before)
-                return await (call if send_before is None else _answered(call))
+                return await (call if send_before is None else _answered(action, call))
 
         return await self.platform.limiter.ask(
             request, service=SERVICE, tenant=self.tenant, priority=self.priority, patience=lambda _: THROTTLED_TRIES
         )
 
 
-async def _answered(call: Coroutine[Any, Any, T]) -> T:
-    """The answer of a request that may have left: it is waited for, whoever is stopped meanwhile."""
+async def _answered(action: str, call: Coroutine[Any, Any, T]) -> T:
+    """The answer of a request that may have left: it is waited for, whoever is stopped meanwhile.
+
+    A stop may come in the very turn of the loop in which the answer does: it ends no wait, and the answer counts.
+
+    Raises:
+        PassingError: the loop itself ends, and nobody hears the answer; or whatever else the call raises.
+    """
     sending = asyncio.ensure_future(call)
-    while True:
-        try:
-            return await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            if sending.done():
-                raise
+    while not sending.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([sending])
+    if sending.cancelled():
+        raise PassingError(SERVICE, action, "Stopped")
+    return sending.result()
 
 
 def readable_jobs(answers: Sequence[dict[str, Any]]) -> list[Job]:

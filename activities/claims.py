@@ -179,8 +179,7 @@ def _write_down_again(cursor: Cursor, task: TaskRow, first: int, last: int) -> N
 
 
 def _hand_over(cursor: Cursor, task: TaskRow, claims: Sequence[Claim]) -> None:
-    rows = [(row.id, row.phone) for claim in claims for row in claim.rows]
-    contacts.hand_over(cursor, task.task_id, task.organization_id, rows)
+    contacts.hand_over(cursor, task, [row for claim in claims for row in claim.rows])
 
 
 def renew(
@@ -326,7 +325,7 @@ def _write_down(
     tries: int,
 ) -> None:
     every = [row for part in parts for row in part]
-    single = {row.id for row in table.without_repeated(cursor, task.task_id, every)}
+    single = {row.id for row in contacts.without_repeated(cursor, task, every)}
     spans = [Span(first=part[0], last_id=part[-1].id, tries=tries) for part in parts]
     claims = [
         Claim(id=id_, rows=[row for row in part if row.id in single - holding.rows], tries=tries)

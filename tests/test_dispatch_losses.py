@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from temporalio.client import WorkflowFailureError
 
-from simulators import Contact, Fault
+from simulators import Contact, Fault, SimulatorOptions
 from tests.pipeline import ORGANIZATION, Site, Sites, eventually, phone
 from tests.test_dispatch_gate import SOON, assert_dialled_once, half_dispatched, ours
 
@@ -75,3 +76,47 @@ async def test_a_database_that_loses_its_last_entries_while_a_run_goes_on_has_no
         result = await site.result(task_id)
     assert (result["called"], result["task_type"]) == (121, 4)
     assert_dialled_once(site, [*range(1, 121), 500])
+
+
+def enter_anew(site: Site, *leads: int) -> None:
+    """As some mappers save a list: its rows are deleted, and inserted once more."""
+    columns = "task_id, leads_id, leads_name, leads_phone, reference_id, call_job_id, call_time"
+    site.sql("START TRANSACTION")
+    rows = site.sql(f"SELECT {columns} FROM leads_task_list WHERE leads_id IN %s ORDER BY id", leads)
+    site.sql("DELETE FROM leads_task_list WHERE leads_id IN %s", leads)
+    site.insert("leads_task_list", rows)
+    site.sql("COMMIT")
+
+
+@pytest.mark.parametrize("known_by", ["reference", "lead"])
+async def test_rows_that_the_crm_deletes_and_enters_anew_are_the_same_leads(sites: Sites, known_by: str) -> None:
+    """The new rows take the calls of those that were handed over already."""
+    site = await sites(SimulatorOptions(answer_rate=0, calls_over=True), OUTBOUND_BOT_QPS="8")
+    site.add_leads(1_200)
+    task_id = await site.create_task()
+    if known_by == "lead":
+        site.sql("UPDATE leads_task_list SET reference_id = NULL")
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, SOON)
+        await eventually(handed_over(site, 99))
+        enter_anew(site, 5, 6, 1199)
+        assert site.sim.outbound_bot.contacts_assigned < 1_089
+        result = await site.result(task_id)
+    assert_dialled_once(site, range(1, 1_201))
+    assert (result["called"], result["task_type"]) == (1_200, 4)
+    assert site.sql("SELECT id FROM leads_task_list WHERE leads_follow_id IS NULL") == []
+
+
+async def test_leads_of_which_nobody_was_called_are_called_when_they_were_entered_anew(sites: Sites) -> None:
+    site = await sites(SimulatorOptions(answer_rate=0, calls_over=True))
+    site.add_leads(120)
+    task_id = await site.create_task()
+    site.sim.set_faults(Fault(target="AssignJobs", kind="permanent", code="NotExist.Script"))
+    async with site.working():
+        with pytest.raises(WorkflowFailureError):
+            await site.run(task_id, SOON)
+        site.sim.set_faults()
+        enter_anew(site, *range(1, 121))
+        result = await site.run(task_id, SOON)
+    assert_dialled_once(site, range(1, 121))
+    assert (result["called"], result["task_type"]) == (120, 4)

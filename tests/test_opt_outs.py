@@ -197,7 +197,13 @@ async def test_a_refusal_is_entered_where_a_persons_edit_keeps_the_follow_up(crm
 async def test_the_number_that_was_dialled_is_entered_whatever_the_row_says_by_now(crm: Crm) -> None:
     rows = crm.task(phone(1), phone(2), phone(3))
     for row, task_id, dialled in ((rows[0], crm.task_of(rows[0]), 1), (rows[1], 999, 8)):
-        crm.sql("INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW())", row, task_id, ORGANIZATION, number(dialled))
+        crm.sql(
+            "INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW(), NULL)",
+            row,
+            task_id,
+            ORGANIZATION,
+            number(dialled),
+        )
     crm.sql("UPDATE leads_task_list SET leads_phone = '无' WHERE id = %s", rows[0])
     await crm.first(rows)
     # What another task's row of the same id was called by is nobody's number here.
@@ -459,7 +465,9 @@ async def opened(crm: Crm) -> int:
 async def test_what_is_taken_up_again_while_a_look_is_under_way_stays_open(crm: Crm) -> None:
     """The look has asked the platform for long, and does not know of the call that has turned up meanwhile."""
     (row,) = crm.task(phone(1))
-    crm.sql("INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW())", row, crm.task_of(row), ORGANIZATION, number(1))
+    crm.sql(
+        "INSERT INTO call_contacts VALUES (%s, %s, %s, %s, NOW(), NULL)", row, crm.task_of(row), ORGANIZATION, number(1)
+    )
     await crm.enter(number(1), number(2))
     await crm.database.run(withdrawals.notice)
     begun, ages = await crm.database.run(withdrawals.notice)

@@ -66,15 +66,17 @@ CREATE TABLE IF NOT EXISTS call_opt_outs (
     KEY idx_call (list_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Who was handed over, by number (E.164): whom the organisation calls, or has called. One row a leads_task_list row.
+-- Who was handed over, by number (E.164): whom the organisation calls, or has called. One row a leads_task_list row,
+-- which stays when that row goes; reference_id: what its call carries.
 CREATE TABLE IF NOT EXISTS call_contacts (
     list_id         BIGINT       NOT NULL PRIMARY KEY,
     task_id         BIGINT       NOT NULL,
     organization_id VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     phone           VARCHAR(32)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     claimed_at      DATETIME(6)  NOT NULL,
+    reference_id    VARCHAR(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL,
     KEY idx_phone (organization_id, phone, claimed_at),
-    KEY idx_task (task_id)
+    KEY idx_reference (task_id, reference_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- Calls that waited for somebody who said no. A row is written before the platform is asked to withdraw the call.

@@ -1,4 +1,4 @@
-"""``call_contacts``: who was handed over, by number: whom the organisation calls, or has called (rule 11.7).
+"""``call_contacts``: who was handed over, by number (rule 11.7) and reference: whom the organisation calls, or called.
 
 It is written in the transaction that claims a row, before its request leaves. Until that commits nobody else sees it:
 who looks for the calls that wait for a number looks again until no claim that began before can be open any more.
@@ -10,25 +10,58 @@ from collections.abc import Sequence
 
 from pymysql.cursors import Cursor
 
-from calltasks.database.connection import SHORT_ROWS, bulks, flat, in_one
+from calltasks.database.connection import SHORT_ROWS, bulks, flat, in_one, marks
 from calltasks.database.tables import withdrawals
+from calltasks.database.tables.dispatches import NEVER_SENT, Undialled
+from calltasks.database.tables.gate import NUMBERS_A_STATEMENT
 from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.tasks import TaskRow
+from calltasks.names import CANCELLED
+from calltasks.rules.pairing import reference
 from calltasks.rules.phones import e164
 
 _UNKNOWN = (
     # A wall-clock time as UTC; the row's own, as far as it has one and that is not to come.
-    "SELECT l.id, COALESCE(l.leads_phone, ''), UTC_TIMESTAMP(6)"
+    "SELECT l.id, COALESCE(l.leads_phone, ''), l.leads_id, COALESCE(l.reference_id, ''), UTC_TIMESTAMP(6)"
     " - INTERVAL COALESCE(GREATEST(TIMESTAMPDIFF(SECOND, l.call_time, NOW()), 0), 0) SECOND"
     " FROM leads_task_list l LEFT JOIN call_contacts c ON c.list_id = l.id AND c.task_id = %s"
     " WHERE l.task_id = %s AND l.id > %s AND c.list_id IS NULL AND ({called}) ORDER BY l.id LIMIT %s"
 )
 
 
-def hand_over(cursor: Cursor, task_id: int, organization_id: str, rows: Sequence[tuple[int, str]]) -> None:
-    """Rows (id and number in E.164) are about to be handed over, or are once more; inside the transaction that claims
-    them."""
-    _insert(cursor, "UTC_TIMESTAMP(6)", [(row_id, task_id, organization_id, phone) for row_id, phone in rows])
+_STANDS = (
+    "SELECT CAST(CONVERT(l.reference_id USING utf8mb4) AS BINARY), MIN(l.id) FROM leads_task_list l"
+    " WHERE l.task_id = %s AND l.reference_id IN ({own})"
+    f" AND (COALESCE(l.call_status, '') <> '{CANCELLED}' OR {CALLED}) GROUP BY l.reference_id"
+    " UNION ALL SELECT CAST(c.reference_id AS BINARY), c.list_id FROM call_contacts c"
+    " LEFT JOIN leads_task_list l ON l.id = c.list_id AND l.task_id = c.task_id"
+    " WHERE c.task_id = %s AND c.reference_id IN ({carried}) AND l.id IS NULL"
+    # Its request may have left. An older campaign of this id (a database that counts from 1 again) had another group.
+    " AND EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = c.task_id AND d.job_group_id = %s"
+    f" AND c.list_id BETWEEN d.first_id AND d.last_id AND d.attempted_at <> '{NEVER_SENT}'"
+    f" AND COALESCE(d.accepted_at, d.attempted_at) <> '{NEVER_SENT}')"
+)
+
+
+def hand_over(cursor: Cursor, task: TaskRow, rows: Sequence[Undialled]) -> None:
+    """Rows are about to be handed over, or are once more; inside the transaction that claims them."""
+    _insert(cursor, "UTC_TIMESTAMP(6)", [_entry(task, row.id, row.phone, _carried(task, row)) for row in rows])
+
+
+def without_repeated(cursor: Cursor, task: TaskRow, rows: Sequence[Undialled]) -> list[Undialled]:
+    """Those of the rows that no earlier one of the same reference stands for, be it one that was handed over and that
+    the CRM has deleted since, to enter the lead anew. Who is left out stands for nobody."""
+    firsts: dict[str, int] = {}
+    for part in bulks([(row.reference_id or None, _carried(task, row)) for row in rows], NUMBERS_A_STATEMENT):
+        own, carried = zip(*part, strict=True)
+        cursor.execute(
+            _STANDS.format(own=marks(len(part)), carried=marks(len(part))),
+            (task.task_id, *own, task.task_id, *carried, task.job_group_id),
+        )
+        for reference_id, row_id in cursor.fetchall():
+            text = bytes(reference_id).decode()
+            firsts[text] = min(int(row_id), firsts.get(text, int(row_id)))
+    return [row for row in rows if firsts.get(_carried(task, row), row.id) >= row.id]
 
 
 def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
@@ -40,9 +73,10 @@ def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
         values = (task.task_id, task.task_id, last, SHORT_ROWS)
         cursor.execute(_UNKNOWN.format(called=called), values)
         found = cursor.fetchall()
-        numbers = ((int(row_id), e164(str(phone)), since) for row_id, phone, since in found)
         entries = [
-            (row_id, task.task_id, task.organization_id, phone, since) for row_id, phone, since in numbers if phone
+            (*_entry(task, int(row_id), number, reference(str(own), task.task_id, str(lead))), since)
+            for row_id, phone, lead, own, since in found
+            if (number := e164(str(phone)))
         ]
         # Together: whoever is entered is not found again, and somebody of them may have said no.
         with in_one(cursor):
@@ -53,12 +87,20 @@ def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:
         last = int(found[-1][0])
 
 
+def _carried(task: TaskRow, row: Undialled) -> str:
+    return reference(row.reference_id, task.task_id, row.leads_id)
+
+
+def _entry(task: TaskRow, row_id: int, phone: str, carried: str) -> tuple[object, ...]:
+    return row_id, task.task_id, task.organization_id, phone, carried[:191]
+
+
 def _insert(cursor: Cursor, claimed_at: str, values: Sequence[tuple[object, ...]]) -> None:
     for part in bulks(values, SHORT_ROWS):
         cursor.execute(
-            "INSERT INTO call_contacts (list_id, task_id, organization_id, phone, claimed_at) VALUES "
-            + ", ".join([f"(%s, %s, %s, %s, {claimed_at})"] * len(part))
+            "INSERT INTO call_contacts (list_id, task_id, organization_id, phone, reference_id, claimed_at) VALUES "
+            + ", ".join([f"(%s, %s, %s, %s, %s, {claimed_at})"] * len(part))
             + " ON DUPLICATE KEY UPDATE task_id = VALUES(task_id), organization_id = VALUES(organization_id),"
-            " phone = VALUES(phone), claimed_at = VALUES(claimed_at)",
+            " phone = VALUES(phone), reference_id = VALUES(reference_id), claimed_at = VALUES(claimed_at)",
             flat(part),
         )

@@ -17,7 +17,7 @@ from calltasks.database.tables import tasks
 from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.rows import give_status
 from calltasks.errors import CallTasksError
-from calltasks.names import CANCELLED, FAILED, workflow_id
+from calltasks.names import FAILED, workflow_id
 from calltasks.rules.phones import dialled, e164
 
 NEVER_SENT = "2000-01-01"
@@ -374,22 +374,6 @@ def undialled(cursor: Cursor, task_id: int, *, first: int, last: int | None, lim
         )
         for row in cursor.fetchall()
     ]
-
-
-def without_repeated(cursor: Cursor, task_id: int, rows: Sequence[Undialled]) -> list[Undialled]:
-    """Those of the rows that no earlier one of the same reference stands for; who is left out stands for nobody."""
-    references = sorted({row.reference_id for row in rows if row.reference_id})
-    firsts: dict[str, int] = {}
-    for part in bulks([(reference,) for reference in references], 1000):
-        cursor.execute(
-            "SELECT reference_id, MIN(id) FROM leads_task_list"
-            f" WHERE task_id = %s AND reference_id IN ({marks(len(part))})"
-            f" AND (COALESCE(call_status, '') <> '{CANCELLED}' OR COALESCE(call_job_id, '') <> '')"
-            " GROUP BY reference_id",
-            (task_id, *flat(part)),
-        )
-        firsts.update((str(reference), int(id_)) for reference, id_ in cursor.fetchall())
-    return [row for row in rows if firsts.get(row.reference_id, row.id) >= row.id]
 
 
 def fail(cursor: Cursor, ids: Sequence[int]) -> None:

@@ -286,6 +286,24 @@ async def test_an_interest_that_was_said_before_the_first_follow_up_is_kept(site
     assert set(kept) == {2}
 
 
+@pytest.mark.parametrize("word", ["待定", "1.0", " "], ids=["word", "fraction", "blank"])
+async def test_a_word_that_is_no_number_stops_nobody(sites: Sites, word: str) -> None:
+    """In a text column, before the first follow-up and after it. A blank is nobody's word."""
+    site, task_id = await fresh(sites, "ALTER TABLE leads_task_list MODIFY is_interested VARCHAR(20) NULL")
+    odd = site.rows(task_id)[0]["id"]
+    say = "UPDATE leads_task_list SET is_interested = %s WHERE id = %s"
+    site.sql(say, word, odd)
+    assert (await judge(site, task_id)).written == len(MANY) and all(linked(site, task_id))
+    assert {row["is_interested"] for row in site.rows(task_id)} <= {"0", "1", "2"}
+    async with site.working(), site.calls() as calls:
+        assert await calls.start_call(task_id)
+        result = await site.result(task_id)
+    assert (result["outcome"], result["follow_ups"], result["task_type"]) == ("complete", len(MANY), 4)
+    site.sql(say, word, odd)
+    done = await judge(site, task_id, "request-1")
+    assert done.written + done.kept_edits == len(MANY)
+
+
 async def test_a_follow_up_that_a_person_moved_to_another_lead_is_kept_unless_told(sites: Sites) -> None:
     site, task_id, rows = await judged_task(sites)
     site.sql("UPDATE dcc_leads_follow SET leads_id = leads_id + 500 WHERE id = %s", rows[0]["leads_follow_id"])

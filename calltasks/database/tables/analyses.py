@@ -12,7 +12,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, derived, flat, look_up, marks
 from calltasks.database.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
 from calltasks.database.tables.ledger import entries as ledger_entries
-from calltasks.database.tables.needs import final_status
+from calltasks.database.tables.needs import final_status, interest_of
 from calltasks.names import FAILED, SUCCEEDED
 
 CALLED_AT = (
@@ -133,7 +133,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
     there = _follow_ups(cursor, sorted({id_ for id_ in follow_ids.values() if id_}), update)
     found = {}
     for row in rows:
-        id_, interest = int(row[0]), None if row[2] in (None, "") else int(row[2])
+        id_, interest = int(row[0]), interest_of(row[2])
         follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
         _, remark, next_time = follow_up or ("", "", None)
         known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None

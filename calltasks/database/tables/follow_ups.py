@@ -15,7 +15,7 @@ from calltasks.database.tables import ledger, opt_outs
 from calltasks.database.tables.analyses import CALLED_AT, STEP, FollowUp, Present, moment, present, settle
 from calltasks.database.tables.follow_up_events import tell_failures, tell_follow_ups, tell_opt_outs
 from calltasks.database.tables.ledger import SAME_CALL
-from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, is_final
+from calltasks.database.tables.needs import CALL_TIMES, CALLED, FOLLOW_UP, TRANSCRIPT_EXPECTED, interest_of, is_final
 from calltasks.database.tables.orphans import find as find_orphans
 from calltasks.database.tables.rows import ids_in
 from calltasks.errors import PermanentError
@@ -235,7 +235,7 @@ def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
             leads_id=row[1],
             call_job_id=str(row[2]),
             follow_id=int(row[3]),
-            interest=None if row[4] in (None, "") else int(row[4]),
+            interest=interest_of(row[4]),
             step=int(row[5]),
         )
         for row in cursor.fetchall()
@@ -258,10 +258,10 @@ def _save(
         raise LedgerError("UnexpectedIds")
 
     def held(one: FollowUp) -> FollowUp:
-        interest = stored[one.list_id].interest
-        if one.list_id in word or interest in (None, "") or int(interest) == one.is_interested:
+        interest = interest_of(stored[one.list_id].interest)
+        if one.list_id in word or interest is None or interest == one.is_interested:
             return one
-        return replace(one, is_interested=int(interest))
+        return replace(one, is_interested=interest)
 
     given = [(follow_id, held(one)) for follow_id, one in given]
     ledger.save(cursor, task_id, given, stored, now_utc)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pymysql.cursors import Cursor
 
@@ -168,12 +169,26 @@ def standing(groups: Sequence[RowGroup], *, in_group: bool) -> Standing:
     )
 
 
+def interest_of(value: Any) -> int | None:
+    """What ``is_interested`` says, whatever the column's type; None if nobody has judged the call.
+
+    A word that is no number (a text column takes any) is somebody's all the same: it says that nobody can tell.
+    """
+    text = "" if value is None else str(value).strip(" ")
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return 0
+
+
 # --- what holds of a row ----------------------------------------------------------------------------------------
 
 CALL_TIMES = ("call_time", "planed_time", "updated_time")
 """Of ``leads_task_list``: an UPDATE that does not write one says that it is unchanged, for ``ON UPDATE`` would."""
-UNJUDGED = "COALESCE(l.is_interested, '') = ''"
-"""Whatever the column's type is: compared as a text, 0 is not empty."""
+UNJUDGED = "TRIM(COALESCE(l.is_interested, '')) = ''"
+"""As :func:`interest_of` reads it: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
 HAS_SUCCEEDED = is_status(names.SUCCEEDED)
 UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"

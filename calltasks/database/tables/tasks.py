@@ -19,10 +19,12 @@ from calltasks.database.tables.needs import (
     HAS_RECORDING_ID,
     MATCHABLE_SQL,
     RECORDED,
+    UNJUDGED,
     UNLINKED,
     RowGroup,
     final_status,
     folded_sql,
+    interest_of,
     is_final,
 )
 from calltasks.database.tables.rows import give_status
@@ -318,7 +320,7 @@ def standing(cursor: Cursor, task_id: int) -> list[RowGroup]:
             called=bool(called),
             matchable=bool(matchable),
             status=final_status(status) or status.strip(),
-            interest=None if interest in (None, "") else int(interest),
+            interest=interest_of(interest),
             followed=bool(followed),
             has_recording_id=bool(has_recording_id),
             recorded=bool(recorded),
@@ -343,7 +345,7 @@ def judgements(cursor: Cursor, task_id: int) -> dict[str, int]:
         f" UNION ALL SELECT 'output_tokens', COALESCE(SUM(output_tokens), 0) FROM call_analyses a WHERE {analyses}"
         " UNION ALL SELECT 'set_aside', COUNT(*) FROM call_retries r JOIN leads_task_list l ON l.id = r.list_id"
         " WHERE r.task_id = %s AND l.task_id = r.task_id AND r.step = 'analysis' AND r.error_code LIKE 'MySQL.%%'"
-        " AND (COALESCE(l.leads_follow_id, '') IN ('', '0') OR COALESCE(l.is_interested, '') = '')",
+        f" AND ({UNLINKED} OR {UNJUDGED})",
         (task_id,) * 6,
     )
     none = dict.fromkeys(("analysed", "analysis_failed", "over_ceiling"), 0)

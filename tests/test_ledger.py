@@ -288,8 +288,10 @@ async def test_an_interest_that_was_said_before_the_first_follow_up_is_kept(site
 
 @pytest.mark.parametrize("word", ["待定", "1.0", " "], ids=["word", "fraction", "blank"])
 async def test_a_word_that_is_no_number_stops_nobody(sites: Sites, word: str) -> None:
-    """In a text column, before the first follow-up and after it. A blank is nobody's word."""
-    site, task_id = await fresh(sites, "ALTER TABLE leads_task_list MODIFY is_interested VARCHAR(20) NULL")
+    """In text columns, before the first follow-up and after it. A blank is nobody's word."""
+    texts = "MODIFY is_interested VARCHAR(20) NULL, MODIFY leads_follow_id VARCHAR(20) NULL"
+    site, task_id = await fresh(sites, f"ALTER TABLE leads_task_list {texts}")
+    site.sql("UPDATE leads_task_list SET leads_follow_id = '-' WHERE leads_id < 5")
     odd = site.rows(task_id)[0]["id"]
     say = "UPDATE leads_task_list SET is_interested = %s WHERE id = %s"
     site.sql(say, word, odd)

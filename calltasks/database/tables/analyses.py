@@ -12,7 +12,7 @@ from pymysql.cursors import Cursor
 from calltasks.database.connection import bulks, derived, flat, look_up, marks
 from calltasks.database.tables.ledger import GROUP, OF_TASK, SAME_CALL, Entry, digest
 from calltasks.database.tables.ledger import entries as ledger_entries
-from calltasks.database.tables.needs import final_status, interest_of
+from calltasks.database.tables.needs import final_status, follow_id, interest_of
 from calltasks.names import FAILED, SUCCEEDED
 
 CALLED_AT = (
@@ -123,8 +123,8 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
         return {}
     some, update = marks(len(ids)), " FOR UPDATE" if lock else ""
     cursor.execute(
-        "SELECT id, leads_id, is_interested, COALESCE(leads_follow_id, '') NOT IN ('', '0'), leads_follow_id,"
-        f" COALESCE(call_job_id, ''), {STEP} FROM leads_task_list WHERE id IN ({some}) ORDER BY id{update}",
+        f"SELECT l.id, l.leads_id, l.is_interested, {follow_id()}, COALESCE(l.call_job_id, ''), {STEP}"
+        f" FROM leads_task_list l WHERE l.id IN ({some}) ORDER BY l.id{update}",
         ids,
     )
     rows = cursor.fetchall()
@@ -140,21 +140,21 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
         found[id_] = Present(
             list_id=id_,
             leads_id=row[1],
-            call_job_id=str(row[5]),
+            call_job_id=str(row[4]),
             is_interested=interest,
             follow_id=follow_ids[id_],
             linked=bool(row[3]),
             leads_remark=remark,
             next_follow_time=next_time,
             change=_change(follow_up, str(row[1]), interest, known) if follow_ids[id_] else "",
-            step=int(row[6]),
+            step=int(row[5]),
         )
     return found
 
 
 def _follow_id(row: tuple[Any, ...], ledger: dict[int, Entry]) -> int:
     if row[3]:
-        return int(row[4])
+        return int(row[3])
     entry = ledger.get(int(row[0]))
     return entry.follow_id if entry else 0
 

@@ -11,7 +11,7 @@ from typing import Any
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SERVICE, bulks, derived, flat, look_up, marks, unchanged
-from calltasks.database.tables import ledger, opt_outs
+from calltasks.database.tables import ledger, needs, opt_outs
 from calltasks.database.tables.analyses import CALLED_AT, STEP, FollowUp, Present, moment, present, settle
 from calltasks.database.tables.follow_up_events import tell_failures, tell_follow_ups, tell_opt_outs
 from calltasks.database.tables.ledger import SAME_CALL
@@ -225,8 +225,8 @@ class _Row:
 
 def _lock(cursor: Cursor, ids: Sequence[int]) -> list[_Row]:
     cursor.execute(
-        "SELECT id, leads_id, COALESCE(call_job_id, ''), COALESCE(NULLIF(leads_follow_id, ''), 0), is_interested,"
-        f" {STEP} FROM leads_task_list WHERE id IN ({marks(len(ids))}) ORDER BY id FOR UPDATE",
+        f"SELECT l.id, l.leads_id, COALESCE(l.call_job_id, ''), {needs.follow_id()}, l.is_interested, {STEP}"
+        f" FROM leads_task_list l WHERE l.id IN ({marks(len(ids))}) ORDER BY l.id FOR UPDATE",
         ids,
     )
     return [

@@ -169,6 +169,11 @@ def standing(groups: Sequence[RowGroup], *, in_group: bool) -> Standing:
     )
 
 
+def follow_id(alias: str = "l") -> str:
+    """The follow-up that the row points to, 0 if to none; a text column takes words too (``-``), which name none."""
+    return f"COALESCE(CAST({alias}.leads_follow_id AS UNSIGNED), 0)"
+
+
 def interest_of(value: Any) -> int | None:
     """What ``is_interested`` says, whatever the column's type; None if nobody has judged the call.
 
@@ -191,7 +196,7 @@ UNJUDGED = "TRIM(COALESCE(l.is_interested, '')) = ''"
 """As :func:`interest_of` reads it: compared as a text, 0 is not empty."""
 CALLED = "COALESCE(l.call_job_id, '') <> ''"
 HAS_SUCCEEDED = is_status(names.SUCCEEDED)
-UNLINKED = "COALESCE(l.leads_follow_id, '') IN ('', '0')"
+UNLINKED = f"{follow_id()} = 0"
 RECORDED = "COALESCE(l.recording_url, '') <> ''"
 HAS_RECORDING_ID = "COALESCE(l.call_task_id, '') <> ''"
 MATCHABLE_SQL = (

@@ -24,6 +24,7 @@ from calltasks.database.tables.needs import (
     RowGroup,
     final_status,
     folded_sql,
+    follow_id,
     interest_of,
     is_final,
 )
@@ -276,7 +277,7 @@ _OLDEST_UNFINISHED = (
     "   OR CAST(d.job_group_id AS BINARY) = CAST(CONVERT(g.job_group_id USING utf8mb4) AS BINARY))"
     "   AND d.last_id >= l.id AND d.first_id <= l.id ORDER BY d.last_id LIMIT 1) AS handed_over"
     " FROM (SELECT (SELECT u.id FROM leads_task_list u WHERE u.task_id = t.id AND COALESCE(u.call_job_id, '') <> ''"
-    f"   AND (NOT {is_final('u')} OR COALESCE(u.leads_follow_id, '') IN ('', '0'))"
+    f"   AND (NOT {is_final('u')} OR {follow_id('u')} = 0)"
     "   ORDER BY u.id LIMIT 1) AS id"
     "  FROM call_tasks t WHERE t.task_type IN ('2', '3') AND COALESCE(t.job_group_id, '') <> '') AS firsts"
     " JOIN leads_task_list l ON l.id = firsts.id) AS oldest"

@@ -1,8 +1,11 @@
 """A request that makes the platform dial does not leave after its time, not even one that is half-way out (rule 2)."""
 
 import asyncio
+import ctypes
+import socket
+import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -24,7 +27,7 @@ from calltasks.platform.outbound_bot import OutboundBot
 from calltasks.platform.send_deadline import TooLateError
 from calltasks.platform.session import PlatformSession, contact_json
 from calltasks.settings import DatabaseSettings, PlatformSettings, load
-from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, SCRIPT_ID, Simulators, running
+from simulators import ACCESS_KEY_ID, ACCESS_KEY_SECRET, INSTANCE_ID, SCRIPT_ID, Fault, Simulators, running
 from tests.pipeline import phone
 from tests.tls import Certificates, pump, tls_before
 
@@ -60,17 +63,23 @@ async def session(
         if request.param == "proxy":
             proxy, asked_for = await stack.enter_async_context(proxying())
             monkeypatch.setenv("HTTPS_PROXY", proxy)
-        settings = PlatformSettings(
-            alibaba_cloud_access_key_id=ACCESS_KEY_ID,
-            alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),
-            outbound_bot_instance_id=INSTANCE_ID,
-            outbound_bot_script_id=SCRIPT_ID,
-            outbound_bot_endpoint=endpoint,
-        )
-        platform = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
-        yield platform.session("org7", 1)
-        await platform.close()
+        yield await stack.enter_async_context(opened(endpoint))
         assert request.param != "proxy" or asked_for == [endpoint] * len(asked_for) != []
+
+
+@asynccontextmanager
+async def opened(endpoint: str) -> AsyncIterator[PlatformSession]:
+    """The platform at this address."""
+    settings = PlatformSettings(
+        alibaba_cloud_access_key_id=ACCESS_KEY_ID,
+        alibaba_cloud_access_key_secret=SecretStr(ACCESS_KEY_SECRET),
+        outbound_bot_instance_id=INSTANCE_ID,
+        outbound_bot_script_id=SCRIPT_ID,
+        outbound_bot_endpoint=endpoint,
+    )
+    platform = OutboundBot(settings, RateLimiter(1000, 4, reserve=at_once, push_back=never))
+    yield platform.session("org7", 1)
+    await platform.close()
 
 
 @asynccontextmanager
@@ -152,6 +161,98 @@ async def test_a_request_that_is_given_up_may_have_left(session: PlatformSession
     with pytest.raises(PassingError) as lost:
         await assigning
     assert lost.value.sent
+
+
+@pytest.mark.parametrize("kind", ["lost_answer", "reset"])
+async def test_a_request_whose_answer_is_lost_may_have_been_carried_out(
+    simulators: Simulators, session: PlatformSession, kind: str
+) -> None:
+    """Behind a proxy this looks as if the proxy could not be reached."""
+    group = await session.create_group("call-task-1")
+    simulators.set_faults(Fault(target="AssignJobs", kind=kind, count=1))
+    with pytest.raises(PassingError) as lost:
+        await session.assign(group, contacts(), send_before=elapsed() + 5)
+    assert lost.value.sent
+
+
+@asynccontextmanager
+async def gateway(simulators: Simulators, answers: Callable[[bytes, bytes], bytes]) -> AsyncIterator[str]:
+    """Something between us and the platform, its URL: what it answers is made of the platform's two answers, for it
+    sends what makes calls a second time."""
+    host, _, port = simulators.url.removeprefix("http://").partition(":")
+
+    async def ask(request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        answer = await ask(request)
+        writer.write(answers(answer, await ask(request)) if b"AssignJobs" in request else answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def second(first: bytes, second: bytes) -> bytes:
+    assert b"SignatureNonceUsed" in second
+    return second
+
+
+def unavailable(first: bytes, second: bytes) -> bytes:
+    body = b'{"Code": "ServiceUnavailable", "Message": "come again", "RequestId": "1"}'
+    head = b"HTTP/1.1 503 Service Unavailable\r\nx-acs-retry-after: 100\r\nConnection: close\r\nContent-Length: "
+    return head + str(len(body)).encode() + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("answers", [second, unavailable])
+async def test_what_a_gateway_makes_of_an_answer_does_not_say_that_nothing_was_done(
+    simulators: Simulators, answers: Callable[[bytes, bytes], bytes]
+) -> None:
+    async with gateway(simulators, answers) as endpoint, opened(endpoint) as session:
+        group = await session.create_group("call-task-1")
+        with pytest.raises(PassingError) as failure:
+            await session.assign(group, contacts(), send_before=elapsed() + 5)
+    assert failure.value.sent and simulators.outbound_bot.contacts_assigned == 1
+
+
+DROP_ALL = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+"""A packet filter that lets nothing through."""
+ATTACH_FILTER, DETACH_FILTER = 26, 27
+
+
+@pytest.mark.long
+async def test_what_nobody_waits_for_any_more_is_not_delivered_later(simulators: Simulators) -> None:
+    """The network loses every packet for 10 s; the kernel would send a closed connection's for minutes."""
+    host, _, port = simulators.url.removeprefix("http://").partition(":")
+    accepted: list[asyncio.StreamWriter] = []
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+        there = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+        over.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, opened(endpoint) as session:
+        group = await session.create_group("call-task-1")
+        (writer,) = accepted
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(DROP_ALL)))
+        with pytest.raises(PassingError) as lost:
+            await session.assign(group, contacts(), send_before=elapsed() + 5)
+        connection.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)
+        await asyncio.sleep(4)
+        assert lost.value.sent and simulators.outbound_bot.contacts_assigned == 0
+        writer.close()
+        await over.wait()
 
 
 async def test_what_changes_nothing_is_read_by_the_same_way(session: PlatformSession) -> None:

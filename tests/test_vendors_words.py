@@ -41,7 +41,7 @@ def vendors_words() -> set[str]:
     codes = {code for codes in model_errors.CODES.values() for code in codes.split()} | {*platform_errors.REFUSALS}
     written = {text for room in VENDORS_ROOMS for path in sources(room) for text in texts(path)}
     names = {text for text in written if re.fullmatch("[A-Z][A-Za-z]+", text)}
-    words = {str(word) for word in codes | names | fields | {*platform_errors.OF_THE_MOMENT}}
+    words = {str(word) for word in codes | names | fields | {*platform_errors.WRONG_CLOCK, platform_errors.CAME_TWICE}}
     # A single word, such as ``Failed``, may be anybody's; the services' names are everybody's, and so is ``TaskId``.
     everybodys = {platform_errors.SERVICE, model_errors.SERVICE, "TaskId"}
     return {word for word in words if re.search("[a-z.][A-Z]", word)} - everybodys

@@ -40,16 +40,24 @@ REFUSALS = {
     "SignatureDoesNot": AccessRefusedError,
 }
 """By how a code begins; the first that fits counts."""
-OF_THE_MOMENT = ("InvalidTimeStamp", "IllegalTimestamp", "SignatureNonceUsed")
-"""This worker's clock is wrong, or a nonce came twice: another worker, or another try, gets through."""
+WRONG_CLOCK = ("InvalidTimeStamp", "IllegalTimestamp")
+"""This worker's clock is wrong: another worker, or another try, gets through."""
+CAME_TWICE = "SignatureNonceUsed"
+"""Something on the way has sent the request a second time: the first one may have been carried out."""
 
 
 def refusal(action: str, code: str, status: int | None, request_id: str) -> ServiceError:
     """The typed error of an answer that says no; ``status`` is that of HTTP, None for 200."""
-    if code.startswith("Throttling") or status == 429:
+    if throttled(code, status):
         return ThrottledError(SERVICE, action, code, request_id=request_id)
-    if code.startswith(OF_THE_MOMENT):
-        return PassingError(SERVICE, action, code, request_id=request_id, sent=False)
+    if code.startswith((*WRONG_CLOCK, CAME_TWICE)):
+        return PassingError(SERVICE, action, code, request_id=request_id, sent=code.startswith(CAME_TWICE))
     other = PermanentError if status is not None and 400 <= status < 500 and status != 408 else PassingError
     kind = next((kind for beginning, kind in REFUSALS.items() if code.startswith(beginning)), other)
     return kind(SERVICE, action, code, request_id=request_id)
+
+
+def throttled(code: str, status: int | None) -> bool:
+    """Whether an answer asks for fewer calls, and nothing was done of what was asked. A wish to be asked later, which
+    may come with any failure, says nothing about that."""
+    return code.startswith("Throttling") or status == 429

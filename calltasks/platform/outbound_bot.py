@@ -18,10 +18,10 @@ from darabonba.runtime import RuntimeOptions
 from calltasks.errors import DeclinedError, PassingError, ServiceError, ThrottledError
 from calltasks.limiter import RateLimiter
 from calltasks.names import OUTBOUND_BOT
-from calltasks.platform.errors import SERVICE, refusal
-from calltasks.platform.send_deadline import TooLateError, leaving_before
+from calltasks.platform.errors import SERVICE, refusal, throttled
+from calltasks.platform.send_deadline import TooLateError, has_left, leaving_before
 from calltasks.platform.session import Envelope, PlatformSession, read
-from calltasks.platform.transport import Transport, never_left
+from calltasks.platform.transport import Transport
 from calltasks.settings import PlatformSettings
 
 VERSION = "2019-12-26"
@@ -84,7 +84,7 @@ class OutboundBot:
         except Exception as error:
             if isinstance(getattr(error, "inner_exception", None) or error, TooLateError):
                 raise TooLateError from None
-            raise translate(error, action) from None
+            raise translate(error, action, sent=has_left()) from None
         return _checked(action, answer.get("body"))
 
     def _request(self, query: dict[str, Any]) -> utils_models.OpenApiRequest:
@@ -137,17 +137,17 @@ def _checked(action: str, body: Any) -> dict[str, Any]:
     raise failure
 
 
-def translate(error: Exception, action: str) -> ServiceError:
-    """The typed error for whatever the SDK raised."""
+def translate(error: Exception, action: str, *, sent: bool = True) -> ServiceError:
+    """The typed error for whatever the SDK raised; ``sent``: something of the request has left."""
     inner: Any = getattr(error, "inner_exception", None) or error
-    if isinstance(inner, exceptions.ThrottlingException) and inner.retry_after is not None:
+    if isinstance(inner, exceptions.ThrottlingException) and throttled(str(inner.code), inner.status_code):
         return ThrottledError(
             SERVICE,
             action,
             str(inner.code),
             request_id=str(inner.request_id),
-            retry_after=max(0.0, float(inner.retry_after) / 1000),
+            retry_after=None if inner.retry_after is None else max(0.0, float(inner.retry_after) / 1000),
         )
     if isinstance(inner, exceptions.AlibabaCloudException):
         return refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
-    return PassingError(SERVICE, action, type(inner).__name__, sent=not never_left(inner))
+    return PassingError(SERVICE, action, type(inner).__name__, sent=sent)

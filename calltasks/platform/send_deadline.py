@@ -1,7 +1,8 @@
-"""Requests that must not leave after their time.
+"""Requests that must not leave after their time, and whether one has left.
 
 A worker can be frozen at any moment, and signing, encoding and connecting take milliseconds: the clock is looked at by
-the connection itself, right before it writes.
+the connection itself, right before it writes. What went wrong tells nothing about that: behind a proxy an answer that
+is lost looks like a proxy that cannot be reached.
 """
 
 from __future__ import annotations
@@ -30,11 +31,16 @@ def leaving_before(deadline: float | None) -> Iterator[None]:
     Raises:
         TooLateError: its time had passed; nothing was sent.
     """
-    _request.deadline = deadline
+    _request.deadline, _request.left = deadline, False
     try:
         yield
     finally:
         _request.deadline = None
+
+
+def has_left() -> bool:
+    """Whether anything of this thread's last request was written."""
+    return bool(getattr(_request, "left", True))
 
 
 def _in_time() -> None:
@@ -44,10 +50,18 @@ def _in_time() -> None:
 
 
 class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        try:
+            super().connect()
+        finally:
+            # What a proxy is asked for the way is no request of the platform's.
+            _request.left = False
+
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
         _in_time()
+        _request.left = True
         super().send(data)
 
 

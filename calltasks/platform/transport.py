@@ -7,6 +7,7 @@ no ``NO_PROXY``.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,12 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
-import aiohttp
 import certifi
 from darabonba.core import DaraCore
 from darabonba.request import DaraRequest
 from darabonba.response import DaraResponse
 from urllib3 import PoolManager, ProxyManager, Timeout
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
+from urllib3.connection import HTTPConnection
 from urllib3.util import make_headers
 
 from calltasks.connections import CONNECT_SECONDS, Connections
@@ -28,11 +28,11 @@ from calltasks.platform.send_deadline import POOLS
 from calltasks.proxies import proxy_for
 
 READ_SECONDS = 10.0
-UNSENT = (
-    *(NewConnectionError, ConnectTimeoutError, ProxyError),
-    *(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError),
-)
 _TIMEOUT = Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+_SOCKET: list[tuple[int, int, int]] = [*HTTPConnection.default_socket_options]
+if hasattr(socket, "TCP_USER_TIMEOUT"):
+    # Linux would go on sending what nobody waits for any more, for minutes: it may arrive after others have taken over.
+    _SOCKET.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(READ_SECONDS * 1000)))
 _used: ContextVar[Transport | None] = ContextVar("transport", default=None)
 
 
@@ -49,7 +49,7 @@ class Transport:
         trusted = ssl.create_default_context()
         trusted.load_verify_locations(certifi.where())
         self._connections = Connections(f"{origin}/", at_once, seconds=READ_SECONDS, trusted=trusted)
-        options: dict[str, Any] = {"maxsize": at_once, "ssl_context": trusted}
+        options: dict[str, Any] = {"maxsize": at_once, "ssl_context": trusted, "socket_options": _SOCKET}
         proxy = proxy_for(f"{origin}/")
         self._manager = ProxyManager(proxy, proxy_headers=_key(proxy), **options) if proxy else PoolManager(**options)
         self._manager.pool_classes_by_scheme = POOLS
@@ -96,14 +96,6 @@ class Transport:
 
     def _url(self, request: DaraRequest) -> str:
         return f"{self._origin}{request.pathname}?{urlencode(request.query)}"
-
-
-def never_left(error: BaseException) -> bool:
-    """Whether a request certainly did not reach the platform: nobody answered, no proxy did, or not with its own
-    certificate."""
-    if isinstance(error, SSLError):
-        return isinstance(error.args[0] if error.args else None, ssl.SSLCertVerificationError)
-    return isinstance(error, UNSENT)
 
 
 def _response(status: int, headers: Any, body: bytes) -> DaraResponse:

@@ -109,6 +109,7 @@ def claim(
     task_id: int,
     group_id: str,
     *,
+    grace: float,
     ripe: Sequence[int],
     reading: GroupReading | None,
     list_first: bool,
@@ -119,6 +120,7 @@ def claim(
     Args:
         cursor: inside a transaction.
         task_id: the task; ``group_id`` its job group.
+        grace: seconds after which a batch may be sent again.
         ripe: ids of open batches that may be sent again, as far as the reading (or that they never left) allows.
         reading: a whole one that began when those batches were ripe; None if there is none.
         list_first: the group may hold rows that were in no batch.
@@ -134,7 +136,10 @@ def claim(
     if written.entry < known.entry:
         _write_down_again(cursor, task, written.last_id + 1, known.last_id)
         written, ripe = table.written(cursor, task_id, group_id), []
-    result = _claim(cursor, task, written.last_id, ripe=ripe, reading=reading, list_first=list_first)
+    unresolved = table.unresolved(cursor, task_id, group_id)
+    # As they stand now: another attempt may have found that they may have left after all.
+    again = [one for one in unresolved if one.id in ripe and (one.unsent or (reading and one.age >= grace))]
+    result = _claim(cursor, task, written.last_id, unresolved, again, reading=reading, list_first=list_first)
     result.known = table.written(cursor, task_id, group_id)
     return result
 
@@ -143,21 +148,21 @@ def _claim(
     cursor: Cursor,
     task: TaskRow,
     started: int,
+    unresolved: Sequence[Batch],
+    again: Sequence[Batch],
     *,
-    ripe: Sequence[int],
     reading: GroupReading | None,
     list_first: bool,
 ) -> Claimed:
-    unresolved = table.unresolved(cursor, task.task_id, task.job_group_id)
     result, gate = Claimed(), _gate(cursor, task)
     holding = Holding(rows=set(), unclaimed=[])
     if reading is not None:
         holding = _hold(cursor, task, reading, unresolved, started)
         result.unclaimed = len(holding.unclaimed)
-    again = [batch for batch in unresolved if batch.id in ripe and (batch.unsent or not holding.unclaimed)]
+    again = [batch for batch in again if batch.unsent or not holding.unclaimed]
     # By our own word the next rows were in no batch; without one, a job of nobody may be any of theirs.
     if list_first and (reading is None or (holding.unclaimed and not started)):
-        result.waiting, result.more = unresolved, True
+        result.waiting, result.more = list(unresolved), True
         return result
     result.read = reading is not None
     for batch in again[:BATCHES_AT_ONCE]:

@@ -18,10 +18,10 @@ from temporalio.exceptions import ApplicationError
 
 from activities import claims as claiming
 from activities.claims import Claim, Claimed
-from activities.holdings import GroupReading, read_group
+from activities.holdings import GroupReading, find_group, read_group
 from activities.job_ids import match_all, match_by_reference
 from activities.liveness import heartbeating
-from activities.sending import Sent, send_batch
+from activities.sending import Refusal, Sent, send_batch
 from calltasks.clock import elapsed
 from calltasks.database.connection import Database
 from calltasks.database.tables import dispatches as table
@@ -33,7 +33,7 @@ from calltasks.errors import PassingError, PermanentError, ServiceError
 from calltasks.names import Turn
 from calltasks.observing import telemetry
 from calltasks.options import Options
-from calltasks.platform.errors import SERVICE
+from calltasks.platform.errors import SERVICE, ValueRefusedError
 from calltasks.platform.session import PlatformSession
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Dispatching:
             return Group(job_group_id=plan.job_group_id, found=True, retry_in=0, api_calls=0, options=options)
         creating = False
         try:
-            found = await _find_group(session, plan.name)
+            found = await find_group(session, plan.name)
             waits = [_grace(request) - one.age for one in plan.tries if not one.unsent]
             if found is None and any(wait > 0 for wait in waits):
                 return Group(job_group_id="", found=False, retry_in=max(waits), api_calls=session.calls)
@@ -194,15 +194,24 @@ class Dispatching:
         ripe = [one.id for one in standing.unresolved if one.unsent or (whole and one.age >= grace)]
         send_before = _send_before(request)
         claimed = await self._database.transaction(
-            claiming.claim, *of_task, ripe=ripe, reading=whole, list_first=request.list_first, known=request.known
+            claiming.claim,
+            *of_task,
+            grace=grace,
+            ripe=ripe,
+            reading=whole,
+            list_first=request.list_first,
+            known=request.known,
         )
         if claimed.unclaimed:
             sent.error = f"{SERVICE}: {claimed.unclaimed} jobs of the group belong to no lead; nothing is sent again"
         await self._send(request, session, claimed.claims, sent, send_before)
         await self._isolate(request, session, sent)
         # A contact at which the platform fails, alone and while it takes others, is sent as often as one without a job.
-        vain = [one.id for one in sent.lost if len(one.rows) == 1 and (sent.assigned or one.tries)]
+        vain = {one.id: one.tries + 1 for one in sent.lost if len(one.rows) == 1 and (sent.assigned or one.tries)}
         await self._database.run(table.fell_short, vain)
+        if not (claimed.more or claimed.waiting or sent.open):
+            # So far as this attempt knows, all is done; the ledger may know more.
+            claimed.waiting = await self._database.run(table.unresolved, *of_task)
         return _outcome(request, claimed, sent, session)
 
     @asynccontextmanager
@@ -282,32 +291,50 @@ class Dispatching:
     async def _isolate(self, request: DispatchRequest, session: PlatformSession, sent: Sent) -> None:
         """One contact that the platform cannot take spoils its whole batch: halve until it stands alone.
 
+        Where it takes nobody of a batch, that may be the request as well: whatever it took before.
+
         Raises:
-            PermanentError: it takes none of them, whoever they are: that is the request.
+            PermanentError: it takes nobody, whoever they are.
         """
-        alone: list[tuple[Claim, PermanentError]] = []
-        batches, sent.refused = sent.refused, []
+        alone: list[Refusal] = []
+        nobody: list[Refusal] = []
+        batches, before = sent.refused, sent.assigned
         for number, batch in enumerate(batches):
-            sent.refused = [batch]
-            while sent.refused:
-                claim, error = sent.refused.pop()
-                if len(claim.rows) > 1:
-                    await self._halve(request, session, claim, sent)
-                else:
-                    alone.append((claim, error))
-            if alone and not sent.assigned and len(batch[0].rows) > 1:
-                await self._release(sent, [claim for claim, _ in [*alone, *batches[number + 1 :]]])
-                if not sent.error:
-                    raise alone[-1][1]
-                return
-        if not alone:
-            return
+            taken = sent.assigned
+            found = await self._halve_all(request, session, batch, sent)
+            (nobody if len(batch[0].rows) > 1 and sent.assigned == taken else alone).extend(found)
+            if nobody and sent.assigned == before and (number or not before):
+                # The second one, or nothing was taken at all: what is left would fare no better.
+                nobody += batches[number + 1 :]
+                break
+        # Afterwards it took others, or it is one batch, of values that it does not take, beside others that it took.
+        wrong = before and len(batches) == 1 and all(isinstance(error, ValueRefusedError) for _, error in nobody)
+        if wrong or sent.assigned > before:
+            alone, nobody = alone + nobody, []
+        of_task = (request.task_id, request.job_group_id)
         # A batch of one tells nothing by itself.
-        if not sent.assigned and (len(alone) > 1 or not await self._took_any(request)):
-            await self._release(sent, [claim for claim, _ in alone])
-            if not sent.error:
-                raise alone[-1][1]
-            return
+        if not sent.assigned and not (len(alone) == 1 and await self._database.run(table.any_accepted, *of_task)):
+            alone, nobody = [], alone + nobody
+        await self._fail(sent, alone)
+        await self._release(sent, [claim for claim, _ in nobody])
+        if nobody and not sent.error:
+            raise nobody[0][1]
+
+    async def _halve_all(
+        self, request: DispatchRequest, session: PlatformSession, batch: Refusal, sent: Sent
+    ) -> list[Refusal]:
+        """Who of a batch is refused alone."""
+        alone: list[Refusal] = []
+        sent.refused = [batch]
+        while sent.refused:
+            claim, error = sent.refused.pop()
+            if len(claim.rows) > 1:
+                await self._halve(request, session, claim, sent)
+            else:
+                alone.append((claim, error))
+        return alone
+
+    async def _fail(self, sent: Sent, alone: Sequence[Refusal]) -> None:
         await self._database.run(table.fail, [claim.rows[0].id for claim, _ in alone])
         await self._database.run(table.accept, [claim.id for claim, _ in alone])
         for claim, error in alone:
@@ -315,42 +342,22 @@ class Dispatching:
             sent.rejected[error.code] += 1
         telemetry.metrics.wrote("dispatch", "rejected", len(alone))
 
-    async def _took_any(self, request: DispatchRequest) -> bool:
-        return await self._database.run(table.any_accepted, request.task_id, request.job_group_id)
-
     async def _halve(self, request: DispatchRequest, session: PlatformSession, claim: Claim, sent: Sent) -> None:
         half = len(claim.rows) // 2
         parts = [claim.rows[:half], claim.rows[half:]]
         send_before = _send_before(request)
-        del sent.open[claim.id]
+        # Taken over, be it by our own COMMIT whose answer was lost: the ledger knows who is left.
         with suppress(table.TakenOverError):
             halves, suppressed = await self._database.transaction(
                 claiming.renew, request.task_id, request.job_group_id, claim, parts
             )
+            del sent.open[claim.id]
             sent.suppressed += suppressed
             await self._send(request, session, halves, sent, send_before)
 
     async def _release(self, sent: Sent, claims: Sequence[Claim]) -> None:
         await self._database.run(table.release, [claim.id for claim in claims])
         sent.open |= dict.fromkeys((claim.id for claim in claims), 0.0)
-
-
-async def _find_group(session: PlatformSession, name: str) -> str | None:
-    """The group of this name; of several the one that was used.
-
-    Raises:
-        DoubtError: several were.
-    """
-    found = await session.find_groups(name)
-    if len(found) > 1:
-        used = [group_id for group_id in found if (await session.progress(group_id)).total_jobs]
-        if len(used) > 1:
-            raise DoubtError(
-                f"{SERVICE} has {len(used)} job groups named {name} with calls; nobody is called. Put the id of the"
-                " task's into its job_group_id"
-            )
-        found = used or sorted(found)
-    return found[0] if found else None
 
 
 def _send_before(request: DispatchRequest) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from activities.job_ids import identify, read_pages
+from calltasks.database.tables.dispatches import DoubtError
 from calltasks.errors import ServiceError
 from calltasks.platform.errors import SERVICE, NoSuchJobError
 from calltasks.platform.session import IDS_A_CALL, PlatformSession
@@ -25,6 +26,24 @@ class GroupReading:
 
     jobs: list[IdentifiedJob]
     error: str
+
+
+async def find_group(session: PlatformSession, name: str) -> str | None:
+    """The group of this name; of several the one that was used.
+
+    Raises:
+        DoubtError: several were.
+    """
+    found = await session.find_groups(name)
+    if len(found) > 1:
+        used = [group_id for group_id in found if (await session.progress(group_id)).total_jobs]
+        if len(used) > 1:
+            raise DoubtError(
+                f"{SERVICE} has {len(used)} job groups named {name} with calls; nobody is called. Put the id of the"
+                " task's into its job_group_id"
+            )
+        found = used or sorted(found)
+    return found[0] if found else None
 
 
 async def read_group(session: PlatformSession, group_id: str, known: Iterable[str]) -> GroupReading:

@@ -12,13 +12,16 @@ from calltasks.platform.send_deadline import TooLateError
 from calltasks.platform.session import PlatformSession, contact_json
 from calltasks.rules.pairing import reference
 
+Refusal = tuple[Claim, PermanentError]
+
 
 @dataclass(slots=True)
 class Sent:
     """What became of some batches.
 
     Attributes:
-        accepted, released, short: their ids: taken, not sent, taken in part.
+        accepted, released: their ids: taken, not sent.
+        short: ids of those that were taken in part, and how often they were sent in vain by now.
         refused: one of their contacts may be why; ``lost``: whether they were taken is not known.
         open: ids of those without an answer, and how many seconds to wait before they may be sent again.
         rejected: contacts that were refused alone, by code; ``suppressed``: rows that were left out since, by reason.
@@ -26,8 +29,8 @@ class Sent:
 
     accepted: list[int] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
-    short: list[int] = field(default_factory=list)
-    refused: list[tuple[Claim, PermanentError]] = field(default_factory=list)
+    short: dict[int, int] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
     lost: list[Claim] = field(default_factory=list)
     open: dict[int, float] = field(default_factory=dict)
     assigned: int = 0
@@ -69,5 +72,8 @@ async def send_batch(
             sent.lost.append(claim)
     else:
         # Fewer jobs than contacts: which of them were taken only the group itself can tell, once it lists them.
-        (sent.accepted if jobs >= len(contacts) else sent.short).append(claim.id)
+        if jobs >= len(contacts):
+            sent.accepted.append(claim.id)
+        else:
+            sent.short[claim.id] = claim.tries + 1
         sent.assigned += min(jobs, len(contacts))

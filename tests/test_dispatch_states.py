@@ -104,7 +104,7 @@ def step(cursor: Any, state: State) -> Claimed:
     open_ = standing(cursor, 1, "g", grace=GRACE, list_first=list_first)
     found = reading(state) if open_.known is not None else None
     ripe = [one.id for one in open_.unresolved if one.unsent or (found and one.age >= GRACE)]
-    claimed = claim(cursor, 1, "g", ripe=ripe, reading=found, list_first=list_first)
+    claimed = claim(cursor, 1, "g", grace=GRACE, ripe=ripe, reading=found, list_first=list_first)
     cursor.execute("COMMIT")
     return claimed
 

@@ -325,7 +325,7 @@ class Noting:
 def claimed(cursor: Cursor, task_id: int) -> tuple[Claimed, Noting]:
     noting: Any = Noting(cursor)
     cursor.execute("START TRANSACTION")
-    found = claim(noting, task_id, f"g{task_id}", ripe=[], reading=None, list_first=False)
+    found = claim(noting, task_id, f"g{task_id}", grace=0, ripe=[], reading=None, list_first=False)
     cursor.execute("COMMIT")
     return found, noting
 
@@ -417,7 +417,7 @@ def test_who_is_with_the_platform_already_is_not_left_out(cursor: Cursor) -> Non
     held = GroupReading(jobs=[IdentifiedJob(job_id="j2", reference_id="1-2", phone=phone(2))], error="")
     ripe = [one.id for one in found.claims]
     cursor.execute("START TRANSACTION")
-    again = claim(cursor, 1, "g1", ripe=ripe, reading=held, list_first=False)
+    again = claim(cursor, 1, "g1", grace=0, ripe=ripe, reading=held, list_first=False)
     cursor.execute("COMMIT")
     assert sorted(row.id for one in again.claims for row in one.rows) == [1, 4]
     assert again.suppressed == {"opted_out": 1}
@@ -433,7 +433,7 @@ def test_who_was_left_out_and_has_a_job_all_the_same_is_withdrawn(cursor: Cursor
     say_no(cursor, range(2, 4))
     cursor.execute("START TRANSACTION")
     ripe = [one.id for one in found.claims]
-    claim(cursor, 1, "g1", ripe=ripe, reading=GroupReading(jobs=[], error=""), list_first=False)
+    claim(cursor, 1, "g1", grace=0, ripe=ripe, reading=GroupReading(jobs=[], error=""), list_first=False)
     cursor.execute("COMMIT")
     cursor.execute("UPDATE leads_task_list SET call_status = 'Cancelled' WHERE id = 4")
     assert suppressions.count(cursor, 1) == {"opted_out": 2} and withdrawals.waiting(cursor) == []

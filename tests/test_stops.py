@@ -3,20 +3,14 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from time import monotonic
 
 import pytest
-from temporalio.testing import ActivityEnvironment
 
-from activities.dispatch import Assigned, Dispatching, DispatchRequest
-from calltasks.names import OUTBOUND_BOT
 from calltasks.options import Options
-from calltasks.wiring import Clients
 from simulators import Fault, SimulatorOptions
 from tests.comparison import assert_finished
-from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, eventually
-from tests.test_send_deadline import under_way
+from tests.pipeline import QUICK, Site, Sites, eventually
 from tests.test_who_dials import says
 
 SOON = 8.0
@@ -88,28 +82,6 @@ async def test_a_cancel_in_dispatch_hands_nothing_more_over_and_holds_nothing_up
         assert {row["call_status"] for row in rest} == {"Cancelled"} and len(rest) == LEADS - handed_over
         assert not await calls.start_call(task_id) or (await site.result(task_id))["called"] == handed_over
     assert site.sim.outbound_bot.contacts_assigned == handed_over
-
-
-async def test_a_stop_that_comes_with_the_platforms_answer_dials_nobody_twice(sites: Sites) -> None:
-    """A worker that was frozen wakes up: the answer and the news that another one has taken over are there at once."""
-    site = await sites(SimulatorOptions(answer_rate=0))
-    site.add_leads(90)
-    task_id = await site.create_task()
-    site.enter_environment()
-    async with Clients() as clients:
-        await clients.database.open_limit(OUTBOUND_BOT)
-        dispatching, environment = Dispatching(clients.database, clients.platform), ActivityEnvironment()
-        request = DispatchRequest(
-            task_id=task_id, organization_id=ORGANIZATION, job_group_id="", grace=4, retry_interval=0.1
-        )
-        group = await environment.run(dispatching.open_job_group, request)
-        request = replace(request, job_group_id=group.job_group_id)
-        assigning = asyncio.create_task(environment.run(dispatching.assign_contacts, request))
-        (await under_way(assigning)).add_done_callback(lambda _: environment.cancel())
-        with pytest.raises(asyncio.CancelledError):
-            await assigning
-        following: Assigned = await ActivityEnvironment().run(dispatching.assign_contacts, request)
-    assert (following.done, following.assigned, site.sim.outbound_bot.contacts_assigned) == (True, 0, 90)
 
 
 STUCK = {

@@ -6,7 +6,7 @@ What decides about dialling is read within the transaction that claims it, after
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -295,11 +295,13 @@ def release(cursor: Cursor, ids: Sequence[int]) -> None:
         )
 
 
-def fell_short(cursor: Cursor, ids: Sequence[int]) -> None:
-    """The platform named fewer jobs for these batches than contacts were sent."""
-    if ids:
+def fell_short(cursor: Cursor, tries: Mapping[int, int]) -> None:
+    """The platform named fewer jobs for these batches than contacts were sent: so often by now, by id."""
+    for number in sorted(set(tries.values())):
+        ids = [id_ for id_, often in tries.items() if often == number]
         cursor.execute(
-            f"UPDATE call_dispatches SET tries = tries + 1 WHERE accepted_at IS NULL AND id IN ({marks(len(ids))})", ids
+            f"UPDATE call_dispatches SET tries = %s WHERE accepted_at IS NULL AND id IN ({marks(len(ids))})",
+            (number, *ids),
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from alibabacloud_outboundbot20191226 import models
@@ -46,25 +47,26 @@ async def simulators() -> AsyncIterator[Simulators]:
         yield simulators
 
 
-@pytest.fixture(params=["plain", "TLS", "proxy"])
+@pytest.fixture(params=["plain", "TLS", "proxy", "forwarded"])
 async def session(
     request: pytest.FixtureRequest,
     simulators: Simulators,
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[PlatformSession]:
-    """By plain HTTP, by TLS, and by TLS through a proxy."""
+    """By plain HTTP, by TLS, and each through a proxy."""
     async with AsyncExitStack() as stack:
         endpoint = simulators.url
-        if request.param != "plain":
+        if request.param in ("TLS", "proxy"):
             monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
             address = simulators.url.removeprefix("http://")
             endpoint = await stack.enter_async_context(tls_before(address, certificates, protocol="http/1.1"))
-        if request.param == "proxy":
+        if request.param in ("proxy", "forwarded"):
             proxy, asked_for = await stack.enter_async_context(proxying())
-            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            monkeypatch.setenv("HTTPS_PROXY" if request.param == "proxy" else "HTTP_PROXY", proxy)
         yield await stack.enter_async_context(opened(endpoint))
-        assert request.param != "proxy" or asked_for == [endpoint] * len(asked_for) != []
+        if request.param in ("proxy", "forwarded"):
+            assert asked_for == [endpoint.removeprefix("http://")] * len(asked_for) != []
 
 
 @asynccontextmanager
@@ -84,19 +86,26 @@ async def opened(endpoint: str) -> AsyncIterator[PlatformSession]:
 
 @asynccontextmanager
 async def proxying() -> AsyncIterator[tuple[str, list[str]]]:
-    """A proxy that carries out CONNECT: its URL, and the servers that it was asked for."""
+    """A proxy that carries out CONNECT, or hands a request on: its URL, and the servers that it was asked for."""
     asked_for: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        method, target, _ = (await reader.readuntil(b"\r\n\r\n")).decode().split(maxsplit=2)
-        assert method == "CONNECT"
-        asked_for.append(target)
-        host, _, port = target.partition(":")
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, target, _ = head.decode().split(maxsplit=2)
+        asked_for.append(target if method == "CONNECT" else urlsplit(target).netloc)
+        host, _, port = asked_for[-1].partition(":")
         there = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+            return
+        # One request a connection, without a body.
+        head = head.replace(f"http://{asked_for[-1]}".encode(), b"", 1)
+        there[1].write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        await pump(there[0], writer)
+        there[1].close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked_for
 
 

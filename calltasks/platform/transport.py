@@ -75,7 +75,8 @@ class Transport:
             self._url(request),
             redirect=False,
             body=request.body,
-            headers=request.headers,
+            # As urllib3 spells them: it would add a second Host and Accept for a proxy.
+            headers={name.title(): value for name, value in request.headers.items()},
             retries=False,
             timeout=_TIMEOUT,
         )

@@ -10,8 +10,10 @@ from pymysql.cursors import Cursor
 
 from activities.holdings import GroupReading, Holding, Lead, hold
 from activities.tasks import existing
+from calltasks.clock import elapsed
 from calltasks.database.tables import contacts, suppressions, task_options
 from calltasks.database.tables import dispatches as table
+from calltasks.database.tables.contacts import Twins
 from calltasks.database.tables.dispatches import NOTHING, Batch, DoubtError, Span, Undialled, Written
 from calltasks.database.tables.gate import Gate
 from calltasks.database.tables.tasks import TaskRow
@@ -61,7 +63,8 @@ class Claimed:
         waiting: other batches whose end is open.
         more: rows are left that were in no batch yet.
         read: it went by a whole reading of the group.
-        unread: rows among those that are left are with the platform, and do not say so.
+        unread: rows among those that are left are with the platform, and do not say so, or may be.
+        wait: seconds until the platform would list those that may be.
         unclaimed: jobs of the group that belong to no row: nothing was sent again.
         suppressed: rows that are left out, by reason.
         failed: rows that were sent in vain for the last time.
@@ -73,6 +76,7 @@ class Claimed:
     more: bool = False
     read: bool = False
     unread: bool = False
+    wait: float = 0.0
     unclaimed: int = 0
     suppressed: Counter[str] = field(default_factory=Counter)
     failed: int = 0
@@ -139,7 +143,9 @@ def claim(
     unresolved = table.unresolved(cursor, task_id, group_id)
     # As they stand now: another attempt may have found that they may have left after all.
     again = [one for one in unresolved if one.id in ripe and (one.unsent or (reading and one.age >= grace))]
-    result = _claim(cursor, task, written.last_id, unresolved, again, reading=reading, list_first=list_first)
+    result = _claim(
+        cursor, task, written.last_id, unresolved, again, reading=reading, list_first=list_first, grace=grace
+    )
     result.known = table.written(cursor, task_id, group_id)
     return result
 
@@ -153,6 +159,7 @@ def _claim(
     *,
     reading: GroupReading | None,
     list_first: bool,
+    grace: float,
 ) -> Claimed:
     result, gate = Claimed(), _gate(cursor, task)
     holding = Holding(rows=set(), unclaimed=[])
@@ -169,7 +176,9 @@ def _claim(
         _again(cursor, gate, batch, holding, result)
     sent_again = {batch.id for batch in again[:BATCHES_AT_ONCE]}
     result.waiting = [batch for batch in unresolved if batch.id not in sent_again]
-    _next(cursor, gate, started, holding, result)
+    # As old as this, whatever the platform has stood in the reading.
+    listed = grace + elapsed() - reading.began if reading else None
+    _next(cursor, gate, started, holding, result, grace=grace, listed=listed)
     _hand_over(cursor, task, result.claims)
     return result
 
@@ -262,11 +271,21 @@ def _again(cursor: Cursor, gate: Gate, batch: Batch, holding: Holding, result: C
     table.close(cursor, batch.id)
     size = CONTACTS_A_CALL if batch.unsent else -(-len(left) // 2)
     parts = [part for part in _parts(rows, holding, size) if part[0].id not in holding.rows]
-    _write_down(cursor, gate.task, parts, holding, result, tries=batch.tries)
+    shared = contacts.twins(cursor, gate.task, rows)
+    _write_down(cursor, gate.task, parts, holding, result, shared, tries=batch.tries)
 
 
-def _next(cursor: Cursor, gate: Gate, started: int, holding: Holding, result: Claimed) -> None:
-    """Claim the next rows that were in no batch yet."""
+def _next(
+    cursor: Cursor,
+    gate: Gate,
+    started: int,
+    holding: Holding,
+    result: Claimed,
+    *,
+    grace: float,
+    listed: float | None,
+) -> None:
+    """Claim the next rows that were in no batch yet, up to one that was, under another id, and may be listed yet."""
     task, limit = gate.task, BATCHES_AT_ONCE * CONTACTS_A_CALL
     found: list[Undialled] = []
     rows: list[Undialled] = []
@@ -283,7 +302,15 @@ def _next(cursor: Cursor, gate: Gate, started: int, holding: Holding, result: Cl
         span = Span(first=found[0], last_id=found[-1].id)
         for id_ in table.insert(cursor, task.task_id, task.job_group_id, [span]):
             table.close(cursor, id_)
-    _write_down(cursor, task, _parts(rows, holding, CONTACTS_A_CALL), holding, result, tries=0)
+    shared = contacts.twins(cursor, task, rows)
+    for index, row in enumerate(rows):
+        age = shared.anew.get(row.id)
+        if age is not None and row.id not in holding.rows and (listed is None or age < listed):
+            result.more = result.unread = True
+            result.wait = max(grace - age, 0.0)
+            rows = rows[:index]
+            break
+    _write_down(cursor, task, _parts(rows, holding, CONTACTS_A_CALL), holding, result, shared, tries=0)
 
 
 def _gate(cursor: Cursor, task: TaskRow) -> Gate:
@@ -326,14 +353,13 @@ def _write_down(
     parts: Sequence[list[Undialled]],
     holding: Holding,
     result: Claimed,
+    shared: Twins,
     *,
     tries: int,
 ) -> None:
-    every = [row for part in parts for row in part]
-    single = {row.id for row in contacts.without_repeated(cursor, task, every)}
     spans = [Span(first=part[0], last_id=part[-1].id, tries=tries) for part in parts]
     claims = [
-        Claim(id=id_, rows=[row for row in part if row.id in single - holding.rows], tries=tries)
+        Claim(id=id_, rows=[row for row in part if row.id not in shared.later | holding.rows], tries=tries)
         for id_, part in zip(table.insert(cursor, task.task_id, task.job_group_id, spans), parts, strict=True)
     ]
     table.accept(cursor, [claim.id for claim in claims if not claim.rows])

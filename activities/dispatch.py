@@ -308,12 +308,12 @@ class Dispatching:
                 nobody += batches[number + 1 :]
                 break
         # Afterwards it took others, or it is one batch, of values that it does not take, beside others that it took.
-        wrong = before and len(batches) == 1 and all(isinstance(error, ValueRefusedError) for _, error in nobody)
+        of_task = (request.task_id, request.job_group_id)
+        took = bool(sent.assigned) or (len(batches) == 1 and await self._database.run(table.any_accepted, *of_task))
+        wrong = took and len(batches) == 1 and all(isinstance(error, ValueRefusedError) for _, error in nobody)
         if wrong or sent.assigned > before:
             alone, nobody = alone + nobody, []
-        of_task = (request.task_id, request.job_group_id)
-        # A batch of one tells nothing by itself.
-        if not sent.assigned and not (len(alone) == 1 and await self._database.run(table.any_accepted, *of_task)):
+        if not took:
             alone, nobody = [], alone + nobody
         await self._fail(sent, alone)
         await self._release(sent, [claim for claim, _ in nobody])
@@ -375,6 +375,7 @@ def _outcome(request: DispatchRequest, claimed: Claimed, sent: Sent, session: Pl
     retry_in = max(request.retry_interval, LEAST_WAIT) if sent.error else 0.0
     if waits and not (claimed.more and not sent.error):
         retry_in = max(min(waits), retry_in, 1.0)
+    retry_in = max(retry_in, claimed.wait)
     suppressed = claimed.suppressed + sent.suppressed
     activity.logger.info(
         "task %d: %d contacts assigned, %s refused, %s left out, %d sent in vain, %d batches without an answer"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from activities.job_ids import identify, read_pages
+from calltasks.clock import elapsed
 from calltasks.database.tables.dispatches import DoubtError
 from calltasks.errors import ServiceError
 from calltasks.platform.errors import SERVICE, NoSuchJobError
@@ -22,10 +23,12 @@ class GroupReading:
     Attributes:
         jobs: those that it lists.
         error: why the platform may have more than that; ``""``: the reading is whole.
+        began: by :func:`calltasks.clock.elapsed`.
     """
 
     jobs: list[IdentifiedJob]
     error: str
+    began: float = 0.0
 
 
 async def find_group(session: PlatformSession, name: str) -> str | None:
@@ -57,6 +60,7 @@ async def read_group(session: PlatformSession, group_id: str, known: Iterable[st
         group_id: the job group.
         known: ids of jobs that rows of the task have, whatever group they are of.
     """
+    began = elapsed()
     pages = await read_pages(session, group_id, 1, None)
     jobs = await identify(session, pages)
     try:
@@ -65,7 +69,7 @@ async def read_group(session: PlatformSession, group_id: str, known: Iterable[st
         error = str(failure)
     if not error and (pages.gone or not pages.complete):
         error = f"{SERVICE}: the list of the group lacks jobs that it has"
-    return GroupReading(jobs=jobs, error=error)
+    return GroupReading(jobs=jobs, error=error, began=began)
 
 
 async def _hidden(session: PlatformSession, group_id: str, missing: set[str], listed: int) -> str:

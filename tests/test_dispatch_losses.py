@@ -120,3 +120,20 @@ async def test_leads_of_which_nobody_was_called_are_called_when_they_were_entere
         result = await site.run(task_id, SOON)
     assert_dialled_once(site, range(1, 121))
     assert (result["called"], result["task_type"]) == (120, 4)
+
+
+async def test_rows_that_are_entered_anew_while_dispatch_is_paused_are_called(sites: Sites) -> None:
+    site = await sites(SimulatorOptions(answer_rate=0, calls_over=True), OUTBOUND_BOT_QPS="4")
+    site.add_leads(1_000)
+    task_id = await site.create_task()
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, SOON)
+        await eventually(handed_over(site, 99))
+        await calls.control(task_id, "pause")
+        taken = site.sim.outbound_bot.contacts_assigned
+        assert taken < 1_000
+        enter_anew(site, 5, 6, 999, 1_000)
+        await calls.control(task_id, "resume")
+        result = await site.result(task_id)
+    assert_dialled_once(site, range(1, 1_001))
+    assert (result["called"], result["task_type"]) == (1_000, 4)

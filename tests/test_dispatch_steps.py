@@ -60,13 +60,18 @@ class Steps:
         """Steps until dispatch is done, each after the grace of whatever has no answer."""
         self.site.sim.set_faults()
         for _ in range(30):
-            self.site.sql(
-                "UPDATE call_dispatches SET attempted_at = attempted_at - INTERVAL 1 MINUTE"
-                " WHERE accepted_at IS NULL AND attempted_at > '2001-01-01'"
-            )
+            self.age()
             if (await self.step()).done:
                 return
         raise AssertionError("dispatch does not come to its end")
+
+    def age(self) -> None:
+        """Everything that was handed over was so a minute before."""
+        self.site.sql("UPDATE call_contacts SET claimed_at = claimed_at - INTERVAL 1 MINUTE")
+        self.site.sql(
+            "UPDATE call_dispatches SET attempted_at = attempted_at - INTERVAL 1 MINUTE"
+            " WHERE accepted_at IS NULL AND attempted_at > '2001-01-01'"
+        )
 
     @property
     def assigned(self) -> int:
@@ -320,3 +325,69 @@ async def test_the_last_few_of_whom_nobody_can_be_taken_hold_no_campaign_open(si
         await steps.step()
         await steps.finish()
         assert (steps.failed, steps.assigned) == ([100, 101, 102], 99)
+
+    # Also in a step of their own, when the others were taken long before.
+    async with steps_of(sites, 1_092) as steps:
+        refuse(steps.site, "InvalidParameter", lambda taken: False, 1_090, 1_091, 1_092)
+        await steps.step()
+        assert steps.assigned == 1_089
+        await steps.finish()
+        assert (steps.failed, steps.assigned) == ([1_090, 1_091, 1_092], 1_089)
+
+
+# --- rows that the CRM deletes and enters anew --------------------------------------------------------------------
+
+
+def take_out(site: Site, *leads: int) -> list[dict[str, Any]]:
+    """Delete the rows of these leads; returns what a mapper would insert for them."""
+    columns = "task_id, leads_id, leads_name, leads_phone, reference_id, '' AS call_job_id, call_time"
+    rows = site.sql(f"SELECT {columns} FROM leads_task_list WHERE leads_id IN %s ORDER BY id", leads)
+    site.sql("DELETE FROM leads_task_list WHERE leads_id IN %s", leads)
+    return rows
+
+
+@pytest.mark.parametrize("between", [True, False], ids=["around-the-reading", "after-it"])
+async def test_a_row_of_a_batch_that_was_taken_in_part_is_not_sent_when_it_is_entered_anew(
+    sites: Sites, between: bool
+) -> None:
+    async with steps_of(sites, 1_200) as steps:
+        steps.site.sim.set_faults(Fault(target="AssignJobs", kind="partial", count=1))
+        await steps.step()
+        steps.site.sim.set_faults()
+        rows = take_out(steps.site, 1) if between else []
+        steps.age()
+        await steps.step()
+        steps.site.insert("leads_task_list", rows or take_out(steps.site, 1))
+        await steps.finish()
+        steps.assert_all_once(1_200)
+
+
+NOT_TAKEN = {
+    "a refused key": Fault(target="AssignJobs", kind="permanent", count=1, code="Forbidden.RAM"),
+    "nobody there": Fault(target="AssignJobs", kind="hang", count=1, seconds=0.1),
+}
+
+
+@pytest.mark.parametrize("fault", NOT_TAKEN)
+async def test_a_row_of_a_batch_that_was_not_taken_is_sent_when_it_is_entered_anew(sites: Sites, fault: str) -> None:
+    async with steps_of(sites, LEADS) as steps:
+        steps.site.sim.set_faults(NOT_TAKEN[fault])
+        with suppress(ApplicationError):
+            await steps.step()
+        assert steps.assigned == 0
+        steps.site.insert("leads_task_list", take_out(steps.site, 5))
+        await steps.finish()
+        steps.assert_all_once(LEADS)
+
+
+async def test_a_number_that_was_refused_is_sent_when_its_row_is_entered_anew_with_another(sites: Sites) -> None:
+    async with steps_of(sites, 1_200) as steps:
+        assign = steps.site.sim.outbound_bot.actions["AssignJobs"]
+        refuse(steps.site, "InvalidParameter", lambda taken: False, 5)
+        await steps.step()
+        assert steps.failed == [5]
+        steps.site.sim.outbound_bot.actions["AssignJobs"] = assign
+        rows = take_out(steps.site, 5)
+        steps.site.insert("leads_task_list", [rows[0] | {"leads_phone": phone(5_005)}])
+        await steps.finish()
+        steps.assert_all_once(1_200)

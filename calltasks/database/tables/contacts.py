@@ -7,12 +7,13 @@ who looks for the calls that wait for a number looks again until no claim that b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pymysql.cursors import Cursor
 
 from calltasks.database.connection import SHORT_ROWS, bulks, flat, in_one, marks
 from calltasks.database.tables import withdrawals
-from calltasks.database.tables.dispatches import NEVER_SENT, Undialled
+from calltasks.database.tables.dispatches import Undialled
 from calltasks.database.tables.gate import NUMBERS_A_STATEMENT
 from calltasks.database.tables.needs import CALLED, is_final
 from calltasks.database.tables.tasks import TaskRow
@@ -29,18 +30,28 @@ _UNKNOWN = (
 )
 
 
-_STANDS = (
-    "SELECT CAST(CONVERT(l.reference_id USING utf8mb4) AS BINARY), MIN(l.id) FROM leads_task_list l"
+_TWINS = (
+    "SELECT 0, CAST(CONVERT(l.reference_id USING utf8mb4) AS BINARY), MIN(l.id) FROM leads_task_list l"
     " WHERE l.task_id = %s AND l.reference_id IN ({own})"
     f" AND (COALESCE(l.call_status, '') <> '{CANCELLED}' OR {CALLED}) GROUP BY l.reference_id"
-    " UNION ALL SELECT CAST(c.reference_id AS BINARY), c.list_id FROM call_contacts c"
+    " UNION ALL SELECT 1, CAST(c.reference_id AS BINARY),"
+    " TIMESTAMPDIFF(MICROSECOND, MAX(c.claimed_at), UTC_TIMESTAMP(6)) / 1000000 FROM call_contacts c"
     " LEFT JOIN leads_task_list l ON l.id = c.list_id AND l.task_id = c.task_id"
-    " WHERE c.task_id = %s AND c.reference_id IN ({carried}) AND l.id IS NULL"
-    # Its request may have left. An older campaign of this id (a database that counts from 1 again) had another group.
-    " AND EXISTS (SELECT 1 FROM call_dispatches d WHERE d.task_id = c.task_id AND d.job_group_id = %s"
-    f" AND c.list_id BETWEEN d.first_id AND d.last_id AND d.attempted_at <> '{NEVER_SENT}'"
-    f" AND COALESCE(d.accepted_at, d.attempted_at) <> '{NEVER_SENT}')"
+    " WHERE c.task_id = %s AND c.reference_id IN ({carried}) AND l.id IS NULL GROUP BY c.reference_id"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twins:
+    """Rows of one reference.
+
+    Attributes:
+        later: ids of rows for which an earlier one stands; who is left out stands for nobody.
+        anew: of rows whose lead was handed over under a row that the CRM has deleted since: how many seconds ago.
+    """
+
+    later: frozenset[int]
+    anew: dict[int, float]
 
 
 def hand_over(cursor: Cursor, task: TaskRow, rows: Sequence[Undialled]) -> None:
@@ -48,20 +59,20 @@ def hand_over(cursor: Cursor, task: TaskRow, rows: Sequence[Undialled]) -> None:
     _insert(cursor, "UTC_TIMESTAMP(6)", [_entry(task, row.id, row.phone, _carried(task, row)) for row in rows])
 
 
-def without_repeated(cursor: Cursor, task: TaskRow, rows: Sequence[Undialled]) -> list[Undialled]:
-    """Those of the rows that no earlier one of the same reference stands for, be it one that was handed over and that
-    the CRM has deleted since, to enter the lead anew. Who is left out stands for nobody."""
-    firsts: dict[str, int] = {}
+def twins(cursor: Cursor, task: TaskRow, rows: Sequence[Undialled]) -> Twins:
+    """What these rows share their references with."""
+    found: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for part in bulks([(row.reference_id or None, _carried(task, row)) for row in rows], NUMBERS_A_STATEMENT):
         own, carried = zip(*part, strict=True)
-        cursor.execute(
-            _STANDS.format(own=marks(len(part)), carried=marks(len(part))),
-            (task.task_id, *own, task.task_id, *carried, task.job_group_id),
-        )
-        for reference_id, row_id in cursor.fetchall():
-            text = bytes(reference_id).decode()
-            firsts[text] = min(int(row_id), firsts.get(text, int(row_id)))
-    return [row for row in rows if firsts.get(_carried(task, row), row.id) >= row.id]
+        some = marks(len(part))
+        cursor.execute(_TWINS.format(own=some, carried=some), (task.task_id, *own, task.task_id, *carried))
+        for gone, reference_id, number in cursor.fetchall():
+            found[int(gone)][bytes(reference_id).decode()] = float(number)
+    firsts, ages = found
+    return Twins(
+        later=frozenset(row.id for row in rows if firsts.get(_carried(task, row), row.id) < row.id),
+        anew={row.id: ages[_carried(task, row)] for row in rows if _carried(task, row) in ages},
+    )
 
 
 def enter(cursor: Cursor, task: TaskRow, *, dispatched: bool) -> None:

@@ -34,7 +34,6 @@ from calltasks.database.tables.needs import Standing, Work
 from calltasks.database.tables.task_options import Kept
 from calltasks.database.tables.tasks import TaskRow
 from calltasks.errors import PermanentError
-from calltasks.names import START_CALL
 from calltasks.rules.reanalysis import Reanalysis
 from calltasks.rules.row_ranges import pack
 from calltasks.steps import Step
@@ -46,7 +45,7 @@ class Task:
 
     Attributes:
         dispatched: every lead is with the platform already.
-        asked: this run came into being by a start-call, not by another signal that started it.
+        asked: this run came into being by a start, not by a signal that started it.
         search_attributes: those that the namespace knows.
         kept: what earlier runs were told.
     """
@@ -195,10 +194,8 @@ class Tasks:
                 maximum_page_size=2,
             )
         )
-        second = history.history.events[1]
-        if not second.HasField("workflow_execution_signaled_event_attributes"):
-            return True
-        return second.workflow_execution_signaled_event_attributes.signal_name == START_CALL
+        # If that signal is a start-call, the run has heard it.
+        return not history.history.events[1].HasField("workflow_execution_signaled_event_attributes")
 
     @activity.defn
     async def keep(self, keep: Keep) -> None:

@@ -145,6 +145,18 @@ def read_input(input: Any) -> tuple[CallTaskInput | None, str]:
     try:
         return CallTaskInput.model_validate(input), ""
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        return None, f'input must be a JSON object like {{"task_id": 42}}; {where}: {first["msg"]}'
+        return None, f'input must be a JSON object like {{"task_id": 42}}; {_first(error)}'
+
+
+def read_options(given: Any) -> tuple[Options | None, str]:
+    """Options as a signal brings them (None: none), or what is wrong with them."""
+    try:
+        return Options.model_validate({} if given is None else given), ""
+    except ValidationError as error:
+        return None, f'options must be a JSON object like {{"at_most": 3, "in_days": 30}}; {_first(error)}'
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    return f"{where}: {first['msg']}"

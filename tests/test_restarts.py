@@ -4,7 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from temporalio.client import WorkflowUpdateStage
 
+from calltasks.names import CALL_TASKS, WORKFLOW, workflow_id
 from simulators import Fault, SimulatorOptions
 from tests.comparison import assert_finished, assert_nothing_went_back
 from tests.pipeline import QUICK, Sites, eventually
@@ -71,3 +73,24 @@ async def test_a_run_that_restarts_as_new_again_and_again_loses_nothing(restarti
     assert result["outcome"] == "complete" and result["reanalysed"] >= 5
     assert_finished(site, task_id, result)
     assert_nothing_went_back(site, task_id)
+
+
+async def test_a_control_of_a_closed_task_holds_no_restart_up(restarting_sites: Sites) -> None:
+    """It is asked for before the run has seen its task, whose table is locked meanwhile."""
+    site = await restarting_sites(SimulatorOptions(calls_over=True))
+    site.add_leads(30)
+    task_id = await site.create_task()
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, QUICK)
+        await site.result(task_id)
+        site.sql("LOCK TABLES call_tasks WRITE")
+        await site.client.start_workflow(
+            WORKFLOW, {"task_id": task_id, "dial": False}, id=workflow_id(task_id), task_queue=CALL_TASKS
+        )
+        run = site.handle(task_id)
+        control = await run.start_update("control_calls", "pause", wait_for_stage=WorkflowUpdateStage.ACCEPTED)
+        for _ in range(40):
+            await run.signal("force_analyze", {"all": True})
+        site.sql("UNLOCK TABLES")
+        assert not (await control.result())["done"]
+        assert (await site.result(task_id))["outcome"] == "complete"

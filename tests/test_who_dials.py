@@ -157,6 +157,41 @@ async def test_a_signal_that_starts_a_run_dials_nobody_and_a_start_call_then_doe
     assert site.stats()["dialled_twice"] == []
 
 
+WRONG = [
+    {"not_called_within": "thirty"},
+    {"not_called_withn": 30},
+    {"strategy": {"workingTime": []}},
+    {"at_most": 1},
+    "x",
+]
+
+
+@pytest.mark.parametrize("options", WRONG, ids=str)
+async def test_a_start_call_with_wrong_options_dials_nobody_and_says_why(sites: Sites, options: Any) -> None:
+    """As if there were none, people would be called whom they leave out."""
+    site = await sites()
+    site.add_leads(5)
+    task_id = await site.create_task()
+    async with site.working():
+        given = QUICK.model_dump(exclude_none=True)
+        await signal_with_start(site, task_id, "start_call", [options], options=given)
+        result = await site.result(task_id)
+    assert (result["called"], site.sim.outbound_bot.contacts_assigned) == (0, 0)
+    assert result["last_error"].startswith("start_call was ignored: options must be a JSON object like")
+
+
+@pytest.mark.parametrize(("signal", "arguments"), [("start_call", [{}, {}]), ("force_analyze", [{"all": True}, 1])])
+async def test_a_signal_that_brings_too_much_holds_nothing_up(sites: Sites, signal: str, arguments: list[Any]) -> None:
+    """As `temporal workflow signal --input … --input …` sends it."""
+    site = await sites()
+    site.add_leads(5)
+    task_id = await site.create_task()
+    async with site.working(), site.calls() as calls:
+        await calls.start_call(task_id, QUICK)
+        await site.handle(task_id).signal(signal, args=arguments)
+        assert (await site.result(task_id))["outcome"] == "complete"
+
+
 async def says(site: Site, task_id: int, text: str) -> None:
     """Wait until the run's details say so."""
 

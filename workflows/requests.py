@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, ClassVar
 
-from pydantic import ValidationError
 from temporalio import workflow
 
 from activities.steps import STEPS
 from activities.tasks import Review, Task
 from calltasks import names
-from calltasks.options import Options, read_input
+from calltasks.options import Options, read_input, read_options
 from calltasks.rules.reanalysis import Answer, Asked, read
 from calltasks.steps import Step
 from workflows import reanalysis
@@ -68,15 +66,22 @@ class Requests:
     def reanalyses(self) -> list[Answer]:
         return self._answers
 
+    # What a signal brings too much is passed over, and what is wrong is told: an error would hold the run up for ever.
+
     @workflow.signal(description="Make the calls, in a run that was not started for them (a re-analysis, a check).")
-    def start_call(self, options: Any = None) -> None:
+    def start_call(self, options: Any = None, *surplus: Any) -> None:
+        given, wrong = read_options(options)
+        if given is None:
+            # Without them, people might be called whom they would have left out.
+            self._tally.note(f"start_call was ignored: {wrong}", "start_call")
+            return
+        self._tally.note("", "start_call")
         if not self._asked:
             self._asked = self._wake = True
-            with suppress(ValidationError):
-                self._given = Options.model_validate(options or {}).over(self._given.kept())
+            self._given = given.over(self._given.kept())
 
     @workflow.signal(description='Analyse calls again: {"call_job_ids": ["…"]}, {"all": true} or {"failed": true}.')
-    def force_analyze(self, request: Any = None) -> None:
+    def force_analyze(self, request: Any = None, *surplus: Any) -> None:
         try:
             wanted = read(request)
         except ValueError as error:
@@ -111,7 +116,11 @@ class Requests:
 
     @workflow.update(description='"pause", "resume" or "cancel" the dialling, and hear what the platform answered.')
     async def control_calls(self, action: str) -> dict[str, Any]:
-        return await self._controls.answer(self._controls.ask(action), lambda: self._over)
+        return await self._controls.answer(self._controls.ask(action), self._hears_nobody)
+
+    def _hears_nobody(self) -> bool:
+        """Whether nobody carries out controls any more."""
+        return self._over or (self._pipeline is not None and self._controlling is None)
 
     @control_calls.validator
     def _is_action(self, action: str) -> None:

@@ -32,7 +32,7 @@ def turns_of(text: str) -> list[Any]:
     """The turns of a stored transcript; none of what is no list of turns."""
     try:
         turns = json.loads(text) if text else []
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return turns if isinstance(turns, list) else []
 

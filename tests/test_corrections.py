@@ -7,8 +7,9 @@ import pytest
 
 from calltasks.database.tables.corrections import Word
 from calltasks.evaluation.corrections import hide
+from calltasks.rules.phones import e164
 from simulators import SimulatorOptions
-from tests.pipeline import QUICK, Sites
+from tests.pipeline import ORGANIZATION, QUICK, Sites, phone
 from tests.test_analyses import command
 
 
@@ -53,3 +54,19 @@ async def test_corrections_are_exported_and_judged_by_the_model(sites: Sites, tm
     assert (report["conversations"], report["judged"]) == (3, 3)
     nobody = await command("evaluate", "--from-corrections", "--organization", "org-nobody")
     assert nobody.exit_code == 1 and "org-nobody" in nobody.stderr
+
+
+@pytest.mark.parametrize("present", [phone(999), ""], ids=["another number", "no number"])
+async def test_who_wants_no_more_calls_is_entered_by_the_number_that_was_dialled(sites: Sites, present: str) -> None:
+    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
+    site.add_leads(1)
+    task_id = await site.create_task()
+    async with site.working():
+        await site.run(task_id, QUICK)
+    [row] = site.rows(task_id)
+    site.sql("UPDATE leads_task_list SET leads_phone = %s", present)
+    word = Word(is_interested=2, leads_remark="请勿再打", next_follow_time=None, do_not_call=True)
+    async with site.calls() as calls:
+        await calls.correct(row["id"], word, ORGANIZATION, by="tester")
+    entered = {entry["phone"] for entry in site.sql("SELECT phone FROM call_opt_outs WHERE standing = 1")}
+    assert entered == {e164(number) for number in (phone(1), present) if number}

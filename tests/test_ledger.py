@@ -2,15 +2,19 @@
 entry counts for its own call only (rules 6.6, 7)."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
 from pymysql.converters import escape_string
+from pymysql.cursors import Cursor
 
 from activities.portions import Answers
 from calltasks.call_tasks import CallTasks
 from calltasks.database.connection import bulks
-from calltasks.database.tables.analyses import FollowUp
+from calltasks.database.tables import follow_ups, jobs
+from calltasks.database.tables.analyses import FollowUp, Present, present
 from calltasks.errors import PermanentError
 from calltasks.rules.judgement import PROMPT_VERSION
 from simulators import Fault, SimulatorOptions
@@ -318,8 +322,104 @@ async def test_a_follow_up_that_a_person_moved_to_another_lead_is_kept_unless_to
     assert (done.written, done.kept_edits) == (len(rows) - 2, 2)
     for row in rows[:2]:
         assert follow_up(site, row) == before[row["leads_follow_id"]]
+    # Another lead's follow-up is never written: with ``override`` the call has one of its own again.
     assert (await judge(site, task_id, "request-2", override=True)).written == len(rows)
-    assert follow_up(site, rows[1])["leads_remark"] != "客户已到店" and len(site.follow_ups()) == len(rows)
+    for row, there in zip(rows[:2], site.rows(task_id), strict=False):
+        assert follow_up(site, row) == before[row["leads_follow_id"]]
+        assert there["leads_follow_id"] not in before
+        assert str(follow_up(site, there)["leads_id"]) == str(row["leads_id"])
+
+
+@pytest.mark.parametrize("override", [False, True])
+@pytest.mark.parametrize("lead", [1, 777], ids=["their own", "another lead's"])
+async def test_a_follow_up_that_a_person_has_linked_instead_is_kept_unless_told(
+    sites: Sites, lead: int, override: bool
+) -> None:
+    site, task_id, rows = await judged_task(sites)
+    site.insert("dcc_leads_follow", [{"leads_id": lead, "leads_remark": "客户周三到店"}])
+    own = max(site.follow_ups())
+    site.sql("UPDATE leads_task_list SET leads_follow_id = %s WHERE id = %s", own, rows[0]["id"])
+    done = await judge(site, task_id, "request-1", override=override)
+    assert done.kept_edits == (0 if override else 1)
+    replaced = override and lead == 1
+    assert (site.follow_ups()[own]["leads_remark"] == "客户周三到店") != replaced
+    linked_to = site.rows(task_id)[0]["leads_follow_id"]
+    assert (linked_to == own) == (lead == 1 or not override)
+    assert str(site.follow_ups()[linked_to]["leads_id"]) == ("1" if override else str(lead))
+
+
+async def test_a_link_that_a_person_has_set_is_not_taken_back_when_the_interest_is_gone(sites: Sites) -> None:
+    site, task_id, rows = await judged_task(sites)
+    site.insert("dcc_leads_follow", [{"leads_id": 1, "leads_remark": "客户周三到店"}])
+    own = max(site.follow_ups())
+    change = "UPDATE leads_task_list SET leads_follow_id = %s, is_interested = NULL WHERE id = %s"
+    site.sql(change, own, rows[0]["id"])
+    await judge(site, task_id)
+    row = site.rows(task_id)[0]
+    assert row["leads_follow_id"] == own and row["is_interested"] is not None
+    assert site.follow_ups()[own]["leads_remark"] == "客户周三到店"
+
+
+@pytest.mark.parametrize("zero", ["0000-00-00 00:00:00", "2026-00-00 00:00:00"])
+async def test_a_follow_up_without_a_real_date_stops_nobody(sites: Sites, zero: str) -> None:
+    site, task_id = await fresh(sites)
+    site.sql("SET SESSION sql_mode = ''")
+    times = dict.fromkeys(("follow_time", "frist_follow_time", "new_follow_time"), zero)
+    site.insert("dcc_leads_follow", [{"leads_id": 1, "leads_remark": "导入", **times}])
+    assert (await judge(site, task_id)).written == len(MANY)
+
+
+@pytest.mark.parametrize("odd", ["[" * 100_000, '[{"Script":' * 3_000, "[" * 100_000 + "]" * 100_000])
+async def test_a_stored_conversation_that_is_nested_without_end_stops_nobody(sites: Sites, odd: str) -> None:
+    site, task_id = await fresh(sites)
+    site.sql("UPDATE leads_task_list SET call_conversation = %s WHERE leads_id = 1", odd)
+    assert (await judge(site, task_id)).written == len(MANY)
+
+
+async def test_a_row_that_has_lost_its_task_holds_its_job_for_nobody(sites: Sites) -> None:
+    site, task_id = await fresh(sites, "ALTER TABLE leads_task_list MODIFY task_id BIGINT NULL")
+    lost, other = [row["call_job_id"] for row in site.rows(task_id)][:2]
+    site.sql("UPDATE leads_task_list SET task_id = NULL WHERE call_job_id = %s", lost)
+    async with CallTasks.connect(temporal=False) as calls:
+        assert await calls.database.run(jobs.used_jobs, [lost, other]) == {other}
+
+
+@pytest.mark.parametrize("interest", [None, 1])
+async def test_a_link_below_zero_is_none(sites: Sites, interest: int | None) -> None:
+    site, task_id = await fresh(sites, leads_follow_id=-1, is_interested=interest)
+    assert (await judge(site, task_id)).written == len(MANY)
+    assert all(row["leads_follow_id"] in site.follow_ups() for row in site.rows(task_id))
+
+
+async def test_a_request_that_another_attempt_has_answered_meanwhile_is_not_answered_again(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came to the rows first; then a person edits what it wrote."""
+    site, task_id, rows = await judged_task(sites)
+    now, looks = datetime(2026, 12, 1, 9), 0
+
+    def judged(remark: str) -> FollowUp:
+        ids = {"list_id": rows[0]["id"], "call_job_id": rows[0]["call_job_id"]}
+        return FollowUp(**ids, outcome="default", is_interested=0, leads_remark=remark)
+
+    async with CallTasks.connect(temporal=False) as calls:
+
+        def run(remark: str) -> tuple[int, set[int]]:
+            options: dict[str, Any] = {"request_id": "r", "now": now, "now_utc": now, "override": True}
+            given = (task_id, [judged(remark)])
+            return calls.database._attempt(follow_ups.update, given, options, transaction=True)
+
+        def slow(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[int, Present]:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                assert run("first")[0] == 1
+                site.sql("UPDATE dcc_leads_follow SET leads_remark = '客户已到店'")
+            return present(cursor, ids, lock=lock)
+
+        monkeypatch.setattr(follow_ups, "present", slow)
+        assert (await asyncio.to_thread(run, "second"))[0] == 0
+    assert follow_up(site, rows[0])["leads_remark"] == "客户已到店"
 
 
 async def fresh_interests(site: Site) -> list[int]:

@@ -462,6 +462,26 @@ async def opened(crm: Crm) -> int:
     return int(crm.sql("SELECT COUNT(*) AS n FROM call_opt_outs WHERE withdrawn_at IS NULL")[0]["n"])
 
 
+async def test_what_is_known_of_a_call_is_not_taken_back_by_a_look_that_comes_late(crm: Crm) -> None:
+    (row,) = crm.task(phone(1))
+    call = withdrawals.Waiting(
+        opt_out_id=1,
+        organization_id=ORGANIZATION,
+        phone=number(1),
+        said_no_at=datetime(2026, 1, 1),
+        list_id=row,
+        task_id=crm.task_of(row),
+        task_over=False,
+        job_group_id="g",
+        job_id="j",
+        waited=True,
+    )
+    for outcome in ("", withdrawals.TOO_LATE, ""):
+        await crm.database.run(withdrawals.write_down, [(call, outcome)])
+    [entry] = crm.sql("SELECT outcome, settled_at FROM call_withdrawals")
+    assert entry["outcome"] == withdrawals.TOO_LATE and entry["settled_at"] is not None
+
+
 async def test_what_is_taken_up_again_while_a_look_is_under_way_stays_open(crm: Crm) -> None:
     """The look has asked the platform for long, and does not know of the call that has turned up meanwhile."""
     (row,) = crm.task(phone(1))

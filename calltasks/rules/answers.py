@@ -97,7 +97,7 @@ def _plain(text: str) -> str:
     if text.startswith('"'):
         try:
             inner = json.loads(text, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         return inner if isinstance(inner, str) else text
     return text.replace('\\"', '"') if re.search(r'[{,]\s*\\"', text) and not re.search(r'[{,]\s*"', text) else text
@@ -124,7 +124,7 @@ def _object(text: str, at: int, names: frozenset[str]) -> tuple[Any, int]:
     """The object that begins at this brace, and where it ends."""
     try:
         return _DECODER.raw_decode(text, at)
-    except ValueError:
+    except (ValueError, RecursionError):
         if len(text) > MENDED_CHARACTERS:
             raise UnreadableTextError from None
         return _mended(text, at, names)
@@ -197,7 +197,7 @@ def _string(raw: str) -> Any:
 def _array(raw: str) -> list[Any]:
     try:
         found = json.loads(raw, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return re.findall(rf"[{_OPENING}]([^{_MARKS}]*)[{_MARKS}]", raw)
     return found if isinstance(found, list) else []
 

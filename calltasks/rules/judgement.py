@@ -197,7 +197,7 @@ def render(conversation: str) -> str:
     """A stored conversation (JSON) as lines of speech; ``""`` if nobody says anything in it."""
     try:
         turns = json.loads(conversation)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     lines = []
     for turn in turns if isinstance(turns, list) else []:

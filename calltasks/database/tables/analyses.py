@@ -136,7 +136,6 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
         id_, interest = int(row[0]), interest_of(row[2])
         follow_up, entry = there.get(follow_ids[id_]), ledger.get(int(row[0]))
         _, remark, next_time = follow_up or ("", "", None)
-        known = entry if entry is not None and entry.follow_id == follow_ids[id_] else None
         found[id_] = Present(
             list_id=id_,
             leads_id=row[1],
@@ -146,7 +145,7 @@ def present(cursor: Cursor, ids: Sequence[int], *, lock: bool = False) -> dict[i
             linked=bool(row[3]),
             leads_remark=remark,
             next_follow_time=next_time,
-            change=_change(follow_up, str(row[1]), interest, known) if follow_ids[id_] else "",
+            change=_change(follow_up, str(row[1]), interest, entry, follow_ids[id_]) if follow_ids[id_] else "",
             step=int(row[5]),
         )
     return found
@@ -170,15 +169,17 @@ def _follow_ups(cursor: Cursor, ids: Sequence[int], update: str) -> dict[int, tu
     return {int(row[0]): (str(row[1]), str(row[2] or ""), row[3]) for row in cursor.fetchall()}
 
 
-def _change(there: tuple[str, str, Any] | None, lead: str, interest: int | None, written: Entry | None) -> str:
-    if there is None:
+def _change(
+    there: tuple[str, str, Any] | None, lead: str, interest: int | None, written: Entry | None, follow_id: int
+) -> str:
+    # One of another lead is not this call's any more, whatever the row points to.
+    if there is None or there[0] != lead:
         return "deleted"
     if written is None:
         return ""
-    # An interest that is gone is a lost one, not a person's word.
-    owner, *said = there
-    same = owner == lead and interest in (None, written.is_interested) and digest(*said) == written.stored
-    return "" if same else "edited"
+    # An interest that is gone is a lost one, not a person's word; another follow-up of the lead is one.
+    ours = written.follow_id == follow_id and digest(*there[1:]) == written.stored
+    return "" if ours and interest in (None, written.is_interested) else "edited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

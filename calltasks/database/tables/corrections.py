@@ -71,7 +71,7 @@ def correct(
         NoFollowUpError: there is no follow-up to correct, or a person has deleted it.
         ChangedMeanwhileError: it is not what the person has seen.
     """
-    there, task_id, number, stands = _locked(cursor, list_id, organization_id)
+    there, task_id, number, stands, dialled = _locked(cursor, list_id, organization_id)
     if _is_written(cursor, list_id, by, now_utc):
         return
     _compare(list_id, there, stands, seen)
@@ -89,19 +89,23 @@ def correct(
     _write_down(cursor, task_id, there.call_job_id, list_id, word, CORRECTED, by, now_utc)
     told = [(there.follow_id, replace(said, outcome=CORRECTED))]
     tell_follow_ups(cursor, task_id, told, f"{CORRECTED} {now_utc}", {list_id: there.leads_id}, again=True)
-    if number and word.do_not_call and not stands:
-        refusal = Refusal(
-            phone=number,
-            source=PERSON,
-            evidence=word.leads_remark,
-            created_by=by,
-            task_id=task_id,
-            list_id=list_id,
-            call_job_id=there.call_job_id,
-        )
-        entered = opt_outs.enter(cursor, organization_id, [refusal], now_utc=now_utc)
+    if word.do_not_call:
+        # The customer said so at the number that was dialled; the CRM may have another one by now.
+        refusals = [
+            Refusal(
+                phone=phone,
+                source=PERSON,
+                evidence=word.leads_remark,
+                created_by=by,
+                task_id=task_id,
+                list_id=list_id,
+                call_job_id=there.call_job_id,
+            )
+            for phone in {number, dialled} - ({""} if stands is None else {"", number})
+        ]
+        entered = opt_outs.enter(cursor, organization_id, refusals, now_utc=now_utc)
         tell_opt_outs(cursor, task_id, entered)
-    elif stands and not word.do_not_call:
+    elif stands:
         opt_outs.lift(cursor, organization_id, number, reason="corrected", by=by, now_utc=now_utc)
 
 
@@ -116,7 +120,7 @@ def confirm(
         NoFollowUpError: there is none.
         ChangedMeanwhileError: it is not what the person has seen.
     """
-    there, task_id, _, stands = _locked(cursor, list_id, organization_id)
+    there, task_id, _, stands, _ = _locked(cursor, list_id, organization_id)
     if _is_written(cursor, list_id, by, now_utc):
         return
     _compare(list_id, there, stands, seen)
@@ -199,15 +203,21 @@ def _said(names: Sequence[str], row: tuple[object, ...]) -> Said:
     return Said(**values | {"do_not_call": bool(values["do_not_call"])})  # type: ignore[arg-type]
 
 
-def _locked(cursor: Cursor, list_id: int, organization_id: str) -> tuple[Present, int, str, OptOut | None]:
-    """The row's follow-up, locked, its task, its number (E.164, or ``""``) and the entry that stands of that."""
+def _locked(cursor: Cursor, list_id: int, organization_id: str) -> tuple[Present, int, str, OptOut | None, str]:
+    """The row's follow-up, locked, its task, its number (E.164, or ``""``), the entry that stands of that, and the
+    number that was dialled, as far as it is known."""
     there = present(cursor, [list_id], lock=True).get(list_id)
     if there is None or not there.follow_id or there.change == "deleted":
         raise NoFollowUpError(list_id)
-    cursor.execute("SELECT task_id, COALESCE(leads_phone, '') FROM leads_task_list WHERE id = %s", (list_id,))
-    task_id, phone = cursor.fetchone() or (0, "")
+    cursor.execute(
+        "SELECT l.task_id, COALESCE(l.leads_phone, ''), COALESCE(c.phone, '') FROM leads_task_list l"
+        " LEFT JOIN call_contacts c ON c.list_id = l.id AND c.task_id = l.task_id WHERE l.id = %s",
+        (list_id,),
+    )
+    task_id, phone, dialled = cursor.fetchone() or (0, "", "")
     number = e164(str(phone)) or ""
-    return there, int(task_id), number, opt_outs.standing(cursor, organization_id, number) if number else None
+    stands = opt_outs.standing(cursor, organization_id, number) if number else None
+    return there, int(task_id), number, stands, str(dialled)
 
 
 def _compare(list_id: int, there: Present, refusal: OptOut | None, seen: str | None) -> None:

@@ -179,7 +179,7 @@ def create(
     known = ledger.entries(cursor, [row.id for row in rows])
     word = ledger.persons_word({row.id: row.interest for row in rows if not row.follow_id}, start)
     relink = [
-        (row.id, known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
+        (row.id, row.follow_id or known[row.id].follow_id, word.get(row.id, known[row.id].is_interested))
         for row in rows
         if row.id in known and (not row.follow_id or row.interest is None)
     ]
@@ -289,6 +289,8 @@ def update(
         How many rows were judged anew, and the rows whose follow-up a person's edit has kept.
     """
     wanted, ids = {one.list_id: one for one in follow_ups}, sorted(one.list_id for one in follow_ups)
+    there = present(cursor, ids, lock=True)
+    # Asked once they are locked: whoever had them before may have judged them for this request.
     cursor.execute(
         f"SELECT list_id FROM call_analyses WHERE task_id = %s AND request_id = %s AND list_id IN ({marks(len(ids))})"
         " AND settled_at IS NOT NULL",
@@ -296,7 +298,7 @@ def update(
     )
     done = {int(row[0]) for row in cursor.fetchall()}
     todo: dict[str, list[Present]] = {}
-    for row in present(cursor, ids, lock=True).values():
+    for row in there.values():
         one = wanted[row.list_id]
         if row.list_id not in done and row.call_job_id == one.call_job_id:
             todo.setdefault(row.action(one.outcome, override=override), []).append(row)
@@ -332,8 +334,8 @@ def _replace(
     gone = {row.list_id: row.leads_id for row in rows if row.change == "deleted"}
     follow_ids = {row.list_id: row.follow_id for row in rows}
     follow_ids |= _insert(cursor, gone, wanted, rows[0].step, now=now)
-    rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.change != "deleted"], now)
-    relink = [row.list_id for row in rows if row.change == "deleted" or not row.linked]
+    rewrite(cursor, [(row.follow_id, wanted[row.list_id]) for row in rows if row.list_id not in gone], now)
+    relink = [row.list_id for row in rows if row.list_id in gone or not row.linked]
     _link(cursor, [(id_, follow_ids[id_], wanted[id_].is_interested) for id_ in relink])
     judge(cursor, [(row.list_id, wanted[row.list_id].is_interested) for row in rows])
     given = [(follow_ids[row.list_id], wanted[row.list_id]) for row in rows]

@@ -75,7 +75,8 @@ def used_jobs(cursor: Cursor, job_ids: Sequence[str]) -> set[str]:
         statement = f"SELECT call_job_id, task_id FROM leads_task_list WHERE {{job}} IN ({marks(len(part))})"
         look_up(cursor, statement, flat(part), job="call_job_id")
         for job_id, task_id in cursor.fetchall():
-            holders.setdefault(folded(str(job_id)), set()).add(int(task_id))
+            # A row that has lost its task holds its job for nobody.
+            holders.setdefault(folded(str(job_id)), set()).update([] if task_id is None else [int(task_id)])
     tasks = sorted(set().union(*holders.values()))
     there: set[int] = set()
     for part in bulks([(task_id,) for task_id in tasks], 1000):

@@ -171,7 +171,7 @@ def standing(groups: Sequence[RowGroup], *, in_group: bool) -> Standing:
 
 def follow_id(alias: str = "l") -> str:
     """The follow-up that the row points to, 0 if to none; a text column takes words too (``-``), which name none."""
-    return f"COALESCE(CAST({alias}.leads_follow_id AS UNSIGNED), 0)"
+    return f"GREATEST(COALESCE(CAST({alias}.leads_follow_id AS SIGNED), 0), 0)"
 
 
 def interest_of(value: Any) -> int | None:

@@ -47,6 +47,7 @@ def find(cursor: Cursor, task_id: int, leads: Mapping[int, Any]) -> dict[int, in
             for follow_id, written, remark in unlinked[str(leads_id)]
             if follow_id not in found.values()
             and called_at is not None
+            and written is not None
             and called_at <= written <= called_at + WITHIN
             and (not speechless or remark.strip() == default_remark(str(status)))
         ]

@@ -107,8 +107,11 @@ def write_down(cursor: Cursor, calls: Iterable[tuple[Waiting, str]]) -> None:
             # The row of an earlier task may have had the same id.
             + " ON DUPLICATE KEY UPDATE"
             " noticed_at = IF(call_job_id = VALUES(call_job_id), noticed_at, VALUES(noticed_at)),"
-            " task_id = VALUES(task_id), call_job_id = VALUES(call_job_id), opt_out_id = VALUES(opt_out_id),"
-            " outcome = VALUES(outcome), settled_at = VALUES(settled_at)",
+            # An outcome stays, whoever comes late.
+            " outcome = IF(call_job_id = VALUES(call_job_id) AND settled_at IS NOT NULL, outcome, VALUES(outcome)),"
+            " settled_at = IF(call_job_id = VALUES(call_job_id) AND settled_at IS NOT NULL, settled_at,"
+            " VALUES(settled_at)),"
+            " task_id = VALUES(task_id), opt_out_id = VALUES(opt_out_id), call_job_id = VALUES(call_job_id)",
             flat([(*values, values[-1]) for values in part]),
         )
 

@@ -25,7 +25,7 @@ from calltasks.database.tables import retries as retry_table
 from calltasks.database.tables.analyses import FollowUp
 from calltasks.database.tables.follow_ups import KNOWN, ROWS_A_TRANSACTION, FinishedCall
 from calltasks.database.tables.retries import Retry
-from calltasks.errors import ServiceError
+from calltasks.errors import PassingError, ServiceError
 from calltasks.judging import Judged, Known
 from calltasks.observing import telemetry
 from calltasks.rules.row_ranges import pack
@@ -39,6 +39,8 @@ PORTION_SECONDS = 30.0
 """Judgements are written at least this often, so that sales sees them soon."""
 TOGETHER_SECONDS = 0.5
 """An answer waits so long for others, to be written down with them; once no more are to come, it does not wait."""
+PAUSES = (1, 2, 4, 8, 16)
+"""Seconds between tries to write down what was answered while the database is away."""
 REFUSED = f"{DATABASE}."
 """Begins the ``error_code`` of a row that the database has refused; its number follows."""
 
@@ -85,6 +87,14 @@ class Answers:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._none_to_come.wait(), TOGETHER_SECONDS)
         answers, self._answers, self._saving = self._answers, [], None
+        for pause in PAUSES:
+            # They are paid for: a database that comes back soon takes them still.
+            with suppress(PassingError):
+                return await self._record(answers)
+            await asyncio.sleep(pause)
+        return await self._record(answers)
+
+    async def _record(self, answers: Sequence[FollowUp]) -> list[Refused[FollowUp]]:
         now = (await self._database.now()).replace(tzinfo=None)
 
         async def record(some: Sequence[FollowUp]) -> None:

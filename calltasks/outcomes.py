@@ -150,6 +150,7 @@ def outcome_of(row: CallRow, job: Job, database: Database, now: datetime) -> Out
     actual = database.moment(TABLE, "updated_time", moment(attempt.actual_time))
     return Outcome(
         id=row.id,
+        call_job_id=row.call_job_id,
         call_status=status if final else "",
         conversation=transcript(turns, row.conversation, database),
         transcribed=bool(turns) and len(turns) >= length(turns_of(row.conversation)),

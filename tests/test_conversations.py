@@ -4,19 +4,26 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from temporalio import workflow
+from temporalio.testing import ActivityEnvironment
 
+from activities.conversations import Conversations, FetchRequest
 from activities.tasks import Review
+from calltasks.database.tables import rows
 from calltasks.database.tables.rows import CallRow
+from calltasks.names import OUTBOUND_BOT
 from calltasks.outcomes import match_answers
 from calltasks.platform.session import Job
+from calltasks.rules.row_ranges import pack
 from calltasks.steps import Done
+from calltasks.wiring import Clients
 from simulators import Contact, Fault, SimulatorOptions
 from tests.comparison import MODEL_FAILED, REMARKS, assert_finished, assert_nothing_went_back, turns
-from tests.pipeline import QUICK, Site, Sites, phone, side_by_side
+from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, phone, side_by_side
 from workflows.tally import NO_ROWS, Tally
 
 
@@ -230,3 +237,38 @@ def test_once_all_calls_are_over_none_is_told_to_be_under_way(monkeypatch: pytes
         rows = replace(NO_ROWS, called=2, finished=finished, by_status={"Succeeded": finished})
         review = Review(task_type=2, rows=rows, counts={}, next_due=None)
         assert tally.progress(1, "calling", review, None)["by_status"] == told
+
+
+async def test_a_row_that_has_another_call_by_now_is_left_alone(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids that come again, or a worker that was frozen between its question and what it writes."""
+    site = await sites(SimulatorOptions(calls_over=True))
+    contacts = [Contact(phone=phone(number), reference=f"r{number}", outcome="Succeeded") for number in (1, 2)]
+    leads = [{"leads_id": number, "leads_phone": phone(number), "reference_id": f"r{number}"} for number in (1, 2)]
+    task_id = site.old_task(leads, contacts)
+    for job in site.truth(task_id):
+        site.sql(
+            "UPDATE leads_task_list SET call_job_id = %s WHERE reference_id = %s", job["job_id"], job["reference_id"]
+        )
+    site.enter_environment()
+    async with Clients() as clients:
+        await clients.database.prepare()
+        await clients.database.open_limit(OUTBOUND_BOT)
+        run = clients.database.run
+
+        async def meanwhile(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if function is rows.save_outcomes:
+                site.sql("UPDATE leads_task_list SET call_job_id = 'another' WHERE leads_id = 1")
+            return await run(function, *args, **kwargs)
+
+        monkeypatch.setattr(clients.database, "run", meanwhile)
+        request = FetchRequest(
+            task_id=task_id,
+            organization_id=ORGANIZATION,
+            rows=pack([row["id"] for row in site.rows(task_id)]),
+            grace=100,
+            lag_retry=0,
+        )
+        await ActivityEnvironment().run(Conversations(clients.database, clients.platform).fetch_conversations, request)
+    other, own = site.rows(task_id)
+    assert (other["call_status"] or "", other["call_conversation"] or "") == ("", "")
+    assert own["call_status"] == "Succeeded" and own["call_conversation"]

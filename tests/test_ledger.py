@@ -3,19 +3,22 @@ entry counts for its own call only (rules 6.6, 7)."""
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
+import pymysql
 import pytest
 from pymysql.converters import escape_string
 from pymysql.cursors import Cursor
 
 from activities.portions import Answers
 from calltasks.call_tasks import CallTasks
-from calltasks.database.connection import bulks
-from calltasks.database.tables import follow_ups, jobs
+from calltasks.database.connection import Database, bulks
+from calltasks.database.tables import analyses, follow_ups, jobs
 from calltasks.database.tables.analyses import FollowUp, Present, present
-from calltasks.errors import PermanentError
+from calltasks.errors import PermanentError, ServiceError
 from calltasks.rules.judgement import PROMPT_VERSION
 from simulators import Fault, SimulatorOptions
 from tests.pipeline import MODEL_FAILED, Site, Sites
@@ -468,6 +471,29 @@ async def test_what_a_column_does_to_values_is_no_edit(sites: Sites, change: str
     done = await judge(site, task_id, "request-1")
     assert (done.written, done.kept_edits) == (len(MANY), 0)
     assert (await judge(site, task_id, "request-2")).kept_edits == 0
+
+
+async def test_a_database_that_is_away_for_a_moment_costs_no_second_question(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, task_id = await fresh(sites)
+    once, away_until = Database._once, 0.0
+
+    def away(database: Database, function: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal away_until
+        if function is analyses.record and not away_until:
+            away_until = monotonic() + 5
+        if monotonic() < away_until:
+            raise pymysql.OperationalError(2003, "Can't connect")
+        return once(database, function, *args, **kwargs)
+
+    monkeypatch.setattr(Database, "_once", away)
+    for _ in range(20):
+        with suppress(ServiceError):
+            if (await judge(site, task_id)).written:
+                break
+        await asyncio.sleep(0.5)
+    assert all(linked(site, task_id)) and asked(site) == len(MANY)
 
 
 # Whose entries

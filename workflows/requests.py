@@ -73,9 +73,9 @@ class Requests:
         given, wrong = read_options(options)
         if given is None:
             # Without them, people might be called whom they would have left out.
-            self._tally.note(f"start_call was ignored: {wrong}", "start_call")
+            self._tally.note(f"{names.START_CALL} was ignored: {wrong}", names.START_CALL)
             return
-        self._tally.note("", "start_call")
+        self._tally.note("", names.START_CALL)
         if not self._asked:
             self._asked = self._wake = True
             self._given = given.over(self._given.kept())

@@ -259,9 +259,7 @@ def _save(
 
     def held(one: FollowUp) -> FollowUp:
         interest = interest_of(stored[one.list_id].interest)
-        if one.list_id in word or interest is None or interest == one.is_interested:
-            return one
-        return replace(one, is_interested=interest)
+        return one if one.list_id in word or interest is None else replace(one, is_interested=interest)
 
     given = [(follow_id, held(one)) for follow_id, one in given]
     ledger.save(cursor, task_id, given, stored, now_utc)

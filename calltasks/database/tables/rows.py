@@ -192,12 +192,14 @@ class Outcome:
     """What a called row shall hold now.
 
     Attributes:
+        call_job_id: the row's, as it was read; one that has another call by now is left alone.
         call_status, conversation: empty ones leave the row's own.
         transcribed: the answer holds a transcript that is not less than the row's.
         late: of a transcript that is still expected; saved with the outcome, so that no talk is taken for silence.
     """
 
     id: int
+    call_job_id: str
     call_status: str
     conversation: str
     transcribed: bool
@@ -213,13 +215,14 @@ _SET_ATTEMPT = (
     "t.planed_time = COALESCE(v.planed, t.planed_time), t.call_task_id = v.task,"
     " t.calling_number = v.number, t.updated_time = v.updated, " + unchanged(["call_time"])
 )
+_SAME_CALL = "CAST(CONVERT(t.call_job_id USING utf8mb4) AS BINARY) = CAST(v.job AS BINARY)"
 _WITH_NO_LESS = (
-    f" WHERE NOT ({is_status(SUCCEEDED, 't')} AND v.is_succeeded = 0)"
+    f" WHERE {_SAME_CALL} AND NOT ({is_status(SUCCEEDED, 't')} AND v.is_succeeded = 0)"
     f" AND NOT ({is_final('t')} AND v.is_final = 0)"
     f" AND NOT ({is_final('t')} AND NOT {silent('t')} AND v.has_text = 0)"
 )
 _OUTCOME_COLUMNS = (
-    *("id", "status", "conversation", "planed", "task", "number", "updated"),
+    *("id", "job", "status", "conversation", "planed", "task", "number", "updated"),
     *("is_final", "is_succeeded", "has_text"),
 )
 
@@ -260,6 +263,7 @@ def save_outcomes(cursor: Cursor, task_id: int, outcomes: Iterable[Outcome]) -> 
 def _outcome_values(outcome: Outcome) -> tuple[Any, ...]:
     return (
         outcome.id,
+        outcome.call_job_id,
         outcome.call_status,
         outcome.conversation,
         outcome.planed_time,

@@ -49,6 +49,8 @@ from calltasks.names import QUEUES
 
 PLAN, EVENTS, PASSAGES, CLOCK = "SABOTEUR_PLAN", "SABOTEUR_EVENTS", "SABOTEUR_PASSAGES", "SABOTEUR_CLOCK"
 HEARTBEAT = timedelta(seconds=3)
+IDLE = re.compile(r"heartbeat|activity watch_events|sql (without_positions|give_positions|oldest_age|take_due) ")
+"""What a worker passes again and again while it waits."""
 TABLE = re.compile(r"(?:FROM|INTO|UPDATE|JOIN) ([a-z_]+)")
 
 
@@ -60,7 +62,8 @@ class Act:
         at: the boundary; empty: any.
         nth: which passage of it, from 1.
         do: `kill`, `stop` (until somebody sends SIGCONT), or `fail` (the statement or request raises).
-        gives_up: passages after which a life that never came there kills itself all the same; 0: never.
+        gives_up: passages, but for idle ones, after which a life that never came there kills itself all the same; 0:
+            never.
     """
 
     at: str
@@ -87,6 +90,7 @@ class Saboteur:
         self._life = life
         self._act = act
         self._counts: Counter[str] = Counter()
+        self._busy = 0
         self._lock = threading.Lock()
         self._struck = threading.Event()
         self._function = threading.local()
@@ -97,12 +101,13 @@ class Saboteur:
         with self._lock:
             self._counts[boundary] += 1
             self._counts[""] += 1
+            self._busy += not IDLE.match(boundary)
             count = self._counts[boundary], self._counts[""]
         self._write(self._passages, f"{boundary}\n")
         act = self._act
         if act is None:
             return
-        if 0 < act.gives_up <= count[1] and not self._struck.is_set():
+        if 0 < act.gives_up <= self._busy and not self._struck.is_set():
             self._struck.set()
             self._strike(dataclasses.replace(act, do="kill"), "late")
         if act.at not in ("", boundary):

@@ -46,18 +46,15 @@ CAME_TWICE = "SignatureNonceUsed"
 """Something on the way has sent the request a second time: the first one may have been carried out."""
 
 
-def refusal(action: str, code: str, status: int | None, request_id: str) -> ServiceError:
-    """The typed error of an answer that says no; ``status`` is that of HTTP, None for 200."""
-    if throttled(code, status):
-        return ThrottledError(SERVICE, action, code, request_id=request_id)
+def refusal(
+    action: str, code: str, status: int | None, request_id: str, *, retry_after: float | None = None
+) -> ServiceError:
+    """The typed error of an answer that says no; ``status`` is that of HTTP, None for 200. ``retry_after`` (seconds),
+    the wish to be asked later, may come with any failure: it does not say that nothing was done."""
+    if code.startswith("Throttling") or status == 429:
+        return ThrottledError(SERVICE, action, code, request_id=request_id, retry_after=retry_after)
     if code.startswith((*WRONG_CLOCK, CAME_TWICE)):
         return PassingError(SERVICE, action, code, request_id=request_id, sent=code.startswith(CAME_TWICE))
     other = PermanentError if status is not None and 400 <= status < 500 and status != 408 else PassingError
     kind = next((kind for beginning, kind in REFUSALS.items() if code.startswith(beginning)), other)
     return kind(SERVICE, action, code, request_id=request_id)
-
-
-def throttled(code: str, status: int | None) -> bool:
-    """Whether an answer asks for fewer calls, and nothing was done of what was asked. A wish to be asked later, which
-    may come with any failure, says nothing about that."""
-    return code.startswith("Throttling") or status == 429

@@ -15,10 +15,10 @@ from alibabacloud_outboundbot20191226.client import Client
 from alibabacloud_tea_openapi import exceptions, utils_models
 from darabonba.runtime import RuntimeOptions
 
-from calltasks.errors import DeclinedError, PassingError, ServiceError, ThrottledError
+from calltasks.errors import DeclinedError, PassingError, ServiceError
 from calltasks.limiter import RateLimiter
 from calltasks.names import OUTBOUND_BOT
-from calltasks.platform.errors import SERVICE, refusal, throttled
+from calltasks.platform.errors import SERVICE, refusal
 from calltasks.platform.send_deadline import TooLateError, has_left, leaving_before
 from calltasks.platform.session import Envelope, PlatformSession, read
 from calltasks.platform.transport import Transport
@@ -140,14 +140,8 @@ def _checked(action: str, body: Any) -> dict[str, Any]:
 def translate(error: Exception, action: str, *, sent: bool = True) -> ServiceError:
     """The typed error for whatever the SDK raised; ``sent``: something of the request has left."""
     inner: Any = getattr(error, "inner_exception", None) or error
-    if isinstance(inner, exceptions.ThrottlingException) and throttled(str(inner.code), inner.status_code):
-        return ThrottledError(
-            SERVICE,
-            action,
-            str(inner.code),
-            request_id=str(inner.request_id),
-            retry_after=None if inner.retry_after is None else max(0.0, float(inner.retry_after) / 1000),
-        )
     if isinstance(inner, exceptions.AlibabaCloudException):
-        return refusal(action, str(inner.code), inner.status_code, str(inner.request_id))
+        wish = getattr(inner, "retry_after", None)
+        seconds = None if wish is None else float(wish) / 1000
+        return refusal(action, str(inner.code), inner.status_code, str(inner.request_id), retry_after=seconds)
     return PassingError(SERVICE, action, type(inner).__name__, sent=sent)

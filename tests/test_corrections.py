@@ -9,7 +9,7 @@ from calltasks.database.tables.corrections import Word
 from calltasks.evaluation.corrections import hide
 from calltasks.rules.phones import e164
 from simulators import SimulatorOptions
-from tests.pipeline import ORGANIZATION, QUICK, Sites, phone
+from tests.pipeline import ORGANIZATION, QUICK, Site, Sites, phone
 from tests.test_analyses import command
 
 
@@ -29,12 +29,18 @@ def test_names_and_numbers_are_hidden_and_the_rest_is_not(said: str, name: str, 
     assert hide(said, name) == hidden
 
 
-async def test_corrections_are_exported_and_judged_by_the_model(sites: Sites, tmp_path: Path) -> None:
+async def judged(sites: Sites, leads: int) -> tuple[Site, int]:
+    """A task that is over; all of its leads have answered."""
     site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
-    site.add_leads(5)
+    site.add_leads(leads)
     task_id = await site.create_task()
     async with site.working():
         await site.run(task_id, QUICK)
+    return site, task_id
+
+
+async def test_corrections_are_exported_and_judged_by_the_model(sites: Sites, tmp_path: Path) -> None:
+    site, task_id = await judged(sites, 5)
     rows = site.sql("SELECT id, leads_name, leads_phone FROM leads_task_list WHERE task_id = %s ORDER BY id", task_id)
     [task] = site.sql("SELECT organization_id FROM call_tasks WHERE id = %s", task_id)
     organization = task["organization_id"]
@@ -58,11 +64,7 @@ async def test_corrections_are_exported_and_judged_by_the_model(sites: Sites, tm
 
 @pytest.mark.parametrize("present", [phone(999), ""], ids=["another number", "no number"])
 async def test_who_wants_no_more_calls_is_entered_by_the_number_that_was_dialled(sites: Sites, present: str) -> None:
-    site = await sites(SimulatorOptions(calls_over=True, answer_rate=1))
-    site.add_leads(1)
-    task_id = await site.create_task()
-    async with site.working():
-        await site.run(task_id, QUICK)
+    site, task_id = await judged(sites, 1)
     [row] = site.rows(task_id)
     site.sql("UPDATE leads_task_list SET leads_phone = %s", present)
     word = Word(is_interested=2, leads_remark="请勿再打", next_follow_time=None, do_not_call=True)

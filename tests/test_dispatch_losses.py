@@ -1,6 +1,7 @@
 """What is lost while leads are handed over: rows that people take out, entries that a database loses, a whole run."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
@@ -78,13 +79,18 @@ async def test_a_database_that_loses_its_last_entries_while_a_run_goes_on_has_no
     assert_dialled_once(site, [*range(1, 121), 500])
 
 
-def enter_anew(site: Site, *leads: int) -> None:
-    """As some mappers save a list: its rows are deleted, and inserted once more."""
-    columns = "task_id, leads_id, leads_name, leads_phone, reference_id, call_job_id, call_time"
-    site.sql("START TRANSACTION")
+def take_out(site: Site, *leads: int) -> list[dict[str, Any]]:
+    """Delete the rows of these leads; returns what a mapper that had read them before would insert for them."""
+    columns = "task_id, leads_id, leads_name, leads_phone, reference_id, '' AS call_job_id, call_time"
     rows = site.sql(f"SELECT {columns} FROM leads_task_list WHERE leads_id IN %s ORDER BY id", leads)
     site.sql("DELETE FROM leads_task_list WHERE leads_id IN %s", leads)
-    site.insert("leads_task_list", rows)
+    return rows
+
+
+def enter_anew(site: Site, *leads: int) -> None:
+    """As some mappers save a list: its rows are deleted, and inserted once more."""
+    site.sql("START TRANSACTION")
+    site.insert("leads_task_list", take_out(site, *leads))
     site.sql("COMMIT")
 
 

@@ -20,9 +20,10 @@ from activities.dispatch import Assigned, Dispatching, DispatchRequest
 from calltasks.database.connection import Database
 from calltasks.names import OUTBOUND_BOT
 from calltasks.wiring import Clients
-from simulators import Fault, SimulatorOptions
-from simulators.signature import ApiError
+from simulators import Contact, Fault, SimulatorOptions
 from tests.pipeline import ORGANIZATION, Site, Sites, phone
+from tests.test_dispatch_gate import dropping
+from tests.test_dispatch_losses import take_out
 from tests.test_send_deadline import under_way
 
 LEADS = 90
@@ -281,30 +282,23 @@ async def test_entries_that_another_attempt_doubts_are_not_sent_by_what_was_read
 # --- who is refused ---------------------------------------------------------------------------------------------
 
 
-def refuse(site: Site, code: str, refused: Callable[[int], bool], *numbers: int) -> None:
-    """From now on the platform refuses a request when it has taken so many contacts, or for contacts of these leads."""
-    bot = site.sim.outbound_bot
-    assign, before = bot.actions["AssignJobs"], bot.contacts_assigned
-
-    def refusing(params: Any, fault: Fault | None, host: str) -> bytes:
-        texts = " ".join(str(value) for value in params.values())
-        if refused(bot.contacts_assigned - before) or any(phone(number) in texts for number in numbers):
-            raise ApiError(400, code, "no")
-        return assign(params, fault, host)
-
-    bot.actions["AssignJobs"] = refusing
+def of(*leads: int) -> Callable[[Contact], bool]:
+    """Whether a contact is one of these leads."""
+    numbers = {phone(lead) for lead in leads}
+    return lambda contact: contact.phone in numbers
 
 
 @pytest.mark.parametrize("code", ["QuotaExceeded.Jobs", "InvalidParameter"])
 async def test_a_platform_that_takes_nobody_any_more_fails_the_run_and_no_row(sites: Sites, code: str) -> None:
     """A quota is used up, a bill is due, somebody ended the group: what it took before proves nothing."""
     async with steps_of(sites, MANY) as steps:
-        assign = steps.site.sim.outbound_bot.actions["AssignJobs"]
-        refuse(steps.site, code, lambda taken: taken >= 99)
+        world, bot = steps.site.sim.world, steps.site.sim.outbound_bot
+        assign = world.assign
+        dropping(steps.site, lambda _: bot.contacts_assigned >= 99, code)
         with pytest.raises(ApplicationError, match=code) as failure:
             await steps.step()
         assert (failure.value.type, steps.failed) == ("PlatformRefused", [])
-        steps.site.sim.outbound_bot.actions["AssignJobs"] = assign
+        world.assign = assign  # type: ignore[method-assign]
         await steps.finish()
         steps.assert_all_once(MANY)
 
@@ -313,7 +307,7 @@ async def test_a_batch_of_which_nobody_can_be_taken_stops_no_other(sites: Sites)
     """Ninety-nine numbers from abroad, and some elsewhere."""
     async with steps_of(sites, MANY) as steps:
         wrong = [*range(100, 199), 300, 301]
-        refuse(steps.site, "InvalidPhoneNumber", lambda taken: False, *wrong)
+        dropping(steps.site, of(*wrong), "InvalidPhoneNumber")
         await steps.step()
         await steps.finish()
         assert (steps.failed, steps.assigned) == (wrong, MANY - len(wrong))
@@ -321,14 +315,14 @@ async def test_a_batch_of_which_nobody_can_be_taken_stops_no_other(sites: Sites)
 
 async def test_the_last_few_of_whom_nobody_can_be_taken_hold_no_campaign_open(sites: Sites) -> None:
     async with steps_of(sites, 102) as steps:
-        refuse(steps.site, "InvalidParameter", lambda taken: False, 100, 101, 102)
+        dropping(steps.site, of(100, 101, 102), "InvalidParameter")
         await steps.step()
         await steps.finish()
         assert (steps.failed, steps.assigned) == ([100, 101, 102], 99)
 
     # Also in a step of their own, when the others were taken long before.
     async with steps_of(sites, 1_092) as steps:
-        refuse(steps.site, "InvalidParameter", lambda taken: False, 1_090, 1_091, 1_092)
+        dropping(steps.site, of(1_090, 1_091, 1_092), "InvalidParameter")
         await steps.step()
         assert steps.assigned == 1_089
         await steps.finish()
@@ -336,14 +330,6 @@ async def test_the_last_few_of_whom_nobody_can_be_taken_hold_no_campaign_open(si
 
 
 # --- rows that the CRM deletes and enters anew --------------------------------------------------------------------
-
-
-def take_out(site: Site, *leads: int) -> list[dict[str, Any]]:
-    """Delete the rows of these leads; returns what a mapper would insert for them."""
-    columns = "task_id, leads_id, leads_name, leads_phone, reference_id, '' AS call_job_id, call_time"
-    rows = site.sql(f"SELECT {columns} FROM leads_task_list WHERE leads_id IN %s ORDER BY id", leads)
-    site.sql("DELETE FROM leads_task_list WHERE leads_id IN %s", leads)
-    return rows
 
 
 @pytest.mark.parametrize("between", [True, False], ids=["around-the-reading", "after-it"])
@@ -382,11 +368,11 @@ async def test_a_row_of_a_batch_that_was_not_taken_is_sent_when_it_is_entered_an
 
 async def test_a_number_that_was_refused_is_sent_when_its_row_is_entered_anew_with_another(sites: Sites) -> None:
     async with steps_of(sites, 1_200) as steps:
-        assign = steps.site.sim.outbound_bot.actions["AssignJobs"]
-        refuse(steps.site, "InvalidParameter", lambda taken: False, 5)
+        assign = steps.site.sim.world.assign
+        dropping(steps.site, of(5), "InvalidParameter")
         await steps.step()
         assert steps.failed == [5]
-        steps.site.sim.outbound_bot.actions["AssignJobs"] = assign
+        steps.site.sim.world.assign = assign  # type: ignore[method-assign]
         rows = take_out(steps.site, 5)
         steps.site.insert("leads_task_list", [rows[0] | {"leads_phone": phone(5_005)}])
         await steps.finish()
